@@ -1,0 +1,41 @@
+# Everything is done in .venv, which `make setup` creates; each target does all of its own set-up.
+PYTHON ?= python3.11
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.PHONY: setup demo test test-slow lint typecheck benchmark clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt uv
+	UV_HTTP_TIMEOUT=300 $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	touch $(READY)
+
+demo: $(READY)
+	rm -rf runs/demo-standard runs/demo-srs
+	$(BIN)/srs-ray certify jobs/digits-standard.yaml
+	$(BIN)/srs-ray certify jobs/digits-srs.yaml
+	$(BIN)/srs-ray aggregate runs/demo-standard runs/demo-srs
+	$(BIN)/srs-ray plot runs/demo-standard runs/demo-srs --output runs/demo.png
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m slow --timeout 3600
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+typecheck: $(READY)
+	$(BIN)/mypy
+
+benchmark: $(READY)
+	$(BIN)/python benchmarks/point.py
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
