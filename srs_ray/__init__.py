@@ -1,0 +1,66 @@
+"""srs-ray: certified robustness of deep equilibrium models, point by point, over a Ray cluster.
+
+Names are imported when they are first used: reading results loads no torch, and nothing here loads Ray.
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from srs_ray.analysis import average_certified_radius, certified_accuracy, load_points, recertify
+    from srs_ray.models.solvers import SolverSetting
+    from srs_ray.models.weights import load_model
+    from srs_ray.smoothing.certificates import (
+        clopper_pearson_lower,
+        exact_p_lower,
+        paper_p_lower,
+        released_p_lower,
+        union_p_lower,
+    )
+    from srs_ray.smoothing.point import PointRow, certify_point
+
+__version__ = version("srs-ray")
+
+_HOMES = {
+    "srs_ray.analysis": ("average_certified_radius", "certified_accuracy", "load_points", "recertify"),
+    "srs_ray.models.solvers": ("SolverSetting",),
+    "srs_ray.models.weights": ("load_model",),
+    "srs_ray.smoothing.certificates": (
+        "clopper_pearson_lower",
+        "exact_p_lower",
+        "paper_p_lower",
+        "released_p_lower",
+        "union_p_lower",
+    ),
+    "srs_ray.smoothing.point": ("PointRow", "certify_point"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "PointRow",
+    "SolverSetting",
+    "average_certified_radius",
+    "certified_accuracy",
+    "certify_point",
+    "clopper_pearson_lower",
+    "exact_p_lower",
+    "load_model",
+    "load_points",
+    "paper_p_lower",
+    "recertify",
+    "released_p_lower",
+    "union_p_lower",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'srs_ray' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,118 @@
+"""Certified accuracy, average certified radius and cost of a frame of points: arithmetic on columns only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.stats import beta
+
+from srs_ray.analysis.radii import parse_radii
+from srs_ray.errors import SrsRayError
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What became of the points of one run and what they cost; None where there is nothing to divide by."""
+
+    points: int  # rows: ok and error
+    errors: int
+    abstained: int
+    average_certified_radius: float | None
+    smoothed_accuracy: float | None  # share whose selected class is the label: an estimate without a guarantee
+    evaluations_per_sample: float | None  # the sampler's calls of f per noisy sample (n0 + n)
+    audit_evaluations_per_sample: float | None  # the audit's, spread over the same samples: add the two for the cost
+    evaluations_per_audited_sample: float | None  # what one run of the reference took
+    disagreement: float | None  # share of audited hits where the reference said another class
+    seconds_per_point: float | None  # mean wall time of an ok point in its worker
+    fallbacks: int  # samples that fell back to the naive step
+    unconverged: int  # reference solves that missed the tolerance
+
+
+def clopper_pearson_interval(
+    successes: np.ndarray, trials: int, confidence: float = CONFIDENCE
+) -> tuple[np.ndarray, np.ndarray]:
+    """Two-sided Clopper-Pearson interval (low, high) of a share, for each of `successes` out of `trials`.
+
+    Source: Clopper and Pearson, Biometrika 1934. With no trials it is [0, 1].
+    """
+    successes = np.asarray(successes, dtype=float)
+    failures = trials - successes
+    tail = (1 - confidence) / 2
+    # The clipped Beta parameters only stand in where the bound is 0 or 1 by definition.
+    low = np.where(successes == 0, 0.0, beta.ppf(tail, np.maximum(successes, 1), failures + 1))
+    high = np.where(failures == 0, 1.0, beta.ppf(1 - tail, successes + 1, np.maximum(failures, 1)))
+    return low, high
+
+
+def certified_accuracy(df: pd.DataFrame, radii: Iterable[str | float]) -> pd.DataFrame:
+    """Share of points that are certified, with the right class, at least as far as each radius.
+
+    Columns: radius, certified_accuracy, low, high (its 95 % Clopper-Pearson interval over points, at each radius by
+    itself), certified (points), points. A point counts when `correct` and `radius >= r`; at 0: right and not abstained.
+    Rows without a result (status `error`) stay in `points` and are not certified, which can only lower the share.
+    Needs the columns `correct` and `radius` alone, so a frame read back from CSV will do; an empty one gives NaN.
+    """
+    asked = np.array(parse_radii(radii), dtype=float)
+    certified_radii = np.sort(_certified_radii(df))
+    certified = len(certified_radii) - np.searchsorted(certified_radii, asked, side="left")
+    low, high = clopper_pearson_interval(certified, len(df))
+    return pd.DataFrame(
+        {
+            "radius": asked,
+            "certified_accuracy": certified / len(df) if len(df) else np.full(len(asked), np.nan),
+            "low": low,
+            "high": high,
+            "certified": certified,
+            "points": len(df),
+        }
+    )
+
+
+def average_certified_radius(df: pd.DataFrame) -> float:
+    """ACR (Zhai et al., ICLR 2020): mean over all rows of the radius, 0 where wrong, abstained or in error.
+
+    In pixel units of [0, 1]; NaN for an empty frame. It says little without the curve (arXiv 2410.06895).
+    """
+    return float(_certified_radii(df).sum() / len(df)) if len(df) else float("nan")
+
+
+def summary(df: pd.DataFrame) -> Summary:
+    """Outcomes and cost of the points in a frame of `load_points`; costs are those of the rows with status `ok`."""
+    ok = df[df["status"] == "ok"]
+    samples = int(ok["n0"].sum() + ok["n"].sum())
+    audited = int(ok["audited"].sum())
+    reference_evaluations = int(ok["reference_evaluations"].sum())
+    return Summary(
+        points=len(df),
+        errors=len(df) - len(ok),
+        abstained=int((ok["predicted"] == -1).sum()),
+        average_certified_radius=average_certified_radius(df) if len(df) else None,
+        smoothed_accuracy=_ratio(int((ok["selected"] == ok["label"]).sum()), len(df)),
+        evaluations_per_sample=_ratio(int(ok["function_evaluations"].sum()), samples),
+        audit_evaluations_per_sample=_ratio(reference_evaluations, samples),
+        evaluations_per_audited_sample=_ratio(reference_evaluations, audited),
+        disagreement=_ratio(int(ok["disagreed"].sum()), audited),
+        seconds_per_point=_ratio(float(ok["seconds"].sum()), int(ok["seconds"].count())),
+        fallbacks=int(ok["fallbacks"].sum()),
+        unconverged=int(ok["unconverged"].sum()),
+    )
+
+
+def _certified_radii(df: pd.DataFrame) -> np.ndarray:
+    missing = [column for column in ("correct", "radius") if column not in df]
+    if missing:
+        raise SrsRayError(
+            f"the frame lacks the column {', '.join(missing)}; it has {', '.join(map(str, df.columns)) or 'none'}"
+        )
+    correct = df["correct"].astype("boolean").fillna(False).to_numpy(dtype=bool)
+    radius = df["radius"].to_numpy(dtype=float, na_value=np.nan)
+    return radius[correct & ~np.isnan(radius)]
+
+
+def _ratio(numerator: float, denominator: float) -> float | None:
+    return numerator / denominator if denominator else None

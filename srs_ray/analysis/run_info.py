@@ -1,0 +1,107 @@
+"""What a frame of points must say about its run: the settings behind every certificate, carried in `df.attrs`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pandas as pd
+
+from srs_ray.errors import RunDirectoryError, SrsRayError
+from srs_ray.smoothing.certificates import certified_radius, p_cap
+
+ATTRIBUTE = "run"  # the key in `df.attrs`
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """The settings of one run that tables, plots and radii need; sigma and radii in pixel units of [0, 1]."""
+
+    name: str  # last part of the run directory's path
+    path: str
+    arch: str
+    data: str  # "cifar10 test"
+    method: str  # srs | standard
+    setting: str  # as in the paper: "SRS 3A", "standard 30A"
+    reference: str  # the base classifier F that the certificates speak of: "30A, tolerance 0.001"
+    sigma: float
+    n0: int
+    n: int
+    chains: int | None  # None for standard
+    certificate: str
+    alpha: float
+    audit: int  # K; 0 for standard
+    start: int
+    stop: int
+    every: int
+    asked: int  # points in start, stop, every
+    outside: int  # finished points of the run directory that start, stop, every leave out
+    recomputed_from: str | None = None  # the run's own certificate, where this frame's was computed afterwards
+
+    @property
+    def radius_cap(self) -> float:
+        """The largest radius any counts can give with this certificate, alpha, n and K (0: none at all)."""
+        return certified_radius(p_cap(self.certificate, self.n, self.audit, self.alpha), self.sigma)
+
+    @property
+    def radius_cap_in_sigma(self) -> float:
+        """`radius_cap` in units of sigma."""
+        return certified_radius(p_cap(self.certificate, self.n, self.audit, self.alpha), 1.0)
+
+    @classmethod
+    def from_run(cls, path: str, job: Mapping[str, Any], points: Mapping[str, int], outside: int) -> RunInfo:
+        """From a run directory's resolved job and its `points`; RunDirectoryError names a setting that is missing."""
+        method = _setting(job, "sampling.method")
+        srs = method == "srs"
+        reference = _solver_name(job, "sampling.reference")
+        split = _setting(job, "data").get("split")
+        return cls(
+            name=path.rstrip("/").rsplit("/", 1)[-1],
+            path=path,
+            arch=_setting(job, "model.arch"),
+            data=" ".join(filter(None, [_setting(job, "data.kind"), split])),
+            method=method,
+            setting=f"SRS {_solver_name(job, 'sampling')}" if srs else f"{method} {reference}",
+            reference=f"{reference}, tolerance {_setting(job, 'sampling.reference.tolerance'):g}",
+            sigma=_setting(job, "noise.sigma"),
+            n0=_setting(job, "sampling.n0"),
+            n=_setting(job, "sampling.n"),
+            chains=_setting(job, "sampling.chains") if srs else None,
+            certificate=_setting(job, "certificate.kind"),
+            alpha=_setting(job, "certificate.alpha"),
+            audit=_setting(job, "certificate.audit") if srs else 0,
+            start=points["start"],
+            stop=points["stop"],
+            every=points["every"],
+            asked=len(range(points["start"], points["stop"], points["every"])),
+            outside=outside,
+        )
+
+    @classmethod
+    def of(cls, df: pd.DataFrame) -> RunInfo:
+        """The run that a frame came from; SrsRayError where pandas could not keep it (frames of two runs joined)."""
+        if ATTRIBUTE not in df.attrs:
+            raise SrsRayError(
+                "the frame does not say which run it came from (df.attrs has no 'run'); "
+                "pass frames of load_points or recertify, one for each run"
+            )
+        return cls(**df.attrs[ATTRIBUTE])
+
+    def attach(self, df: pd.DataFrame) -> None:
+        """Put these settings into `df.attrs`, as plain JSON values so that pandas can write them to Parquet."""
+        df.attrs[ATTRIBUTE] = asdict(self)
+
+
+def _solver_name(job: Mapping[str, Any], section: str) -> str:
+    """Steps and the solver's initial, as the paper writes it: 3A, 30A, 1N, 14B."""
+    return f"{_setting(job, section + '.steps')}{_setting(job, section + '.solver')[0].upper()}"
+
+
+def _setting(job: Mapping[str, Any], dotted: str) -> Any:
+    value: Any = job
+    for key in dotted.split("."):
+        if not isinstance(value, Mapping) or key not in value:
+            raise RunDirectoryError(f"run.json holds no setting {dotted}: was it written by srs-ray, and is it whole?")
+        value = value[key]
+    return value

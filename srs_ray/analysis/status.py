@@ -1,0 +1,62 @@
+"""How far a run has come, read from its directory alone, while it runs or after."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from typing import Any
+
+import pandas as pd
+
+from srs_ray.analysis.comparison import accuracies
+from srs_ray.analysis.points import points_of
+from srs_ray.analysis.radii import parse_radii
+from srs_ray.analysis.run_info import RunInfo
+from srs_ray.analysis.statements import certificate_line, guarantee_line
+from srs_ray.runs.directory import RunDirectory
+
+FIRST_ERRORS = 5
+
+
+def run_status(run: str | os.PathLike[str]) -> dict[str, Any]:
+    """The state of a run as JSON values: what is asked, done, in error and pending, and the results so far.
+
+    `asked` = `done` + `in_error` + `pending`; the next run tries those in error again, and `errors` tells of the first
+    few. `certified_accuracy` is of the points that ended, at 0 and the job's report radii; `points_per_hour` is the
+    last session's, up to its last row. Shares and rates are null where nothing ended yet; times are ISO 8601.
+    Raises RunDirectoryError where there is no readable run.
+    """
+    directory = RunDirectory.open(run)
+    df = points_of(directory)
+    info = RunInfo.of(df)
+    done = df["status"] == "ok"
+    radii = list(dict.fromkeys(parse_radii([0, *directory.job["report"]["radii"]])))  # 0 may be among the job's
+    return {
+        "run": info.name,
+        "setting": info.setting,
+        "data": f"{info.data} [{info.start}:{info.stop}:{info.every}]",
+        "asked": info.asked,
+        "done": int(done.sum()),
+        "in_error": int((~done).sum()),
+        "pending": info.asked - len(df),
+        "errors": df.loc[~done, ["index", "error"]].head(FIRST_ERRORS).to_dict("records"),
+        "abstained": float((df["predicted"][done] == -1).mean()) if done.any() else None,
+        "certified_accuracy": [asdict(at) for at in accuracies(df, radii, info.radius_cap)],
+        "points_per_hour": _points_per_hour(df, directory.sessions[-1].get("started_at")),
+        "created_at": directory.created_at,
+        "last_session_at": directory.sessions[-1].get("started_at"),
+        "sessions": len(directory.sessions),
+        "last_row_at": df["finished_at"].max().isoformat() if len(df) else None,
+        "certificate": certificate_line(info),
+        "guarantee": guarantee_line(info),
+    }
+
+
+def _points_per_hour(df: pd.DataFrame, started_at: str | None) -> float | None:
+    """Rows that ended in the session over the time from its start to the last of them."""
+    if started_at is None:
+        return None
+    started = pd.Timestamp(started_at)
+    started = started.tz_localize("UTC") if started.tzinfo is None else started
+    ended = df["finished_at"][df["finished_at"] > started]
+    return len(ended) * 3600.0 / (ended.max() - started).total_seconds() if len(ended) else None

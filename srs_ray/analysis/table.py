@@ -1,0 +1,162 @@
+"""The comparison of runs as a table: for the terminal, Markdown, LaTeX, CSV and JSON."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
+
+import pandas as pd
+from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
+
+from srs_ray.analysis.comparison import AccuracyAt, RunResults, compare, is_unsound, notes
+from srs_ray.analysis.records import comparison_csv, comparison_json
+from srs_ray.errors import SrsRayError
+
+ABOVE_CAP = "\N{EN DASH}"
+UNDEFINED = "n/a"
+COST_HEADINGS = ("ended", "abstained", "errors", "NFE", "NFE audit", "s/point")
+
+
+def comparison_table(frames: Sequence[pd.DataFrame], radii: str | Iterable[str | float], form: str = "table") -> str:
+    """The runs of `frames` at `radii` as text of the form table | markdown | latex | csv | json.
+
+    Certified accuracy is in percent, to be read with the notes underneath (in CSV and JSON: a share, with the notes'
+    facts as columns). `latex` needs the package booktabs. Raises SrsRayError for an unknown form and as `compare` does.
+    """
+    if form not in FORMS:
+        raise SrsRayError(f"no table form {form!r}; choose {' | '.join(FORMS)}")
+    return FORMS[form](compare(frames, radii))
+
+
+def terminal_table(results: Sequence[RunResults]) -> str:
+    """Two stacked tables, accuracy and cost, so that seven radii fit a terminal; no colour codes."""
+    names = ("run", "setting", "certificate", "sigma")
+    accuracy = Table(*names, box=SIMPLE_HEAD, title="certified accuracy (%) at radius")
+    cost = Table("run", "setting", box=SIMPLE_HEAD, title="points and cost")
+    for heading in (*_radius_labels(results), "ACR"):
+        accuracy.add_column(heading, justify="right")
+    for heading in COST_HEADINGS:
+        cost.add_column(heading, justify="right")
+    for result in results:
+        cells = [_percent(at, "\n{:.0f}-{:.0f}") for at in result.accuracies]
+        accuracy.add_row(*_names(result), *cells, _number(result.summary.average_certified_radius, ".3f"))
+        cost.add_row(result.label, result.info.setting, *_costs(result))
+    text = io.StringIO()
+    # Wider than any table: a pipe or a log must not squeeze the columns. Markup off: run names may hold brackets.
+    console = Console(file=text, width=1000, markup=False, emoji=False, highlight=False)
+    console.print(accuracy)
+    console.print(cost)
+    lines = [line.rstrip() for line in text.getvalue().splitlines()]
+    for note in notes(results):
+        lines += textwrap.wrap(note, width=100, initial_indent="  ", subsequent_indent="    ")
+    return "\n".join(lines).strip("\n") + "\n"
+
+
+def markdown_table(results: Sequence[RunResults]) -> str:
+    """A pipe table aligned in plain text as well, and the notes as a list."""
+    headings = ["run", "setting", "certificate", "sigma", *(f"r = {label}" for label in _radius_labels(results))]
+    headings += ["ACR", *COST_HEADINGS]
+    rows = [[cell.replace("|", "\\|") for cell in _row(result, " [{:.1f}, {:.1f}]")] for result in results]
+    widths = [max(3, *map(cell_len, column)) for column in zip(headings, *rows, strict=True)]
+
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(c + " " * (width - cell_len(c)) for c, width in zip(cells, widths, strict=True)) + " |"
+
+    rule = "|" + "|".join("-" * (w + 2) if i < 3 else "-" * (w + 1) + ":" for i, w in enumerate(widths)) + "|"
+    return "\n".join([line(headings), rule, *map(line, rows), "", *(f"- {note}" for note in notes(results))]) + "\n"
+
+
+def latex_table(results: Sequence[RunResults]) -> str:
+    """A table float in the style of booktabs, percent without intervals, the notes in small print underneath."""
+    labels = _radius_labels(results)
+    first, last = 5, 4 + len(labels)
+    headings = ["run", "setting", "certificate", r"$\sigma$", *map(latex_escape, labels), "ACR", *COST_HEADINGS]
+    lines = [
+        r"\begin{table}",
+        r"\centering",
+        r"\begin{tabular}{lll" + "r" * (len(headings) - 3) + "}",
+        r"\toprule",
+        rf"& & & & \multicolumn{{{len(labels)}}}{{c}}{{certified accuracy (\%) at radius}} \\",
+        rf"\cmidrule(lr){{{first}-{last}}}",
+        " & ".join(headings) + r" \\",
+        r"\midrule",
+        *(" & ".join(map(latex_escape, _row(result, ""))) + r" \\" for result in results),
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\par\smallskip\footnotesize\raggedright",
+        *(latex_escape(note) + r"\par" for note in notes(results)),
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def latex_escape(text: str) -> str:
+    """`text` as LaTeX prints it, in any font encoding; `[` in braces, lest a line break takes it for an option."""
+    return text.translate(_LATEX)
+
+
+_LATEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
+        "[": "{[}",
+        ABOVE_CAP: "--",
+        **{c: "\\" + c for c in "&%$#_{}"},
+    }
+)
+
+FORMS: dict[str, Callable[[Sequence[RunResults]], str]] = {
+    "table": terminal_table,
+    "markdown": markdown_table,
+    "latex": latex_table,
+    "csv": comparison_csv,
+    "json": comparison_json,
+}
+
+
+def _radius_labels(results: Sequence[RunResults]) -> list[str]:
+    return [at.label for at in results[0].accuracies]
+
+
+def _row(result: RunResults, interval: str) -> list[str]:
+    accuracies = [_percent(at, interval) for at in result.accuracies]
+    return [*_names(result), *accuracies, _number(result.summary.average_certified_radius, ".3f"), *_costs(result)]
+
+
+def _names(result: RunResults) -> list[str]:
+    info = result.info
+    certificate = f"{info.certificate} (unsound)" if is_unsound(result) else info.certificate
+    recomputed = "" if info.recomputed_from is None else ", recomputed"
+    return [result.label, info.setting, certificate + recomputed, f"{info.sigma:g}"]
+
+
+def _costs(result: RunResults) -> list[str]:
+    costs = result.summary
+    return [
+        f"{costs.points}/{result.info.asked}",
+        str(costs.abstained),
+        str(costs.errors),
+        _number(costs.evaluations_per_sample, ".2f"),
+        _number(costs.audit_evaluations_per_sample, ".2f"),
+        _number(costs.seconds_per_point, ".3g"),
+    ]
+
+
+def _percent(at: AccuracyAt, interval: str) -> str:
+    if at.certified_accuracy is None:
+        return UNDEFINED
+    if at.above_cap and at.certified == 0:
+        return ABOVE_CAP
+    return f"{100 * at.certified_accuracy:.1f}" + interval.format(100 * at.low, 100 * at.high)
+
+
+def _number(value: float | None, spec: str) -> str:
+    return UNDEFINED if value is None else format(value, spec)

@@ -1,0 +1,74 @@
+"""What every data set gives: points by index, and which indices a run covers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from srs_ray.errors import DataError
+
+
+class PointDataset(Protocol):
+    """Labelled images in a fixed order, 0 <= index < len; the order never depends on a machine or a file system."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def class_count(self) -> int:
+        """How many classes a label chooses from."""
+
+    @property
+    def identity(self) -> dict[str, str | int]:
+        """What makes an index mean an image: kind, split, number of points, sha256 digests of class list and content,
+        preprocessing. The same wherever the files lie. Computed when first asked for: it may read every byte."""
+
+    def label(self, index: int) -> int:
+        """The true class. Raises PointError where the file gives none in [0, class_count)."""
+
+    def image(self, index: int) -> Tensor:
+        """x_CHW, float32 in [0, 1], of exactly the input shape. Raises PointError naming the point and the reason."""
+
+    def name(self, index: int) -> str:
+        """The point in words for messages, such as 'row 17 of cifar10-test.parquet'."""
+
+
+def point_indices(length: int, start: int = 0, stop: int | None = None, every: int = 1) -> range:
+    """Indices start, start + every, ... below stop (None: `length`). Raises DataError if they do not fit `length`."""
+    end = length if stop is None else stop
+    if every < 1:
+        raise DataError(f"every is {every}: expected 1 (each point) or more")
+    if not 0 <= start < length:
+        raise DataError(f"start is {start}, but the data set has points 0 to {length - 1}: choose a start among them")
+    if end > length:
+        raise DataError(f"stop is {end}, but the data set has {length} points: give at most {length}, or leave it out")
+    if end <= start:
+        raise DataError(f"stop is {end} and start is {start}, which leaves no point: give a stop above {start}")
+    return range(start, end, every)
+
+
+def load_all(dataset: PointDataset) -> tuple[Tensor, Tensor]:
+    """The whole data set in memory: x_NCHW float32 in [0, 1], y_N int64. Raises PointError at the first bad point."""
+    indices = range(len(dataset))
+    y_N = torch.tensor([dataset.label(index) for index in indices], dtype=torch.int64)
+    # Filled in place: a list of images to stack would hold everything twice.
+    x_NCHW = torch.empty(len(dataset), *dataset.image(0).shape)
+    for index in indices:
+        x_NCHW[index] = dataset.image(index)
+    return x_NCHW, y_N
+
+
+def digest(parts: Iterable[bytes | memoryview]) -> str:
+    """sha256 of the parts one after another, in hexadecimal."""
+    total = hashlib.sha256()
+    for part in parts:
+        total.update(part)
+    return total.hexdigest()
+
+
+def class_list_digest(names: Iterable[str]) -> str:
+    """sha256 of the class names in the order of their labels; each name ends in NUL, which none can contain."""
+    return digest(name.encode("utf-8", "surrogateescape") + b"\0" for name in names)

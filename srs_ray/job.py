@@ -1,0 +1,259 @@
+"""Every setting of a job with its type, its default and its check, in one place; `srs_ray.job_file` reads the files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from srs_ray.models.architectures import ARCHITECTURES
+from srs_ray.models.solvers import SolverSetting
+
+SolverName = Literal["naive", "anderson", "broyden"]
+DataKind = Literal["cifar10", "imagenet", "imagefolder", "parquet", "digits"]
+AuditedKind = Literal["exact", "union", "paper", "released"]
+
+
+def _known_architecture(name: str) -> str:
+    if name not in ARCHITECTURES:
+        raise ValueError(f"no such architecture; there are {', '.join(ARCHITECTURES)}")
+    return name
+
+
+def _number(value: object) -> object:
+    """Fractions such as 36/255 are how the field writes radii of 8-bit images."""
+    return float(Fraction(value)) if isinstance(value, str) and "/" in value else value
+
+
+Architecture = Annotated[str, AfterValidator(_known_architecture)]
+Probability = Annotated[float, Field(gt=0, lt=1)]
+Radius = Annotated[float, BeforeValidator(_number), Field(ge=0, allow_inf_nan=False)]
+
+
+class Settings(BaseModel):
+    """One section of a job; a setting it does not know is refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class ModelSettings(Settings):
+    """What is certified. `weights` is a checkpoint file or the name of weights that ship with the package."""
+
+    arch: Architecture
+    weights: str
+
+
+class DataSettings(Settings):
+    """Where points come from, and which of them: start, start + every, ... below stop (null: to the end)."""
+
+    kind: DataKind
+    path: str | None = None
+    split: str | None = None
+    start: int = Field(0, ge=0)
+    stop: int | None = Field(None, ge=0)
+    every: int = Field(1, ge=1)
+
+    @model_validator(mode="after")
+    def _has_a_path(self) -> DataSettings:
+        if self.path is None and self.kind != "digits":
+            raise ValueError(f"data of kind {self.kind} needs a path")
+        return self
+
+
+class NoiseSettings(Settings):
+    """Gaussian noise in pixel units of [0, 1]. The generator follows the device where it is `auto`."""
+
+    sigma: float = Field(gt=0)
+    generator: Literal["auto", "philox4x64", "philox4x32"] = "auto"
+
+
+class SolverSettings(Settings):
+    """A solver, its steps, and the relative residual at which a sample stops (null: never)."""
+
+    solver: SolverName
+    steps: int = Field(ge=1)
+    tolerance: float | None = Field(1e-3, gt=0)
+
+    def setting(self) -> SolverSetting:
+        """The value that the solver loop takes."""
+        return SolverSetting.named(self.solver, self.steps, self.tolerance)
+
+
+class StandardSampling(Settings):
+    """Every noisy sample is solved from zero by the reference solver (Cohen et al. 2019)."""
+
+    method: Literal["standard"]
+    n0: int = Field(100, ge=1)
+    n: int = Field(10_000, ge=1)
+    reference: SolverSettings
+
+
+class SerializedSampling(Settings):
+    """Chains of samples, each solve starting from the last (Gao et al. 2024); the reference solver audits them."""
+
+    method: Literal["srs"]
+    n0: int = Field(100, ge=1)
+    n: int = Field(10_000, ge=1)
+    chains: int = Field(400, ge=1)
+    solver: SolverName
+    steps: int = Field(3, ge=1)
+    warmup_steps: int = Field(10, ge=1)
+    reference: SolverSettings
+
+    @model_validator(mode="after")
+    def _warms_up(self) -> SerializedSampling:
+        if self.warmup_steps < self.steps:
+            raise ValueError(f"warmup_steps ({self.warmup_steps}) is below steps ({self.steps})")
+        return self
+
+
+class CohenCertificate(Settings):
+    """Clopper-Pearson on the counts of standard sampling."""
+
+    kind: Literal["cohen"]
+    alpha: Probability = 0.001
+
+    @property
+    def audit(self) -> int:
+        """Standard sampling needs none."""
+        return 0
+
+
+class AuditedCertificate(Settings):
+    """A certificate on the counts of serialized sampling, corrected by an audit of `audit` (K) of its hits."""
+
+    kind: AuditedKind
+    alpha: Probability = 0.001
+    audit: int = Field(400, ge=0)
+
+
+class ExecutionSettings(Settings):
+    """Where and how the job runs. Of these only dtype and seed can change a count."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    workers: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    gpus_per_worker: float = Field(1.0, gt=0)
+    cpus_per_worker: int = Field(1, ge=1)
+    batch: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    attempts: int = Field(3, ge=1)
+    dtype: Literal["float32", "float64"] = "float32"
+    seed: int = Field(0, ge=0, lt=2**63)
+
+
+class ReportSettings(Settings):
+    """The radii that tables of this run show; the run warns before it starts if it cannot earn one of them."""
+
+    radii: tuple[Radius, ...] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+
+
+class Job(Settings):
+    """A certification, as `srs-ray certify` runs it."""
+
+    model: ModelSettings
+    data: DataSettings
+    noise: NoiseSettings
+    sampling: Annotated[StandardSampling | SerializedSampling, Field(discriminator="method")]
+    certificate: Annotated[CohenCertificate | AuditedCertificate, Field(discriminator="kind")]
+    execution: ExecutionSettings = ExecutionSettings()
+    report: ReportSettings = ReportSettings()
+    output: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_what_follows(cls, raw: Any) -> Any:
+        """Defaults that depend on another section: the architecture's solver, the method's certificate."""
+        if not isinstance(raw, Mapping):
+            return raw
+        raw = {**raw}
+        model, sampling, certificate = raw.get("model"), raw.get("sampling"), raw.get("certificate", {})
+        arch = ARCHITECTURES.get(str(model.get("arch"))) if isinstance(model, Mapping) else None
+        if isinstance(sampling, Mapping):
+            serialized = sampling.get("method") == "srs"
+            if isinstance(certificate, Mapping):
+                raw["certificate"] = {"kind": "exact" if serialized else "cohen", **certificate}
+            if arch is not None:
+                name = arch.reference.solver.name
+                sampling = {"reference": {}, **({"solver": name} if serialized else {}), **sampling}
+                if isinstance(sampling["reference"], Mapping):
+                    sampling["reference"] = {"solver": name, "steps": arch.reference.steps, **sampling["reference"]}
+                raw["sampling"] = sampling
+        return raw
+
+    @model_validator(mode="after")
+    def _certificate_suits_the_sampling(self) -> Job:
+        standard = self.sampling.method == "standard"
+        if standard != (self.certificate.kind == "cohen"):
+            allowed = "cohen" if standard else "exact, union, paper or released"
+            raise ValueError(
+                f"certificate.kind {self.certificate.kind} does not go with sampling.method {self.sampling.method}, "
+                f"which takes {allowed}"
+            )
+        return self
+
+
+class JacobianSettings(Settings):
+    """Jacobian regularisation (Bai, Koltun, Kolter 2021): weight of |J_f|^2 / D, and every how many batches."""
+
+    weight: float = Field(0.0, ge=0)
+    every: int = Field(1, ge=1)
+
+
+class TrainingSettings(Settings):
+    """Gaussian-augmented training: first unrolled from zero, then at the equilibrium.
+
+    At the equilibrium a random number of evaluations, from `solve_steps[0]` to `solve_steps[1]`, is made without a
+    gradient, then `gradient_steps` with one.
+    """
+
+    unrolled_epochs: int = Field(ge=0)
+    equilibrium_epochs: int = Field(ge=0)
+    unrolled_steps: int = Field(5, ge=1)
+    solve_steps: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] = (4, 8)
+    gradient_steps: int = Field(2, ge=1)
+    jacobian: JacobianSettings = JacobianSettings()
+    batch: int = Field(96, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    clip: float = Field(1.0, gt=0)
+    augment: Literal["none", "crop", "crop-flip"] = "none"
+
+    @property
+    def epochs(self) -> int:
+        """Of both phases."""
+        return self.unrolled_epochs + self.equilibrium_epochs
+
+    @model_validator(mode="after")
+    def _trains(self) -> TrainingSettings:
+        if self.epochs == 0:
+            raise ValueError("no epoch is asked for")
+        if self.solve_steps[0] > self.solve_steps[1]:
+            raise ValueError(f"solve_steps is [least, most], found {list(self.solve_steps)}")
+        return self
+
+
+class TrainModelSettings(Settings):
+    """The architecture that is trained, from random weights or from `weights`."""
+
+    arch: Architecture
+    weights: str | None = None
+
+
+class TrainExecutionSettings(Settings):
+    """Where a training runs, and its seed."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    seed: int = Field(0, ge=0, lt=2**63)
+
+
+class TrainJob(Settings):
+    """A training, as `srs-ray train` runs it; `output` is the safetensors file that it writes."""
+
+    model: TrainModelSettings
+    data: DataSettings
+    evaluation: DataSettings
+    noise: NoiseSettings
+    training: TrainingSettings
+    execution: TrainExecutionSettings = TrainExecutionSettings()
+    output: str

@@ -1,0 +1,120 @@
+"""Reads job files: YAML in, a validated job out; what is wrong is named with what was found and what is allowed."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from srs_ray.errors import JobError
+from srs_ray.job import Job, Settings, TrainJob
+
+JobType = TypeVar("JobType", Job, TrainJob)
+
+
+def load_job(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Job:
+    """The certification in a YAML file, with dotted settings overridden; JobError names each setting that is wrong."""
+    return _load(Job, Path(path), overrides or {})
+
+
+def load_train_job(path: str | Path, overrides: Mapping[str, Any] | None = None) -> TrainJob:
+    """The training in a YAML file, with dotted settings overridden; JobError names each setting that is wrong."""
+    return _load(TrainJob, Path(path), overrides or {})
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """`noise.sigma=0.25` as a dotted setting and its YAML value."""
+    key, equals, value = text.partition("=")
+    if not equals or not all(part.isidentifier() for part in key.strip().split(".")):
+        raise JobError(f"--set {text!r}: expected SETTING=VALUE, for example noise.sigma=0.25")
+    try:
+        return key.strip(), yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise JobError(f"--set {text!r}: {value!r} is not a YAML value") from error
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """A setting written twice is a mistake, not a choice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"{key!r} is set twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def _load(kind: type[JobType], path: Path, overrides: Mapping[str, Any]) -> JobType:
+    if not path.is_file():
+        raise JobError(f"no job file at {path}")
+    try:
+        raw = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeyLoader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise JobError(f"{path} is not readable as YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(raw, dict):
+        raise JobError(f"{path}: expected a mapping of settings, found {type(raw).__name__}")
+    for key, value in overrides.items():
+        *sections, last = key.split(".")
+        section = raw
+        for name in sections:
+            section = section.setdefault(name, {})
+            if not isinstance(section, dict):
+                raise JobError(f"{path}: cannot set {key}: {name} is not a section")
+        section[last] = value
+    try:
+        return kind.model_validate(raw)
+    except ValidationError as error:
+        problems = "\n".join(f"  {_explain(kind, detail)}" for detail in error.errors())
+        raise JobError(f"{path}:\n{problems}") from error
+
+
+def _explain(kind: type[Settings], detail: ErrorDetails) -> str:
+    """One validation error as `path: what was found, what is allowed`."""
+    place = [str(part) for part in detail["loc"]]
+    known = kind.model_fields.keys()
+    section: type[BaseModel] | None = kind
+    shown: list[str] = []
+    for part in place:
+        fields = section.model_fields if section is not None else {}
+        nested = _section_of(fields[part].annotation, place) if part in fields else None
+        if part in fields or nested is not None or not shown or part.isdigit() or part == place[-1]:
+            shown.append(part)
+        if part in fields:
+            section = nested
+            known = section.model_fields.keys() if section is not None else known
+    path = ".".join(part for part in shown if part not in ("int", "constrained-int", "literal['auto']"))
+    if detail["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(place[-1], list(known), n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        return f"{path}: unknown setting{hint} (allowed here: {', '.join(known)})"
+    if detail["type"] == "missing":
+        return f"{path}: missing"
+    message = detail["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    if detail["type"] == "value_error" and isinstance(detail["input"], Mapping):
+        return f"{path + ': ' if path else ''}{message}"
+    return f"{path}: found {detail['input']!r}: {message}"
+
+
+def _section_of(annotation: Any, place: list[str]) -> type[BaseModel] | None:
+    """The section that a field holds; of the alternatives of a union, the one that the error's place names."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for option in getattr(annotation, "__args__", ()):
+        section = _section_of(option, place)
+        if section is None:
+            continue
+        tags = {
+            tag
+            for name in ("method", "kind")
+            if name in section.model_fields
+            for tag in getattr(section.model_fields[name].annotation, "__args__", ())
+        }
+        if not tags or tags & set(place):
+            return section
+    return None

@@ -1,0 +1,283 @@
+"""The multiscale deep equilibrium model (MDEQ) for image classification, after Bai, Koltun, Kolter (NeurIPS 2020).
+
+Shapes: B samples, C channels, H and W pixels, D elements of the equilibrium state: all branches of one sample,
+flattened and joined, highest resolution first. Module names are those of the published checkpoints. In evaluation
+mode every sample is computed for itself.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from functools import reduce
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from srs_ray.models.solvers import SolverSetting, solve
+
+BLOCK_EXPANSION = 5
+HEAD_EXPANSION = 4
+
+
+@dataclass(frozen=True)
+class MDEQConfig:
+    """The shape of an MDEQ. Branch i has `channels[i]` channels at the resolution of branch 0 divided by 2^i."""
+
+    name: str
+    input_shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    channels: tuple[int, ...]
+    head_channels: tuple[int, ...]
+    final_channels: int
+    classes: int
+    downsample_times: int
+    reference: SolverSetting
+    groups: int = 8
+
+    @property
+    def branch_shapes(self) -> list[tuple[int, int, int]]:
+        """(C, H, W) of each branch."""
+        _, height, width = self.input_shape
+        scales = [2 ** (self.downsample_times + i) for i in range(len(self.channels))]
+        return [(c, height // s, width // s) for c, s in zip(self.channels, scales, strict=True)]
+
+    @property
+    def state_size(self) -> int:
+        """D, the number of elements of one sample's state."""
+        return sum(c * h * w for c, h, w in self.branch_shapes)
+
+
+def _conv3x3(inputs: int, outputs: int, stride: int = 1, bias: bool = False) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=bias)
+
+
+class ResidualBlock(nn.Module):
+    """One branch's part of the layer; the input injection enters between the second convolution and its norm."""
+
+    def __init__(self, channels: int, groups: int) -> None:
+        super().__init__()
+        inner = BLOCK_EXPANSION * channels
+        self.conv1 = _conv3x3(channels, inner)
+        self.gn1 = nn.GroupNorm(groups, inner)
+        self.conv2 = _conv3x3(inner, channels)
+        self.gn2 = nn.GroupNorm(groups, channels)
+        self.gn3 = nn.GroupNorm(groups, channels)
+
+    def forward(self, z_BCHW: Tensor, injection_BCHW: Tensor | None) -> Tensor:
+        out = self.conv2(F.relu(self.gn1(self.conv1(z_BCHW))))
+        if injection_BCHW is not None:
+            out = out + injection_BCHW
+        return self.gn3(F.relu(self.gn2(out) + z_BCHW))
+
+
+class Branch(nn.Module):
+    """A branch is a sequence of blocks in published checkpoints; all published architectures have one."""
+
+    def __init__(self, channels: int, groups: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([ResidualBlock(channels, groups)])
+
+    def forward(self, z_BCHW: Tensor, injection_BCHW: Tensor | None) -> Tensor:
+        return self.blocks[0](z_BCHW, injection_BCHW)
+
+
+class CarryUp(nn.Module):
+    """Carries a branch to one of 2^`levels` times its resolution."""
+
+    def __init__(self, inputs: int, outputs: int, levels: int, groups: int) -> None:
+        super().__init__()
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
+        layers["conv"] = nn.Conv2d(inputs, outputs, 1, bias=False)
+        layers["gnorm"] = nn.GroupNorm(groups, outputs)
+        layers["upsample"] = nn.Upsample(scale_factor=2**levels, mode="nearest")
+        self.net = nn.Sequential(layers)
+
+    def forward(self, z_BCHW: Tensor) -> Tensor:
+        return self.net(z_BCHW)
+
+
+class CarryDown(nn.Module):
+    """Carries a branch to one of 2^-`levels` times its resolution; the channels change at the last convolution."""
+
+    def __init__(self, inputs: int, outputs: int, levels: int, groups: int) -> None:
+        super().__init__()
+        steps = []
+        for level in range(levels):
+            last = level == levels - 1
+            width = outputs if last else inputs
+            layers: OrderedDict[str, nn.Module] = OrderedDict()
+            layers["conv"] = _conv3x3(inputs, width, stride=2)
+            layers["gnorm"] = nn.GroupNorm(groups, width)
+            if not last:
+                layers["relu"] = nn.ReLU()
+            steps.append(nn.Sequential(layers))
+        self.net = nn.Sequential(*steps)
+
+    def forward(self, z_BCHW: Tensor) -> Tensor:
+        return self.net(z_BCHW)
+
+
+class PostFusion(nn.Module):
+    """What each branch goes through after fusion."""
+
+    def __init__(self, channels: int, groups: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 1, bias=False)
+        self.gnorm = nn.GroupNorm(groups // 2, channels, affine=False)
+
+    def forward(self, z_BCHW: Tensor) -> Tensor:
+        return self.gnorm(self.conv(F.relu(z_BCHW)))
+
+
+class MDEQLayer(nn.Module):
+    """f: one residual block per branch, then fusion across all resolutions."""
+
+    def __init__(self, config: MDEQConfig) -> None:
+        super().__init__()
+        channels, groups = config.channels, config.groups
+        self.branches = nn.ModuleList([Branch(c, groups) for c in channels])
+        self.fuse_layers = nn.ModuleList(
+            [
+                nn.ModuleList(
+                    [self._carry(channels[source], c, source - target, groups) for source in range(len(channels))]
+                )
+                for target, c in enumerate(channels)
+            ]
+        )
+        self.post_fuse_layers = nn.ModuleList([PostFusion(c, groups) for c in channels])
+
+    @staticmethod
+    def _carry(inputs: int, outputs: int, levels_up: int, groups: int) -> nn.Module:
+        if levels_up == 0:
+            return nn.Identity()
+        if levels_up > 0:
+            return CarryUp(inputs, outputs, levels_up, groups)
+        return CarryDown(inputs, outputs, -levels_up, groups)
+
+    def forward(self, z_branches: list[Tensor], injection_BCHW: Tensor) -> list[Tensor]:
+        injections: list[Tensor | None] = [injection_BCHW, *[None] * (len(z_branches) - 1)]
+        z_branches = [branch(z, u) for branch, z, u in zip(self.branches, z_branches, injections, strict=True)]
+        fused = []
+        for carries, post in zip(self.fuse_layers, self.post_fuse_layers, strict=True):
+            assert isinstance(carries, nn.ModuleList)
+            carried = [carry(z) for carry, z in zip(carries, z_branches, strict=True)]
+            fused.append(post(reduce(torch.add, carried)))
+        return fused
+
+
+class HeadBottleneck(nn.Module):
+    """The head's block for one branch; only the shortcut's norm has parameters of its own."""
+
+    def __init__(self, inputs: int, width: int) -> None:
+        super().__init__()
+        outputs = HEAD_EXPANSION * width
+        self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width, affine=False)
+        self.conv2 = _conv3x3(width, width)
+        self.bn2 = nn.BatchNorm2d(width, affine=False)
+        self.conv3 = nn.Conv2d(width, outputs, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(outputs, affine=False)
+        self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
+
+    def forward(self, z_BCHW: Tensor) -> Tensor:
+        out = F.relu(self.bn1(self.conv1(z_BCHW)))
+        out = F.relu(self.bn2(self.conv2(out)))
+        return F.relu(self.bn3(self.conv3(out)) + self.downsample(z_BCHW))
+
+
+class MDEQ(nn.Module):
+    """Stem, equilibrium layer and head. Images are in [0, 1]; standardisation is part of the model."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: MDEQConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("mean", torch.tensor(config.mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(config.std).view(-1, 1, 1), persistent=False)
+        width = config.channels[0]
+        strides = [2 if config.downsample_times >= times else 1 for times in (1, 2)]
+        self.downsample = nn.Sequential(
+            _conv3x3(config.input_shape[0], width, stride=strides[0]),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            _conv3x3(width, width, stride=strides[1]),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+        )
+        self.stage0 = nn.Sequential(nn.Conv2d(width, width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
+        self.fullstage = MDEQLayer(config)
+        head = [HEAD_EXPANSION * c for c in config.head_channels]
+        self.incre_modules = nn.ModuleList(
+            [nn.Sequential(HeadBottleneck(c, h)) for c, h in zip(config.channels, config.head_channels, strict=True)]
+        )
+        self.downsamp_modules = nn.ModuleList(
+            [
+                nn.Sequential(_conv3x3(fine, coarse, stride=2, bias=True), nn.BatchNorm2d(coarse), nn.ReLU())
+                for fine, coarse in pairwise(head)
+            ]
+        )
+        self.final_layer = nn.Sequential(
+            nn.Conv2d(head[-1], config.final_channels, 1), nn.BatchNorm2d(config.final_channels), nn.ReLU()
+        )
+        self.classifier = nn.Linear(config.final_channels, config.classes)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return self.classifier.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In what precision the model computes."""
+        return self.classifier.weight.dtype
+
+    def inject(self, x_BCHW: Tensor) -> Tensor:
+        """The stem: the injection into branch 0 of images in [0, 1], which a solve computes once."""
+        return self.stage0(self.downsample((x_BCHW - self.mean) / self.std))
+
+    def f(self, z_BD: Tensor, injection_BCHW: Tensor) -> Tensor:
+        """One function evaluation."""
+        return self.join(self.fullstage(self.split(z_BD), injection_BCHW))
+
+    def head(self, z_BD: Tensor) -> Tensor:
+        """The logits, shape (B, classes), read off a state."""
+        z_branches = self.split(z_BD)
+        y = self.incre_modules[0](z_branches[0])
+        for incre, down, z in zip(list(self.incre_modules)[1:], self.downsamp_modules, z_branches[1:], strict=True):
+            y = incre(z) + down(y)
+        return self.classifier(self.final_layer(y).mean(dim=(2, 3)))
+
+    def split(self, z_BD: Tensor) -> list[Tensor]:
+        """The branches of a state, each (B, C, H, W)."""
+        shapes = self.config.branch_shapes
+        parts = z_BD.split([c * h * w for c, h, w in shapes], dim=1)
+        return [part.unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True)]
+
+    def join(self, z_branches: list[Tensor]) -> Tensor:
+        """The state that `split` takes apart."""
+        return torch.cat([z.flatten(1) for z in z_branches], dim=1)
+
+    def zero_state(self, batch: int) -> Tensor:
+        """The zero start, shape (B, D)."""
+        return torch.zeros(batch, self.config.state_size, device=self.device, dtype=self.dtype)
+
+    @torch.inference_mode()
+    def logits(
+        self, x_BCHW: Tensor, solver: str | None = None, steps: int | None = None, tolerance: float | None = None
+    ) -> Tensor:
+        """Logits, shape (B, classes), of images in [0, 1], solved from a zero start.
+
+        Without `solver` and `steps` it is the architecture's standard setting: Anderson, 30, or Broyden, 14.
+        """
+        reference = self.config.reference
+        setting = SolverSetting.named(solver or reference.solver.name, steps or reference.steps, tolerance)
+        x_BCHW = x_BCHW.to(self.device, self.dtype)
+        injection_BCHW = self.inject(x_BCHW)
+        z_BD = solve(lambda z: self.f(z, injection_BCHW), self.zero_state(len(x_BCHW)), setting).z_BD
+        return self.head(z_BD)

@@ -1,0 +1,244 @@
+"""The run directory: run.json and the rows of a run, opened to read or to continue."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from srs_ray.errors import RunDirectoryError
+from srs_ray.runs.effective import ORDER_COLUMNS, effective_rows
+from srs_ray.runs.fingerprint import ABSENT, differences, digest
+from srs_ray.runs.parts import UnreadablePartError, decode_part, encode_part
+from srs_ray.runs.record import Json, RunRecord, UnreadableRecordError, session_changes
+from srs_ray.runs.schema import ROW_SCHEMA, Row, rows_to_table
+from srs_ray.runs.storage import Storage, open_storage
+
+log = logging.getLogger(__name__)
+
+_RUN_JSON = "run.json"
+_POINTS = "points"
+_QUARANTINE = "quarantine"
+_PART_PATTERN = "part-*.parquet"
+_STALE_SECONDS = 3600.0  # no write takes an hour: an older temporary has no writer any more
+_LISTINGS = 10  # each one more only where parts vanished meanwhile, as they do once when a run is compacted
+
+
+class RunDirectory:
+    """A run's job and its rows, at a local path or a URI. Reading never writes; what `append` returns from is kept."""
+
+    def __init__(self, storage: Storage, record: RunRecord) -> None:
+        """Use `open` or `create_or_continue`."""
+        self._storage = storage
+        self._record = record
+        self._digest = digest(record.fingerprint)
+        self._reported: set[str] = set()
+
+    @staticmethod
+    def open(path: str | os.PathLike[str]) -> RunDirectory:
+        """Open an existing run to read it. Raises RunDirectoryError where there is none that this version reads."""
+        storage = open_storage(path)
+        record = _read_record(storage)
+        if record is None:
+            raise RunDirectoryError(
+                f"{storage.location}: no run here ({_RUN_JSON} not found); give the `output` of a run that was started"
+            )
+        return RunDirectory(storage, record)
+
+    @staticmethod
+    def create_or_continue(
+        path: str | os.PathLike[str], job: Json, fingerprint: Json, points: Json, session: Json
+    ) -> RunDirectory:
+        """Start a run, or continue the one that is there, and open it for writing.
+
+        `points` holds start, stop and every; `session` is any JSON on this start (started_at, versions, device, ...).
+        Parts that cannot be read are moved to quarantine/ with a logged warning: their points are to be done again.
+        Raises RunDirectoryError, with nothing changed, where the fingerprint differs from the one that is there, the
+        folder belongs to something else, or it cannot be written.
+        """
+        storage = open_storage(path)
+        before = _read_record(storage)
+        if before is None:
+            _check_unused(storage)
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            record = RunRecord(job=job, fingerprint=fingerprint, created_at=now, points=points, sessions=[session])
+        else:
+            _check_fingerprint(storage, before.fingerprint, fingerprint)
+            record = before.continued(job, points, session)
+        text = record.to_json().encode()
+        with _naming_errors(storage, f"cannot write {_RUN_JSON}"):
+            storage.make_folder("")
+            storage.put(_RUN_JSON, text)  # before points/: a folder of ours is never without it
+            storage.make_folder(_POINTS)
+        run = RunDirectory(storage, RunRecord.from_json(text))
+        run._clean()
+        return run
+
+    @property
+    def path(self) -> str:
+        """Where the run is, as it was given."""
+        return self._storage.location
+
+    @property
+    def job(self) -> Json:
+        """The job that was last asked for, with every default filled in."""
+        return self._record.job
+
+    @property
+    def fingerprint(self) -> Json:
+        """The settings that decide what a row means, by dotted name."""
+        return self._record.fingerprint
+
+    @property
+    def points(self) -> Json:
+        """Which points were last asked for: start, stop, every."""
+        return self._record.points
+
+    @property
+    def sessions(self) -> list[Json]:
+        """One entry per start of the run, oldest first."""
+        return self._record.sessions
+
+    @property
+    def created_at(self) -> str:
+        """When the run was first started: ISO 8601, UTC."""
+        return self._record.created_at
+
+    @property
+    def notes(self) -> list[str]:
+        """One line per version, device or batch, or whatever else sessions record, that changed between two of them."""
+        return session_changes(self.sessions)
+
+    def rows(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """The effective rows, sorted by index: per index its newest `ok` row, else its newest `error` row.
+
+        All of ROW_SCHEMA, or only the named columns in that order. Raises ValueError for an unknown column,
+        RunDirectoryError where the files cannot be reached; unreadable parts are skipped with a logged warning.
+        """
+        wanted = ROW_SCHEMA.names if columns is None else list(columns)
+        unknown = [name for name in wanted if name not in ROW_SCHEMA.names]
+        if unknown:
+            raise ValueError(f"rows have no column {', '.join(unknown)}; they have {', '.join(ROW_SCHEMA.names)}")
+        table = self._all_rows(list(dict.fromkeys([*wanted, *ORDER_COLUMNS])))
+        return effective_rows(table).select(wanted)
+
+    def finished(self) -> set[int]:
+        """The indices that have an `ok` row; nothing else of the rows is decoded."""
+        table = self._all_rows(["index", "status"])
+        return set(table.filter(pc.equal(table["status"], "ok"))["index"].to_pylist())
+
+    def append(self, rows: Sequence[Row]) -> None:
+        """Keep rows: on return they are durable, as one new part.
+
+        Raises ValueError for a row that breaks the schema, RunDirectoryError where the part cannot be written; the same
+        rows may then be appended again, because readers count no row twice.
+        """
+        if not rows:
+            return
+        data = encode_part(rows_to_table(rows), self._digest)
+        name = f"{_POINTS}/part-{uuid.uuid4().hex}.parquet"
+        advice = "make room or repair access, then run the same command again"
+        with _naming_errors(self._storage, f"cannot write {len(rows)} rows to {_POINTS}/", advice):
+            self._storage.put(name, data)
+
+    def _all_rows(self, columns: list[str]) -> pa.Table:
+        readable, unreadable = self._read_parts(columns)
+        for name, reason in unreadable.items():
+            if name not in self._reported:
+                self._reported.add(name)
+                log.warning("%s skipped: %s; its points count as not done", self._storage.where(name), reason)
+        schema = pa.schema([ROW_SCHEMA.field(name) for name in columns])
+        return pa.concat_tables([schema.empty_table(), *(table.cast(schema) for table in readable)])
+
+    def _read_parts(self, columns: list[str]) -> tuple[list[pa.Table], dict[str, str]]:
+        """Every part's columns, and for each part that cannot be read the reason."""
+        with _naming_errors(self._storage, f"cannot read {_POINTS}/"):
+            for _ in range(_LISTINGS):
+                readable: list[pa.Table] = []
+                unreadable: dict[str, str] = {}
+                try:
+                    for name in self._part_names():
+                        # Read apart from decoding: only bytes that did arrive can prove a part to be damaged.
+                        data = self._storage.read(name)
+                        try:
+                            readable.append(decode_part(data, self._digest, columns))
+                        except UnreadablePartError as error:
+                            unreadable[name] = str(error)
+                except FileNotFoundError:
+                    continue  # merged into another part, or moved aside, since we listed them
+                return readable, unreadable
+        raise RunDirectoryError(
+            f"{self._storage.where(_POINTS)}: parts kept vanishing while being read; "
+            "see that nothing else changes this folder, then try again"
+        )
+
+    def _part_names(self) -> list[str]:
+        names = self._storage.list_files(_POINTS)
+        return [f"{_POINTS}/{name}" for name in names if fnmatchcase(name, _PART_PATTERN)]
+
+    def _clean(self) -> None:
+        """Sweep what dead writers left, and move parts that cannot be read out of the way."""
+        _, unreadable = self._read_parts(ROW_SCHEMA.names)
+        with _naming_errors(self._storage, "cannot be cleaned up"):
+            for folder in ("", _POINTS):
+                self._storage.sweep_temporaries(folder, _STALE_SECONDS)
+            for name, reason in unreadable.items():
+                try:
+                    moved = self._storage.set_aside(name, _QUARANTINE)
+                except FileNotFoundError:
+                    continue  # another process moved it first
+                where = self._storage.where
+                log.warning("%s moved to %s: %s; its points are to be done again", where(name), where(moved), reason)
+
+
+def _read_record(storage: Storage) -> RunRecord | None:
+    with _naming_errors(storage, f"cannot read {_RUN_JSON}"):
+        try:
+            text = storage.read(_RUN_JSON).to_pybytes()
+        except FileNotFoundError:
+            return None
+    try:
+        return RunRecord.from_json(text)
+    except UnreadableRecordError as error:
+        raise RunDirectoryError(f"{storage.where(_RUN_JSON)}: {error}") from error
+
+
+def _check_unused(storage: Storage) -> None:
+    with _naming_errors(storage, "cannot be listed"):
+        unused = storage.is_unused()
+    if not unused:
+        raise RunDirectoryError(
+            f"{storage.location}: holds files but no {_RUN_JSON}, so it is no run; "
+            "choose another output or an empty folder"
+        )
+
+
+def _check_fingerprint(storage: Storage, old: Json, new: Json) -> None:
+    changes = [f"{name}: {_shown(was)} there, {_shown(now)} now" for name, was, now in differences(old, new)]
+    if changes:
+        raise RunDirectoryError(
+            f"{storage.location}: holds a run with other settings ({'; '.join(changes)}); "
+            "choose another output, or set them back to continue it"
+        )
+
+
+def _shown(value: Any) -> str:
+    return str(value) if value is ABSENT else json.dumps(value)
+
+
+@contextmanager
+def _naming_errors(storage: Storage, what: str, advice: str = "check the path and your access to it") -> Iterator[None]:
+    """Turn a filesystem's refusal into a message for the user."""
+    try:
+        yield
+    except OSError as error:
+        raise RunDirectoryError(f"{storage.location}: {what} ({error.strerror or error}); {advice}") from error

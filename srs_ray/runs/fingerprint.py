@@ -1,0 +1,59 @@
+"""Fingerprints: the settings that decide what a row means, and whether two runs agree on them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any
+
+
+class Absent(Enum):
+    """The value of a setting that one of two fingerprints does not have."""
+
+    ABSENT = "(not set)"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+ABSENT = Absent.ABSENT
+
+
+def digest(settings: Mapping[str, Any]) -> str:
+    """SHA-256, in hex, of the settings as canonical JSON: the same for any order of keys, and for 1 and 1.0.
+
+    `settings` maps dotted names to JSON scalars or lists of them. Raises ValueError for NaN and infinities, TypeError
+    for what JSON does not have. Numbers are written as RFC 8785 does where it matters here: whole floats as integers.
+    """
+    return hashlib.sha256(_canonical(dict(settings)).encode()).hexdigest()
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """(setting, old value, new value) for each that differs, by name; ABSENT stands for a value that is not there.
+
+    Empty exactly when the digests agree.
+    """
+    pairs = [(name, old.get(name, ABSENT), new.get(name, ABSENT)) for name in sorted({*old, *new})]
+    return [(name, was, now) for name, was, now in pairs if not _same(was, now)]
+
+
+def _same(was: Any, now: Any) -> bool:
+    if was is ABSENT or now is ABSENT:
+        return was is now
+    return _canonical(was) == _canonical(now)
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(_whole_numbers_as_integers(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _whole_numbers_as_integers(value: Any) -> Any:
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, Mapping):
+        return {name: _whole_numbers_as_integers(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_whole_numbers_as_integers(item) for item in value]
+    return value

@@ -1,0 +1,106 @@
+"""The row schema: one row per point attempt that ended."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from numbers import Integral
+from typing import Any
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+
+Row = dict[str, Any]
+
+_RESULT_FIELDS = [
+    ("predicted", pa.int32()),  # the certified class, -1 for abstain
+    ("radius", pa.float64()),  # l2, in pixel units of [0, 1]
+    ("correct", pa.bool_()),  # predicted == label
+    ("selected", pa.int32()),  # the candidate class, fixed by the selection samples
+    ("p_lower", pa.float64()),  # the lower bound behind the radius
+    ("n0", pa.int64()),  # selection samples drawn
+    ("n", pa.int64()),  # estimation samples drawn
+    ("selection_classes", pa.list_(pa.int32())),  # sparse counts: class and, below, how often; -1 is 'no class'
+    ("selection_counts", pa.list_(pa.int64())),
+    ("classes", pa.list_(pa.int32())),
+    ("counts", pa.list_(pa.int64())),
+    ("audited", pa.int64()),  # K of the audit, 0 for standard sampling
+    ("disagreed", pa.int64()),  # k of the audit
+    ("function_evaluations", pa.int64()),  # calls of f by the sampler, per sample, summed
+    ("reference_evaluations", pa.int64()),  # calls of f by the audit
+    ("fallbacks", pa.int64()),  # samples that fell back to the naive step
+    ("unconverged", pa.int64()),  # reference solves that missed the tolerance
+]
+
+ROW_SCHEMA = pa.schema(
+    [
+        ("index", pa.int64()),  # position in the dataset
+        ("label", pa.int32()),  # true class
+        ("status", pa.string()),  # ok | error
+        ("error", pa.string()),  # the error's one line, null in ok rows
+        *_RESULT_FIELDS,
+        ("sigma", pa.float64()),  # the noise, in pixel units of [0, 1]
+        ("seconds", pa.float64()),  # wall time of the point in its worker
+        ("worker", pa.string()),
+        ("device", pa.string()),
+        ("dtype", pa.string()),
+        ("batch", pa.int32()),
+        ("attempt", pa.int32()),
+        ("finished_at", pa.timestamp("us", tz="UTC")),
+    ]
+)
+
+RESULT_COLUMNS = tuple(name for name, _ in _RESULT_FIELDS)
+
+_WHOLE = [field.name for field in ROW_SCHEMA if pa.types.is_integer(field.type)]
+_LISTS_OF_WHOLE = [field.name for field in ROW_SCHEMA if pa.types.is_list(field.type)]
+_ALWAYS = ("index", "status", "attempt", "finished_at")
+_NEEDED = {"ok": (*_ALWAYS, "label", *RESULT_COLUMNS), "error": (*_ALWAYS, "error")}
+_FORBIDDEN = {"ok": ("error",), "error": RESULT_COLUMNS}
+
+
+def check_row(row: Row) -> None:
+    """Raise ValueError where `row` could not be stored as it is, or could not be told from another when read.
+
+    A missing column counts as null. Rows that are `ok` have every result and a label, rows that are `error` have the
+    error's line and no result; `finished_at` knows its time zone, because the newest row is found by it.
+    """
+    rows_to_table([row])
+
+
+def rows_to_table(rows: Sequence[Row]) -> pa.Table:
+    """Rows as a table of ROW_SCHEMA; missing columns become null. Raises ValueError as `check_row` does."""
+    for row in rows:
+        _check_columns(row)
+    try:
+        table = pa.Table.from_pylist(rows, schema=ROW_SCHEMA)
+    except (pa.ArrowException, TypeError, OverflowError) as error:
+        raise ValueError(f"a row does not fit the schema: {error}") from error
+    for row in rows:
+        _check_whole_numbers(row)
+    return table
+
+
+def _check_columns(row: Row) -> None:
+    status = row.get("status")
+    if status not in _NEEDED:
+        raise ValueError(f"row of index {row.get('index')}: status is {status!r}, expected 'ok' or 'error'")
+    unknown = [name for name in row if name not in ROW_SCHEMA.names]
+    missing = [name for name in _NEEDED[status] if row.get(name) is None]
+    excess = [name for name in _FORBIDDEN[status] if row.get(name) is not None]
+    for names, fault in ((unknown, "unknown column"), (missing, "no value for"), (excess, "expected null in")):
+        if names:
+            raise ValueError(f"{status} row of index {row.get('index')}: {fault} {', '.join(names)}")
+    finished_at = row["finished_at"]
+    if not isinstance(finished_at, datetime) or finished_at.tzinfo is None:
+        raise ValueError(f"row of index {row['index']}: finished_at {finished_at!r} is no time with a time zone")
+
+
+def _check_whole_numbers(row: Row) -> None:
+    """Refuse what pyarrow would cut to a whole number without a word."""
+    for name in (*_WHOLE, *_LISTS_OF_WHOLE):
+        value = row.get(name)
+        numbers = () if value is None else value if name in _LISTS_OF_WHOLE else (value,)
+        if not all(isinstance(number, Integral) for number in numbers):
+            raise ValueError(f"a row does not fit the schema: {name} is {value!r}, expected whole numbers")

@@ -1,0 +1,59 @@
+"""The row writer: rows kept in parts that are neither too small nor too late."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+
+from srs_ray.runs.directory import RunDirectory
+from srs_ray.runs.schema import Row, check_row
+
+
+class RowWriter:
+    """Collects rows and appends them to a run as one part, when there are enough or the oldest has waited enough.
+
+    A context manager: leaving it flushes, after an exception too. Where a flush fails, RunDirectoryError says why and
+    the rows stay here, so that a later flush can still keep them.
+    """
+
+    def __init__(
+        self,
+        run: RunDirectory,
+        max_rows: int = 1024,
+        max_seconds: float = 30.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`clock` returns seconds that never go back."""
+        self._run = run
+        self._max_rows = max_rows
+        self._max_seconds = max_seconds
+        self._clock = clock
+        self._rows: list[Row] = []
+        self._oldest = 0.0
+
+    def add(self, row: Row) -> None:
+        """Take a row, and flush if it is time. Raises ValueError, the row not taken, where it breaks the schema."""
+        check_row(row)  # now, because one bad row would make every later flush of its neighbours fail
+        if not self._rows:
+            self._oldest = self._clock()
+        self._rows.append(dict(row))
+        self.tick()
+
+    def tick(self) -> None:
+        """Flush if it is time: to be called often, also while no rows come."""
+        if len(self._rows) >= self._max_rows or (self._rows and self._clock() - self._oldest >= self._max_seconds):
+            self.flush()
+
+    def flush(self) -> None:
+        """Make every row taken so far durable. Raises RunDirectoryError, and keeps them here, where that fails."""
+        self._run.append(self._rows)
+        self._rows = []
+
+    def __enter__(self) -> RowWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.flush()

@@ -1,0 +1,37 @@
+"""The audit of serialized sampling: the base classifier, from zero, on a uniform random subset of the hits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from srs_ray.smoothing.base_classifier import BaseClassifier
+from srs_ray.smoothing.noise import NoisyPoint, Stage
+
+
+@dataclass(frozen=True)
+class Audit:
+    """`disagreed` of the `audited` hits are not hits of the base classifier; the rest is what it cost, summed."""
+
+    audited: int
+    disagreed: int
+    evaluations: int = 0
+    fallbacks: int = 0
+    unconverged: int = 0
+
+
+def audit_hits(base: BaseClassifier, point: NoisyPoint, hits: np.ndarray, selected: int, audit: int) -> Audit:
+    """Audits min(audit, |hits|) of the estimation samples `hits`, on which serialized sampling said `selected`.
+
+    It runs when all chains have ended, and nothing of it flows back into them. The choice is uniform without
+    replacement and independent of the noise, so that disagreements are hypergeometric given the hits. A sample on
+    which the base
+    classifier has no finite answer is a disagreement.
+    """
+    chosen = point.audit_choice(hits, audit)
+    if not len(chosen):
+        return Audit(0, 0)
+    said = base.predict(point, Stage.ESTIMATION, chosen)
+    disagreed = int((said.classes_N != selected).sum())
+    return Audit(len(chosen), disagreed, said.evaluations, said.fallbacks, said.unconverged)

@@ -1,0 +1,133 @@
+"""The base classifier F: the reference solver from a zero start, one function of one input.
+
+Every kernel that F runs sees batches of one padded shape, so that a sample's prediction does not depend on which
+others are predicted with it. A sample that has stopped gives its slot to the next one, so that stopping early saves
+evaluations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from srs_ray.models.mdeq import MDEQ
+from srs_ray.models.solvers import FixedPointIteration, Solution, SolverSetting
+from srs_ray.smoothing.noise import NoisyPoint, Stage
+
+NO_CLASS = -1
+
+
+def predicted_classes(logits_BK: Tensor) -> Tensor:
+    """The class of the largest logit; NO_CLASS where a logit is not finite."""
+    return torch.where(torch.isfinite(logits_BK).all(dim=1), logits_BK.argmax(dim=1), NO_CLASS)
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Predictions of N samples in the order asked for (NO_CLASS for none), and what they cost, summed."""
+
+    classes_N: np.ndarray
+    evaluations: int
+    fallbacks: int
+    unconverged: int
+
+
+@dataclass(frozen=True)
+class BaseClassifier:
+    """F of one model, solver setting and batch size."""
+
+    model: MDEQ
+    setting: SolverSetting
+    batch: int
+
+    @torch.inference_mode()
+    def predict(self, point: NoisyPoint, stage: Stage, numbers: Sequence[int] | np.ndarray) -> Predictions:
+        """What F says of these noisy samples of the point."""
+        return _Pass(self, point, stage, np.asarray(numbers, dtype=np.int64)).run()
+
+
+class _Pass:
+    """One pass of F over a list of samples: stem, solve and head each run on full batches, padded at the end."""
+
+    def __init__(self, base: BaseClassifier, point: NoisyPoint, stage: Stage, numbers: np.ndarray) -> None:
+        self.base, self.point, self.stage, self.numbers = base, point, stage, numbers
+        model, self.batch = base.model, base.batch
+        self.injection_BCHW = self._stem(0)
+        self.stem_used, self.stem_end = 0, min(self.batch, len(numbers))
+        self.ready_BCHW = self.injection_BCHW.clone()
+        self.iteration = FixedPointIteration(
+            lambda z_BD: model.f(z_BD, self.injection_BCHW), model.zero_state(self.batch), base.setting
+        )
+        self.sample_B = np.full(self.batch, -1)
+        self.iteration.active_B[:] = False
+        self.solved: list[tuple[np.ndarray, Tensor]] = []
+        self.classes_N = torch.full((len(numbers),), NO_CLASS, dtype=torch.int64, device=model.device)
+        self.evaluations = self.fallbacks = self.unconverged = 0
+
+    def run(self) -> Predictions:
+        while self._refill():
+            self.iteration.advance()
+            self._collect()
+        self._classify(final=True)
+        return Predictions(self.classes_N.cpu().numpy(), self.evaluations, self.fallbacks, self.unconverged)
+
+    def _stem(self, first: int) -> Tensor:
+        """The injections of the batch of samples from `first` on; the last sample fills up a short batch."""
+        padded = np.minimum(np.arange(first, first + self.batch), len(self.numbers) - 1)
+        x_BCHW = self.point.samples(self.stage, self.numbers[padded].tolist())
+        return self.base.model.inject(x_BCHW.to(self.base.model.dtype))
+
+    def _refill(self) -> bool:
+        """Gives empty slots to the next samples; False when all samples are done."""
+        empty = np.flatnonzero(self.sample_B < 0)
+        while len(empty) and self.stem_used < len(self.numbers):
+            if self.stem_used == self.stem_end:
+                self.ready_BCHW = self._stem(self.stem_end)
+                self.stem_end = min(self.stem_end + self.batch, len(self.numbers))
+            count = min(len(empty), self.stem_end - self.stem_used)
+            taken, empty = empty[:count], empty[count:]
+            slots = torch.from_numpy(taken).to(self.injection_BCHW.device)
+            offset = self.stem_used % self.batch
+            self.injection_BCHW[slots] = self.ready_BCHW[offset : offset + count]
+            self.iteration.restart(slots)
+            self.sample_B[taken] = np.arange(self.stem_used, self.stem_used + count)
+            self.stem_used += count
+        return bool((self.sample_B >= 0).any())
+
+    def _collect(self) -> None:
+        """Takes the samples that have stopped out of their slots."""
+        stopped = np.flatnonzero(~self.iteration.active_B.cpu().numpy() & (self.sample_B >= 0))
+        if not len(stopped):
+            return
+        slots = torch.from_numpy(stopped).to(self.injection_BCHW.device)
+        solution: Solution = self.iteration.solution()
+        self.evaluations += int(solution.evaluations_B[slots].sum())
+        self.fallbacks += int(solution.fell_back_B[slots].sum())
+        if self.base.setting.tolerance is not None:
+            self.unconverged += int((~solution.converged_B[slots]).sum())
+        self.solved.append((self.sample_B[stopped], solution.z_BD[slots]))
+        self.sample_B[stopped] = -1
+        self._classify(final=False)
+
+    def _classify(self, *, final: bool) -> None:
+        """Runs the head on full batches of solved samples, and at the end on what is left, padded."""
+        waiting = sum(len(samples) for samples, _ in self.solved)
+        if not waiting or (waiting < self.batch and not final):
+            return
+        samples = np.concatenate([samples for samples, _ in self.solved])
+        z_ND = torch.cat([z_ND for _, z_ND in self.solved])
+        self.solved = []
+        for first in range(0, waiting, self.batch):
+            part = samples[first : first + self.batch]
+            z_BD = z_ND[first : first + self.batch]
+            if len(part) < self.batch:
+                if not final:
+                    self.solved = [(part, z_BD)]
+                    return
+                z_BD = torch.cat([z_BD, z_BD[-1:].expand(self.batch - len(part), -1)])
+            classes_B = predicted_classes(self.base.model.head(z_BD))
+            self.classes_N[torch.from_numpy(part).to(classes_B.device)] = classes_B[: len(part)]

@@ -1,0 +1,144 @@
+"""Gaussian noise as a pure function of (seed, point, stage, sample, element): any sample can be drawn again alone.
+
+Both generators are counter-based (Philox; Salmon et al., SC 2011): the run's seed and the point are the key, stage
+and sample the counter. No state is carried from one sample to the next, whatever the worker, the batch or the order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import ClassVar, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+VERSION = 1
+_WORD = 0xFFFFFFFF
+
+
+class Stage(IntEnum):
+    """The domains of randomness of one point; none shares a counter with another."""
+
+    SELECTION = 0
+    ESTIMATION = 1
+    AUDIT_CHOICE = 2
+
+
+class NoiseGenerator(Protocol):
+    """Standard normals of given samples, shape (N, size), float32."""
+
+    name: ClassVar[str]
+
+    def normals(self, seed: int, point: int, stage: Stage, samples: Sequence[int], size: int) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Philox4x64:
+    """numpy's Philox with its float32 ziggurat, on the CPU: key (seed, point), counter (0, sample, stage, version)."""
+
+    name: ClassVar[str] = f"philox4x64-10/numpy-float32-ziggurat/{VERSION}"
+
+    def normals(self, seed: int, point: int, stage: Stage, samples: Sequence[int], size: int) -> Tensor:
+        e_ND = np.empty((len(samples), size), dtype=np.float32)
+        for row, sample in zip(e_ND, samples, strict=True):
+            _numpy_generator(seed, point, stage, sample).standard_normal(dtype=np.float32, out=row)
+        return torch.from_numpy(e_ND)
+
+
+def _numpy_generator(seed: int, point: int, stage: Stage, sample: int) -> np.random.Generator:
+    key = np.array([seed, point], dtype=np.uint64)
+    counter = np.array([0, sample, stage, VERSION], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(counter=counter, key=key))
+
+
+@dataclass(frozen=True)
+class Philox4x32:
+    """Philox4x32-10 in integer tensor operations, on any device.
+
+    Key (seed mod 2^32, point), counter (element // 4, sample, stage + 2^8 version, seed // 2^32). Normals by Box and
+    Muller in float64, rounded to float32 at the end, so that the last bits of a device's logarithm or cosine do not
+    show.
+    """
+
+    device: torch.device
+    name: ClassVar[str] = f"philox4x32-10/box-muller-float64/{VERSION}"
+
+    def normals(self, seed: int, point: int, stage: Stage, samples: Sequence[int], size: int) -> Tensor:
+        if point > _WORD:
+            raise ValueError(f"point {point} does not fit the generator's key (32 bits)")
+        blocks = torch.arange(-(-size // 4), device=self.device).unsqueeze(0)
+        sample = torch.as_tensor(samples, dtype=torch.int64, device=self.device).unsqueeze(1)
+        constants = [torch.full_like(sample, value) for value in (stage + (VERSION << 8), seed >> 32)]
+        words = philox4x32((blocks, sample, *constants), (seed & _WORD, point))
+        uniforms = [(word.double() + 0.5) * 2.0**-32 for word in words]
+        normals = []
+        for u, v in (uniforms[:2], uniforms[2:]):
+            length, angle = torch.sqrt(-2.0 * torch.log(u)), (2.0 * math.pi) * v
+            normals += [length * torch.cos(angle), length * torch.sin(angle)]
+        return torch.stack(normals, dim=2).flatten(1)[:, :size].float()
+
+
+def philox4x32(counter: Sequence[Tensor], key: tuple[int, int], rounds: int = 10) -> list[Tensor]:
+    """The four 32-bit words that Philox4x32 makes of counters and a key; words lie in int64 tensors that broadcast.
+
+    A product of two words wraps around in int64, which leaves its 64 bits as they are: both halves can be read off.
+    """
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(rounds):
+        first, second = c0 * 0xD2511F53, c2 * 0xCD9E8D57
+        c0, c1, c2, c3 = (
+            ((second >> 32) & _WORD) ^ c1 ^ k0,
+            second & _WORD,
+            ((first >> 32) & _WORD) ^ c3 ^ k1,
+            first & _WORD,
+        )
+        k0, k1 = (k0 + 0x9E3779B9) & _WORD, (k1 + 0xBB67AE85) & _WORD
+    return [c0, c1, c2, c3]
+
+
+def noise_generator(name: str, device: str | torch.device) -> NoiseGenerator:
+    """`philox4x64` (CPU), `philox4x32` (the device), or `auto`: the former on a CPU, the latter elsewhere."""
+    device = torch.device(device)
+    if name == "auto":
+        name = "philox4x64" if device.type == "cpu" else "philox4x32"
+    if name == "philox4x64":
+        return Philox4x64()
+    if name == "philox4x32":
+        return Philox4x32(device)
+    raise ValueError(f"no noise generator {name!r}; there are philox4x64 and philox4x32")
+
+
+def self_check(generator: NoiseGenerator) -> str:
+    """A digest of some fixed draws, which goes into the fingerprint: another numpy that draws otherwise is noticed."""
+    drawn = generator.normals(seed=2**40 + 1, point=7, stage=Stage.ESTIMATION, samples=range(3, 11), size=4097)
+    return hashlib.sha256(drawn.cpu().numpy().tobytes()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class NoisyPoint:
+    """One test point and all the randomness of its certification.
+
+    `x_CHW` is the image in [0, 1]; `sigma` is in the same units; `index` is the point's position in its data set.
+    """
+
+    x_CHW: Tensor
+    sigma: float
+    seed: int
+    index: int
+    generator: NoiseGenerator
+
+    def samples(self, stage: Stage, numbers: Sequence[int]) -> Tensor:
+        """The noisy copies of these numbers, shape (N, C, H, W), float32."""
+        e_ND = self.generator.normals(self.seed, self.index, stage, numbers, self.x_CHW.numel())
+        return self.x_CHW + self.sigma * e_ND.view(len(numbers), *self.x_CHW.shape).to(self.x_CHW.device)
+
+    def audit_choice(self, hits: np.ndarray, audit: int) -> np.ndarray:
+        """min(audit, |hits|) of the hits, uniform without replacement and independent of all noise, in order."""
+        generator = _numpy_generator(self.seed, self.index, Stage.AUDIT_CHOICE, 0)
+        return np.sort(generator.choice(hits, size=min(audit, len(hits)), replace=False, shuffle=False))

@@ -1,0 +1,265 @@
+"""Certifies one point: select a class, sample, audit, bound, and lay it all down in a row."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from srs_ray.models.mdeq import MDEQ, MDEQConfig
+from srs_ray.models.solvers import SolverSetting
+from srs_ray.smoothing.audit import Audit, audit_hits
+from srs_ray.smoothing.base_classifier import NO_CLASS, BaseClassifier
+from srs_ray.smoothing.certificates import certified_radius, p_lower
+from srs_ray.smoothing.noise import NoiseGenerator, NoisyPoint, Stage, noise_generator
+from srs_ray.smoothing.samplers import Sampler, SerializedSampler, StandardSampler
+
+ABSTAIN = -1
+
+
+@dataclass(frozen=True)
+class StandardSampling:
+    """Standard sampling: n0 samples select the class, n estimate its rate, all by the base classifier `reference`."""
+
+    reference: SolverSetting
+    n0: int = 100
+    n: int = 10_000
+
+
+@dataclass(frozen=True)
+class SerializedSampling:
+    """Serialized sampling by `setting` on `chains` chains; the base classifier `reference` is what is certified."""
+
+    setting: SolverSetting
+    reference: SolverSetting
+    n0: int = 100
+    n: int = 10_000
+    chains: int = 400
+    warmup_steps: int = 10
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Which bound, at which error probability alpha, with how many audited hits K (`audit`; 0 for cohen)."""
+
+    kind: str
+    alpha: float = 0.001
+    audit: int = 0
+
+
+@dataclass(frozen=True)
+class PointRow:
+    """One row of a run directory; its columns are described in the README. Result columns are None in error rows."""
+
+    index: int
+    label: int | None
+    status: str = "ok"
+    error: str | None = None
+    predicted: int | None = None
+    radius: float | None = None
+    correct: bool | None = None
+    selected: int | None = None
+    p_lower: float | None = None
+    n0: int | None = None
+    n: int | None = None
+    selection_classes: list[int] | None = None
+    selection_counts: list[int] | None = None
+    classes: list[int] | None = None
+    counts: list[int] | None = None
+    audited: int | None = None
+    disagreed: int | None = None
+    function_evaluations: int | None = None
+    reference_evaluations: int | None = None
+    fallbacks: int | None = None
+    unconverged: int | None = None
+    sigma: float | None = None
+    seconds: float | None = None
+    worker: str = field(default_factory=lambda: f"{socket.gethostname()}/{os.getpid()}")
+    device: str | None = None
+    dtype: str | None = None
+    batch: int | None = None
+    attempt: int = 1
+    finished_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+
+@dataclass(frozen=True)
+class PointCertifier:
+    """Everything that the certification of a point needs, but the point.
+
+    `sigma` is in pixel units of [0, 1]; `batch` is how many samples go through the network at once. Rows of the same
+    settings on the same kind of device are equal bit for bit, whatever process made them.
+    """
+
+    model: MDEQ
+    sampling: StandardSampling | SerializedSampling
+    certificate: Certificate
+    sigma: float
+    generator: NoiseGenerator
+    seed: int
+    batch: int
+
+    def certify(self, x_CHW: Tensor, index: int, label: int | None) -> PointRow:
+        """The row of one point: image in [0, 1], its position in the data set (it keys the noise), its true class."""
+        started = time.perf_counter()
+        sampling = self.sampling
+        expected = self.model.config.input_shape
+        if tuple(x_CHW.shape) != expected:
+            raise ValueError(f"the model takes images of shape {expected}, found {tuple(x_CHW.shape)}")
+        x_CHW = x_CHW.to(self.model.device, torch.float32)
+        point = NoisyPoint(x_CHW, self.sigma, self.seed, index, self.generator)
+        base = BaseClassifier(self.model, sampling.reference, self.batch)
+        sampler = self._sampler(base, point)
+
+        selection = sampler.draw(Stage.SELECTION, sampling.n0)
+        evaluations, fallbacks, unconverged = selection.evaluations, selection.fallbacks, selection.unconverged
+        selected = selected_class(selection.classes_N)
+        classes_N = np.empty(0, dtype=np.int64)
+        audit = Audit(0, 0)
+        if selected != NO_CLASS:
+            estimation = sampler.draw(Stage.ESTIMATION, sampling.n)
+            classes_N = estimation.classes_N
+            if isinstance(sampling, SerializedSampling):
+                hits = np.flatnonzero(classes_N == selected)
+                audit = audit_hits(base, point, hits, selected, self.certificate.audit)
+            evaluations += estimation.evaluations
+            fallbacks += estimation.fallbacks + audit.fallbacks
+            unconverged += estimation.unconverged + audit.unconverged
+
+        hits_count = int((classes_N == selected).sum())
+        bound = p_lower(
+            self.certificate.kind, hits_count, len(classes_N), audit.audited, audit.disagreed, self.certificate.alpha
+        )
+        radius = certified_radius(bound, self.sigma)
+        predicted = selected if radius > 0 else ABSTAIN
+        selection_classes, selection_counts = sparse_counts(selection.classes_N)
+        classes, counts = sparse_counts(classes_N)
+        return PointRow(
+            index=index,
+            label=label,
+            predicted=predicted,
+            radius=radius,
+            correct=None if label is None else predicted == label,
+            selected=selected,
+            p_lower=bound,
+            n0=sampling.n0,
+            n=len(classes_N),
+            selection_classes=selection_classes,
+            selection_counts=selection_counts,
+            classes=classes,
+            counts=counts,
+            audited=audit.audited,
+            disagreed=audit.disagreed,
+            function_evaluations=evaluations,
+            reference_evaluations=audit.evaluations,
+            fallbacks=fallbacks,
+            unconverged=unconverged,
+            sigma=self.sigma,
+            seconds=time.perf_counter() - started,
+            device=device_name(self.model.device),
+            dtype=str(self.model.dtype).removeprefix("torch."),
+            batch=self.batch,
+        )
+
+    def _sampler(self, base: BaseClassifier, point: NoisyPoint) -> Sampler:
+        sampling = self.sampling
+        if isinstance(sampling, StandardSampling):
+            return StandardSampler(base, point)
+        return SerializedSampler(
+            self.model, point, sampling.setting, sampling.warmup_steps, sampling.chains, self.batch
+        )
+
+
+def selected_class(classes_N: np.ndarray) -> int:
+    """The most frequent class, the lowest of those tied; NO_CLASS if samples without a prediction outnumber it."""
+    predicted = classes_N[classes_N != NO_CLASS]
+    if not len(predicted):
+        return NO_CLASS
+    counts = np.bincount(predicted)
+    winner = int(counts.argmax())
+    return winner if counts[winner] >= len(classes_N) - len(predicted) else NO_CLASS
+
+
+def sparse_counts(classes_N: np.ndarray) -> tuple[list[int], list[int]]:
+    """The classes that occur (NO_CLASS among them), ascending, and how often each does."""
+    classes, counts = np.unique(classes_N, return_counts=True)
+    return classes.tolist(), counts.tolist()
+
+
+def device_name(device: torch.device) -> str:
+    """`cpu`, or the GPU's own name."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def default_batch(config: MDEQConfig, device_type: str) -> int:
+    """Samples that go through the network at once: as many states as suit a CPU's caches, or fill a GPU."""
+    budget = 2**24 if device_type == "cuda" else 2**20
+    return max(1, min(1024, 2 ** int(np.log2(budget / config.state_size))))
+
+
+def use_exact_float32() -> None:
+    """On CUDA, float32 means float32 (no TF32), and the same kernels are chosen every time."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+
+
+def certify_point(
+    model: MDEQ,
+    x_CHW: Tensor,
+    *,
+    sigma: float,
+    method: str = "srs",
+    solver: str | None = None,
+    steps: int = 3,
+    warmup_steps: int = 10,
+    chains: int = 400,
+    reference: SolverSetting | None = None,
+    n0: int = 100,
+    n: int = 10_000,
+    audit: int = 400,
+    alpha: float = 0.001,
+    certificate: str | None = None,
+    seed: int = 0,
+    index: int = 0,
+    label: int | None = None,
+    batch: int | None = None,
+    noise: str = "auto",
+) -> PointRow:
+    """Certifies one image in [0, 1], shape (C, H, W), in this process; the row has the columns of a run directory.
+
+    `method` is `srs` or `standard`, which ignores what belongs to chains and audits. What is certified is the base
+    classifier `reference` (the architecture's own where None) smoothed by noise `sigma`: with probability at least
+    1 - alpha over the sampling, it predicts `row.predicted` everywhere within l2 distance `row.radius` of the image.
+    `index` keys the noise: the row of a run's point has its position in the data set here. `certificate` is `exact`
+    for srs and `cohen` for standard where None. Raises ValueError for settings that do not go together.
+    """
+    reference = reference or model.config.reference
+    sampling: StandardSampling | SerializedSampling
+    if method == "standard":
+        sampling, settings = StandardSampling(reference, n0, n), Certificate(certificate or "cohen", alpha)
+    elif method == "srs":
+        setting = SolverSetting.named(solver or reference.solver.name, steps)
+        sampling = SerializedSampling(setting, reference, n0, n, chains, warmup_steps)
+        settings = Certificate(certificate or "exact", alpha, audit)
+    else:
+        raise ValueError(f"no sampling method {method!r}; there are srs and standard")
+    if (settings.kind == "cohen") != (method == "standard"):
+        raise ValueError(f"certificate {settings.kind!r} does not go with method {method!r}")
+    use_exact_float32()
+    certifier = PointCertifier(
+        model=model,
+        sampling=sampling,
+        certificate=settings,
+        sigma=sigma,
+        generator=noise_generator(noise, model.device),
+        seed=seed,
+        batch=batch or default_batch(model.config, model.device.type),
+    )
+    return certifier.certify(x_CHW, index, label)

@@ -1,0 +1,82 @@
+"""The two ways of drawing predictions of noisy samples: `standard` (Cohen et al. 2019) and `srs` (Gao et al. 2024)."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from srs_ray.models.mdeq import MDEQ
+from srs_ray.models.solvers import SolverSetting, solve
+from srs_ray.smoothing.base_classifier import BaseClassifier, Predictions, predicted_classes
+from srs_ray.smoothing.noise import NoisyPoint, Stage
+
+
+class Sampler(Protocol):
+    """Draws the samples 0, 1, ..., count - 1 of a stage of one point."""
+
+    def draw(self, stage: Stage, count: int) -> Predictions: ...
+
+
+class StandardSampler:
+    """Every sample is solved from zero by the base classifier: predictions are independent."""
+
+    def __init__(self, base: BaseClassifier, point: NoisyPoint) -> None:
+        self.base = base
+        self.point = point
+
+    def draw(self, stage: Stage, count: int) -> Predictions:
+        return self.base.predict(self.point, stage, np.arange(count))
+
+
+class SerializedSampler:
+    """Sample i of a stage belongs to chain i mod `chains`; each solve starts from the last state of its chain.
+
+    A chain's first sample, in whichever stage it falls, starts from zero with `warmup_steps` steps; so does the next
+    one of a chain whose state is not finite. Only the state is carried over, from selection into estimation too.
+    Predictions within a chain are correlated, and an audit must correct for it (srs_ray.smoothing.audit). `batch`
+    only says how many chains go through the network at once.
+    """
+
+    def __init__(
+        self, model: MDEQ, point: NoisyPoint, setting: SolverSetting, warmup_steps: int, chains: int, batch: int
+    ) -> None:
+        self.model, self.point, self.chains, self.batch = model, point, chains, batch
+        self.setting = setting
+        self.warmup = SolverSetting(setting.solver, warmup_steps)
+        self.z_JD = model.zero_state(chains)
+        self.started_J = np.zeros(chains, dtype=bool)
+
+    @torch.inference_mode()
+    def draw(self, stage: Stage, count: int) -> Predictions:
+        classes_N = np.empty(count, dtype=np.int64)
+        evaluations = fallbacks = 0
+        for first in range(0, count, self.chains):
+            width = min(self.chains, count - first)
+            for low in range(0, width, self.batch):
+                batch = np.arange(low, min(low + self.batch, width))
+                for warm in (False, True):
+                    chains = batch[self.started_J[batch] == warm]
+                    if not len(chains):
+                        continue
+                    part = self._advance(stage, chains, first + chains, self.setting if warm else self.warmup)
+                    classes_N[first + chains] = part.classes_N
+                    evaluations += part.evaluations
+                    fallbacks += part.fallbacks
+        return Predictions(classes_N, evaluations, fallbacks, unconverged=0)
+
+    def _advance(self, stage: Stage, chains: np.ndarray, numbers: np.ndarray, setting: SolverSetting) -> Predictions:
+        """One sample on each of these chains."""
+        model = self.model
+        x_BCHW = self.point.samples(stage, numbers.tolist())
+        injection_BCHW = model.inject(x_BCHW.to(model.dtype))
+        rows = torch.from_numpy(chains).to(model.device)
+        start_BD = model.zero_state(len(chains)) if setting is self.warmup else self.z_JD[rows]
+        solution = solve(lambda z_BD: model.f(z_BD, injection_BCHW), start_BD, setting)
+        self.z_JD[rows] = solution.z_BD
+        self.started_J[chains] = solution.finite_B.cpu().numpy()
+        classes_B = predicted_classes(model.head(solution.z_BD))
+        return Predictions(
+            classes_B.cpu().numpy(), int(solution.evaluations_B.sum()), int(solution.fell_back_B.sum()), unconverged=0
+        )

@@ -1,0 +1,63 @@
+"""How far serialized sampling is from the base classifier on a model: what an audit will find, known when training ends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from srs_ray.models.mdeq import MDEQ
+from srs_ray.models.solvers import SolverSetting
+from srs_ray.smoothing.base_classifier import BaseClassifier
+from srs_ray.smoothing.noise import NoisyPoint, Stage, noise_generator
+from srs_ray.smoothing.samplers import SerializedSampler
+
+CHAIN_STEPS = (1, 3)
+WARMUP_STEPS = 10
+
+
+@dataclass(frozen=True)
+class ChainAgreement:
+    """`false_mean` and `false_worst`, by steps per solve: over the points, the mean and the largest share of samples on
+    which serialized sampling says the point's top class (its own most frequent one) and the base classifier does not.
+
+    `reference_evaluations` is what the base classifier spends per sample.
+    """
+
+    points: int
+    samples: int
+    chains: int
+    false_mean: dict[int, float]
+    false_worst: dict[int, float]
+    reference_evaluations: float
+
+
+def chain_agreement(
+    model: MDEQ, x_NCHW: Tensor, sigma: float, seed: int, samples: int = 300, chains: int = 30
+) -> ChainAgreement:
+    """Draws `samples` noisy copies of each image in `chains` chains (sigma in pixel units of [0, 1]), by a model in
+    evaluation mode and its reference solver, and holds them against the base classifier on the same noise.
+    """
+    base = BaseClassifier(model, model.config.reference, batch=chains)
+    solver, generator = model.config.reference.solver, noise_generator("auto", model.device)
+    false_shares: dict[int, list[float]] = {steps: [] for steps in CHAIN_STEPS}
+    evaluations = 0
+    for index, x_CHW in enumerate(x_NCHW):
+        point = NoisyPoint(x_CHW, sigma, seed, index, generator)
+        reference = base.predict(point, Stage.ESTIMATION, np.arange(samples))
+        evaluations += reference.evaluations
+        for steps, shares in false_shares.items():
+            sampler = SerializedSampler(model, point, SolverSetting(solver, steps), WARMUP_STEPS, chains, chains)
+            said_N = sampler.draw(Stage.ESTIMATION, samples).classes_N
+            classes, counts = np.unique(said_N, return_counts=True)
+            top = classes[counts.argmax()]
+            shares.append(float(((said_N == top) & (reference.classes_N != top)).mean()))
+    return ChainAgreement(
+        points=len(x_NCHW),
+        samples=samples,
+        chains=chains,
+        false_mean={steps: float(np.mean(shares)) for steps, shares in false_shares.items()},
+        false_worst={steps: max(shares) for steps, shares in false_shares.items()},
+        reference_evaluations=evaluations / (len(x_NCHW) * samples),
+    )

@@ -1,0 +1,54 @@
+"""Noisy accuracy of a model after few and after all steps, and how far its solves get."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from srs_ray.models.mdeq import MDEQ
+from srs_ray.models.solvers import FixedPointIteration, SolverSetting
+from srs_ray.smoothing.base_classifier import predicted_classes
+
+FEW_STEPS = (1, 3)
+_BATCH = 128
+
+
+@dataclass(frozen=True)
+class NoisyEvaluation:
+    """Shares of noisy images classified rightly, by solver steps from zero; the mean relative residual after the most."""
+
+    accuracy: dict[int, float]
+    residual: float
+
+
+@torch.inference_mode()
+def evaluate(
+    model: MDEQ, x_NCHW: Tensor, y_N: Tensor, sigma: float, generator: torch.Generator, draws: int = 1
+) -> NoisyEvaluation:
+    """Classifies each image under `draws` draws of noise (sigma in pixel units of [0, 1]) by a model in evaluation mode.
+
+    Solved by the architecture's reference solver, in 1, 3 and all of its steps, without a tolerance.
+    """
+    reference = model.config.reference
+    setting = SolverSetting(reference.solver, reference.steps)
+    read_at = sorted({*FEW_STEPS, setting.steps})
+    right = dict.fromkeys(read_at, 0)
+    residual = 0.0
+    for _ in range(draws):
+        for x_BCHW, y_B in zip(x_NCHW.split(_BATCH), y_N.split(_BATCH), strict=True):
+            noise_BCHW = torch.randn(x_BCHW.shape, generator=generator, device=x_BCHW.device)
+            injection_BCHW = model.inject(x_BCHW + sigma * noise_BCHW)
+
+            def f(z_BD: Tensor, injection_BCHW: Tensor = injection_BCHW) -> Tensor:
+                return model.f(z_BD, injection_BCHW)
+
+            iteration = FixedPointIteration(f, model.zero_state(len(x_BCHW)), setting)
+            for step in range(1, setting.steps + 1):
+                iteration.advance()
+                if step in right:
+                    right[step] += int((predicted_classes(model.head(iteration.z_BD)) == y_B).sum())
+            residual += float(iteration.residual_B.sum())
+    samples = draws * len(x_NCHW)
+    return NoisyEvaluation({step: hits / samples for step, hits in right.items()}, residual / samples)

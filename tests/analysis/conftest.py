@@ -1,0 +1,127 @@
+"""Run directories with known counts, written as the runner writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from srs_ray.runs.directory import RunDirectory
+from srs_ray.smoothing.certificates import certified_radius, p_lower
+
+STARTED = datetime(2025, 3, 1, 12, 0, 0, tzinfo=UTC)
+
+
+def job_of(method: str, kind: str, alpha: float, n: int, audit: int | None, sigma: float) -> dict[str, Any]:
+    return {
+        "model": {"arch": "mdeq-small-cifar10", "weights": "weights/small.safetensors"},
+        "data": {"kind": "cifar10", "path": "data", "split": "test", "start": 0, "stop": None, "every": 20},
+        "noise": {"sigma": sigma},
+        "sampling": {
+            "method": method,
+            "n0": 100,
+            "n": n,
+            "chains": 400,
+            "solver": "anderson",
+            "steps": 3,
+            "warmup_steps": 10,
+            "reference": {"solver": "anderson", "steps": 30, "tolerance": 1.0e-3},
+        },
+        "certificate": {"kind": kind, "alpha": alpha, "audit": audit},
+        "execution": {"device": "auto", "workers": "auto", "batch": "auto", "dtype": "float32", "seed": 0},
+        "output": "runs/small",
+        "report": {"radii": [0.0, 0.25, 0.5]},
+    }
+
+
+def result(point: dict[str, Any], job: dict[str, Any]) -> dict[str, Any]:
+    """The result columns of a point with `selected`, `hits` and `disagreed`; the other samples say one class more."""
+    n, certificate, srs = job["sampling"]["n"], job["certificate"], job["sampling"]["method"] == "srs"
+    selected, hits, label = point["selected"], point["hits"], point["label"]
+    audited = min(certificate["audit"], hits) if srs and selected != -1 else 0
+    disagreed = min(point.get("disagreed", 0), audited)
+    bound = 0.0 if selected == -1 else p_lower(certificate["kind"], hits, n, audited, disagreed, certificate["alpha"])
+    predicted = selected if bound > 0.5 else -1
+    return {
+        "predicted": predicted,
+        "radius": certified_radius(bound, job["noise"]["sigma"]),
+        "correct": predicted == label,
+        "selected": selected,
+        "p_lower": bound,
+        "n0": job["sampling"]["n0"],
+        "n": n,
+        "selection_classes": [selected],
+        "selection_counts": [job["sampling"]["n0"]],
+        "classes": [-1, selected + 1, selected] if selected != -1 else [-1, 0],
+        "counts": [1, n - hits - 1, hits] if selected != -1 else [hits, n - hits],
+        "audited": audited,
+        "disagreed": disagreed,
+        "function_evaluations": 3 * (job["sampling"]["n0"] + n),
+        "reference_evaluations": 12 * audited,
+        "fallbacks": 2,
+        "unconverged": 1,
+    }
+
+
+@pytest.fixture
+def write_run(tmp_path: Path) -> Callable[..., Path]:
+    """A function that writes a run of the given points, 0, every, 2 every, ...; a point with `error` has no result."""
+
+    def write(
+        name: str,
+        points: Sequence[dict[str, Any]],
+        method: str = "srs",
+        kind: str = "exact",
+        alpha: float = 0.001,
+        n: int = 1000,
+        audit: int | None = 100,
+        sigma: float = 0.5,
+        start: int = 0,
+        stop: int | None = None,
+        every: int = 20,
+    ) -> Path:
+        job = job_of(method, kind, alpha, n, audit, sigma)
+        rows = [
+            {
+                "index": every * i,
+                "label": point["label"],
+                "status": "error" if "error" in point else "ok",
+                "error": point.get("error"),
+                **({} if "error" in point else result(point, job)),
+                "sigma": sigma,
+                "seconds": 2.0,
+                "worker": "worker-0",
+                "device": "cpu",
+                "dtype": "float32",
+                "batch": 400,
+                "attempt": 1,
+                "finished_at": STARTED + timedelta(minutes=i + 1),
+            }
+            for i, point in enumerate(points)
+        ]
+        run = RunDirectory.create_or_continue(
+            tmp_path / name,
+            job=job,
+            fingerprint={"noise.sigma": sigma, "certificate.kind": kind},
+            points={"start": start, "stop": every * len(points) if stop is None else stop, "every": every},
+            session={"started_at": STARTED.isoformat(), "versions": {"torch": "2.15.0"}, "device": "cpu", "batch": 400},
+        )
+        run.append(rows)
+        return tmp_path / name
+
+    return write
+
+
+@pytest.fixture
+def points() -> list[dict[str, Any]]:
+    """Five outcomes: two certified and right, one certified and wrong, one abstained, one in error."""
+    return [
+        {"label": 3, "selected": 3, "hits": 990, "disagreed": 0},
+        {"label": 5, "selected": 5, "hits": 800, "disagreed": 1},
+        {"label": 1, "selected": 7, "hits": 950, "disagreed": 0},
+        {"label": 2, "selected": 2, "hits": 510, "disagreed": 3},
+        {"label": None, "error": "PointError: row 80 of cifar10-test.parquet: truncated image"},
+    ]

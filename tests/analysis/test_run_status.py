@@ -1,0 +1,70 @@
+"""The state of a run, from its directory alone."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from srs_ray.analysis.points import load_points
+from srs_ray.analysis.status import run_status
+from srs_ray.errors import RunDirectoryError
+from srs_ray.runs.directory import RunDirectory
+
+
+def test_asked_is_done_and_in_error_and_pending(write_run, points):
+    status = run_status(write_run("small", points, stop=200))
+    assert (status["asked"], status["done"], status["in_error"], status["pending"]) == (10, 4, 1, 5)
+    assert status["errors"] == [{"index": 80, "error": points[4]["error"]}]
+    assert status["abstained"] == pytest.approx(1 / 4)
+
+
+def test_accuracy_so_far_is_at_zero_and_the_jobs_radii(write_run, points):
+    path = write_run("small", points)
+    at = run_status(path)["certified_accuracy"]
+    assert [entry["radius"] for entry in at] == [0.0, 0.25, 0.5]
+    radii = load_points(path)["radius"].iloc[:2]
+    assert [entry["certified_accuracy"] for entry in at] == [(radii >= r).sum() / 5 for r in (0.0, 0.25, 0.5)]
+
+
+def test_speed_is_the_last_sessions(write_run, points):
+    path = write_run("small", points)
+    # The fixture ends a point a minute.
+    assert run_status(path)["points_per_hour"] == pytest.approx(60.0)
+    run = RunDirectory.open(path)
+    later = {**run.sessions[0], "started_at": "2025-03-01T12:04:00+00:00"}
+    RunDirectory.create_or_continue(path, run.job, run.fingerprint, run.points, later)
+    status = run_status(path)
+    assert status["points_per_hour"] == pytest.approx(60.0)
+    assert status["sessions"] == 2
+    assert status["last_session_at"] == "2025-03-01T12:04:00+00:00"
+    assert status["last_row_at"] == "2025-03-01T12:05:00+00:00"
+    idle = {**run.sessions[0], "started_at": "2025-03-01T13:00:00+00:00"}
+    RunDirectory.create_or_continue(path, run.job, run.fingerprint, run.points, idle)
+    assert run_status(path)["points_per_hour"] is None
+
+
+def test_only_the_first_errors_are_told(write_run, points):
+    status = run_status(write_run("small", [points[4]] * 9))
+    assert status["in_error"] == 9
+    assert [error["index"] for error in status["errors"]] == [0, 20, 40, 60, 80]
+
+
+def test_it_is_json_from_the_first_moment_on(write_run, points):
+    for path in (write_run("new", [], stop=100), write_run("small", points), write_run("broken", points[4:])):
+        status = run_status(path)
+        assert json.loads(json.dumps(status, allow_nan=False)) == status
+    new = run_status(write_run("new", [], stop=100))
+    assert (new["done"], new["pending"], new["abstained"], new["last_row_at"]) == (0, 5, None, None)
+    assert new["certified_accuracy"][0]["certified_accuracy"] is None
+
+
+def test_the_certificate_is_stated_in_full(write_run, points):
+    status = run_status(write_run("small", points))
+    assert status["certificate"].startswith("exact, alpha = 0.001, n = 1,000, K = 100: radius capped at")
+    assert "probability at least 1 - alpha" in status["guarantee"]
+
+
+def test_a_missing_run_is_a_run_directory_error(tmp_path):
+    with pytest.raises(RunDirectoryError):
+        run_status(tmp_path / "nothing")

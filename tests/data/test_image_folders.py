@@ -1,0 +1,192 @@
+"""Folders of images: order, labels and identity come from the names alone."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from srs_ray.data import open_dataset
+from srs_ray.errors import DataError, PointError
+
+SHAPE = (3, 32, 32)
+SAMPLE = Path(__file__).resolve().parents[3] / "shared" / "data" / "imagenet-sample"
+ANIMALS = ("cat/b.png", "cat/a.png", "dog/deep/c.png", "dog/a.png", "ant/z.png")
+
+
+@pytest.fixture
+def animals(tmp_path, picture):
+    def make(name: str) -> Path:
+        root = tmp_path / name
+        for seed, file in enumerate(ANIMALS):
+            (root / file).parent.mkdir(parents=True, exist_ok=True)
+            picture(seed=seed).save(root / file)
+        return root
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def imagenet_like(tmp_path_factory):
+    """1,000 class folders of one file each: opening reads names only, so the files are empty."""
+    root = tmp_path_factory.mktemp("imagenet")
+    for number in range(1000):
+        folder = root / "val" / f"n{number * 7:08d}"
+        folder.mkdir(parents=True)
+        (folder / "a.JPEG").touch()
+    return root
+
+
+def names(dataset):
+    return [dataset.name(index) for index in range(len(dataset))]
+
+
+def listing(order):
+    """os.scandir as a file system would have it that lists its entries in that order."""
+    scandir = os.scandir
+
+    class Listing:
+        def __init__(self, path="."):
+            with scandir(path) as entries:
+                self.entries = iter(sorted(entries, key=lambda entry: entry.name, reverse=order == "falling"))
+
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            return next(self.entries)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+    return Listing
+
+
+def test_points_are_ordered_by_class_then_file_and_labelled_by_sorted_class(animals, picture, encoded):
+    dataset = open_dataset("imagefolder", animals("animals"), None, SHAPE)
+    in_order = ["ant/z.png", "cat/a.png", "cat/b.png", "dog/a.png", "dog/deep/c.png"]
+    assert names(dataset) == [f"animals/{name}" for name in in_order]
+    assert [dataset.label(index) for index in range(5)] == [0, 1, 1, 2, 2]
+    assert dataset.class_count == 3
+    assert dataset.image(1).shape == SHAPE
+    assert not dataset.image(1).equal(dataset.image(2))
+
+
+def test_the_order_does_not_depend_on_how_the_file_system_lists_files(animals, monkeypatch):
+    root = animals("animals")
+    found = []
+    for order in ("rising", "falling"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "scandir", listing(order))
+            dataset = open_dataset("imagefolder", root, None, SHAPE)
+        found.append((names(dataset), dataset.identity))
+    assert found[0] == found[1]
+
+
+def test_identity_is_the_same_at_another_path(animals):
+    here, there = (open_dataset("imagefolder", animals(name), None, SHAPE) for name in ("here", "there"))
+    assert here.identity == there.identity
+    assert not any("here" in str(value) for value in here.identity.values())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda root: shutil.copy(root / "cat/a.png", root / "cat/new.png"), id="a file is added"),
+        pytest.param(lambda root: (root / "cat/a.png").unlink(), id="a file is removed"),
+        pytest.param(lambda root: (root / "cat/a.png").rename(root / "cat/aa.png"), id="a file is renamed"),
+        pytest.param(lambda root: (root / "cat/a.png").rename(root / "dog/0.png"), id="a file changes its class"),
+        pytest.param(lambda root: (root / "cat").rename(root / "cow"), id="a class is renamed"),
+    ],
+)
+def test_identity_differs_when(animals, change):
+    root = animals("animals")
+    before = open_dataset("imagefolder", root, None, SHAPE).identity
+    change(root)
+    assert open_dataset("imagefolder", root, None, SHAPE).identity != before
+
+
+def test_identity_differs_by_split_and_input(animals):
+    root = animals("data/test").parent
+    animals("data/train")
+    identities = [
+        open_dataset("imagefolder", root, "test", SHAPE).identity,
+        open_dataset("imagefolder", root, "train", SHAPE).identity,
+        open_dataset("imagefolder", root, "test", (1, 32, 32)).identity,
+        open_dataset("imagefolder", root, "test", (3, 224, 224)).identity,
+    ]
+    assert len({str(identity) for identity in identities}) == 4
+
+
+def test_a_split_that_is_not_there_is_refused_rather_than_read_as_classes(animals):
+    root = animals("data/test").parent
+    with pytest.raises(DataError, match=r"no folder .*tset.*leave split out"):
+        open_dataset("imagefolder", root, "tset", SHAPE)
+
+
+def test_a_class_without_images_is_refused_by_name(animals):
+    root = animals("animals")
+    (root / "empty").mkdir()
+    with pytest.raises(DataError, match="empty"):
+        open_dataset("imagefolder", root, None, SHAPE)
+
+
+def test_a_folder_without_classes_is_refused(tmp_path):
+    with pytest.raises(DataError, match="one folder of images per class"):
+        open_dataset("imagefolder", tmp_path, None, SHAPE)
+
+
+def test_a_bad_file_fails_its_point_alone(animals, picture):
+    root = animals("animals")
+    (root / "ant/z.png").write_bytes(b"")
+    (root / "cat/a.png").write_text("a text with the name of an image")
+    picture(40, 32).save(root / "dog/a.png")
+    dataset = open_dataset("imagefolder", root, None, SHAPE)
+    (root / "dog/deep/c.png").unlink()
+    for index, reason in [
+        (0, r"^animals/ant/z\.png: the image is empty"),
+        (1, r"^animals/cat/a\.png: not readable as an image"),
+        (3, r"^animals/dog/a\.png: is 40x32, the model takes 32x32$"),
+        (4, r"^animals/dog/deep/c\.png: cannot be read \(No such file or directory\)$"),
+    ]:
+        with pytest.raises(PointError, match=reason):
+            dataset.image(index)
+        assert dataset.label(index) in range(3)
+    assert dataset.image(2).shape == SHAPE
+
+
+def test_imagenet_is_found_under_its_split_and_at_the_path_itself(imagenet_like):
+    below = open_dataset("imagenet", imagenet_like, None, (3, 224, 224), class_count=1000)
+    itself = open_dataset("imagenet", imagenet_like / "val", None, (3, 224, 224), class_count=1000)
+    assert below.identity == itself.identity
+    assert [below.label(index) for index in range(1000)] == list(range(1000))
+    assert below.name(999) == "val/n00006993/a.JPEG"
+
+
+def test_imagenet_with_a_folder_too_few_or_a_stranger_says_what_was_found(tmp_path, imagenet_like):
+    root = shutil.copytree(imagenet_like / "val", tmp_path / "val")
+    (root / "n00000000").rename(root / "__MACOSX")
+    with pytest.raises(DataError, match=r"1000 folders, 1 named otherwise, such as '__MACOSX'; expected 1,000"):
+        open_dataset("imagenet", root, "val", (3, 224, 224))
+    shutil.rmtree(root / "__MACOSX")
+    with pytest.raises(DataError, match="holds 999 folders; expected 1,000"):
+        open_dataset("imagenet", root, "val", (3, 224, 224))
+    with pytest.raises(DataError, match="no ImageNet at"):
+        open_dataset("imagenet", tmp_path / "nowhere", None, (3, 224, 224))
+
+
+@pytest.mark.skipif(not SAMPLE.is_dir(), reason="the ImageNet sample is not there")
+def test_the_real_imagenet_sample_opens_and_decodes():
+    dataset = open_dataset("imagenet", SAMPLE, None, (3, 224, 224), class_count=1000)
+    assert len(dataset) == 1000
+    assert dataset.name(0) == "imagenet-sample/n01440764/n01440764_tench.JPEG"
+    for index in range(0, 1000, 100):
+        x_CHW = dataset.image(index)
+        assert x_CHW.shape == (3, 224, 224)
+        assert 0 <= x_CHW.min() < x_CHW.max() <= 1
+        assert dataset.label(index) == index
