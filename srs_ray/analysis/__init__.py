@@ -1,0 +1,24 @@
+"""Reading what runs have found: certified accuracy, tables, curves and exports, from run directories alone."""
+
+from srs_ray.analysis.accuracy import average_certified_radius, certified_accuracy, summary
+from srs_ray.analysis.export import cohen_export, write_cohen_export
+from srs_ray.analysis.plot import plot_curves
+from srs_ray.analysis.points import load_points
+from srs_ray.analysis.radii import parse_radii
+from srs_ray.analysis.recertification import recertify
+from srs_ray.analysis.status import run_status
+from srs_ray.analysis.table import comparison_table
+
+__all__ = [
+    "average_certified_radius",
+    "certified_accuracy",
+    "cohen_export",
+    "comparison_table",
+    "load_points",
+    "parse_radii",
+    "plot_curves",
+    "recertify",
+    "run_status",
+    "summary",
+    "write_cohen_export",
+]

@@ -49,6 +49,18 @@ def clopper_pearson_interval(
     return low, high
 
 
+def certified_radii(df: pd.DataFrame) -> np.ndarray:
+    """The radii of the points that are certified with the right class; SrsRayError where a column is missing."""
+    missing = [column for column in ("correct", "radius") if column not in df]
+    if missing:
+        raise SrsRayError(
+            f"the frame lacks the column {', '.join(missing)}; it has {', '.join(map(str, df.columns)) or 'none'}"
+        )
+    correct = df["correct"].astype("boolean").fillna(False).to_numpy(dtype=bool)
+    radius = df["radius"].to_numpy(dtype=float, na_value=np.nan)
+    return radius[correct & ~np.isnan(radius)]
+
+
 def certified_accuracy(df: pd.DataFrame, radii: Iterable[str | float]) -> pd.DataFrame:
     """Share of points that are certified, with the right class, at least as far as each radius.
 
@@ -58,8 +70,8 @@ def certified_accuracy(df: pd.DataFrame, radii: Iterable[str | float]) -> pd.Dat
     Needs the columns `correct` and `radius` alone, so a frame read back from CSV will do; an empty one gives NaN.
     """
     asked = np.array(parse_radii(radii), dtype=float)
-    certified_radii = np.sort(_certified_radii(df))
-    certified = len(certified_radii) - np.searchsorted(certified_radii, asked, side="left")
+    reached = np.sort(certified_radii(df))
+    certified = len(reached) - np.searchsorted(reached, asked, side="left")
     low, high = clopper_pearson_interval(certified, len(df))
     return pd.DataFrame(
         {
@@ -78,7 +90,7 @@ def average_certified_radius(df: pd.DataFrame) -> float:
 
     In pixel units of [0, 1]; NaN for an empty frame. It says little without the curve (arXiv 2410.06895).
     """
-    return float(_certified_radii(df).sum() / len(df)) if len(df) else float("nan")
+    return float(certified_radii(df).sum() / len(df)) if len(df) else float("nan")
 
 
 def summary(df: pd.DataFrame) -> Summary:
@@ -101,17 +113,6 @@ def summary(df: pd.DataFrame) -> Summary:
         fallbacks=int(ok["fallbacks"].sum()),
         unconverged=int(ok["unconverged"].sum()),
     )
-
-
-def _certified_radii(df: pd.DataFrame) -> np.ndarray:
-    missing = [column for column in ("correct", "radius") if column not in df]
-    if missing:
-        raise SrsRayError(
-            f"the frame lacks the column {', '.join(missing)}; it has {', '.join(map(str, df.columns)) or 'none'}"
-        )
-    correct = df["correct"].astype("boolean").fillna(False).to_numpy(dtype=bool)
-    radius = df["radius"].to_numpy(dtype=float, na_value=np.nan)
-    return radius[correct & ~np.isnan(radius)]
 
 
 def _ratio(numerator: float, denominator: float) -> float | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -10,7 +10,7 @@ import pandas as pd
 from srs_ray.analysis.accuracy import Summary, certified_accuracy, summary
 from srs_ray.analysis.radii import Radius, parse_radii
 from srs_ray.analysis.run_info import RunInfo
-from srs_ray.analysis.statements import UNSOUND, certificate_line, guarantee_line, per_run, subset_line
+from srs_ray.analysis.statements import certificate_line, guarantee_line, per_run, subset_line
 from srs_ray.errors import SrsRayError
 
 
@@ -19,7 +19,7 @@ class AccuracyAt:
     """Certified accuracy at one radius with its 95 % interval over points; shares, None where there are no points."""
 
     radius: float
-    label: str  # the radius as it was written, such as 36/255
+    radius_label: str  # the radius as it was written, such as 36/255
     certified_accuracy: float | None
     low: float
     high: float
@@ -66,7 +66,7 @@ def accuracies(df: pd.DataFrame, radii: Sequence[Radius], cap: float) -> tuple[A
     return tuple(
         AccuracyAt(
             radius=float(radius),
-            label=radius.label,
+            radius_label=radius.label,
             certified_accuracy=share if len(df) else None,
             low=low,
             high=high,
@@ -78,34 +78,36 @@ def accuracies(df: pd.DataFrame, radii: Sequence[Radius], cap: float) -> tuple[A
 
 
 def run_labels(infos: Sequence[RunInfo]) -> list[str]:
-    """A short name for each run: as much of the end of its path as tells the paths apart."""
+    """A name for each run: as much of the end of its path as tells the paths apart, a number where one comes again."""
     paths = [info.path.rstrip("/").split("/") for info in infos]
     longest = max(map(len, paths))
     distinct = len({info.path for info in infos})
     depth = next((d for d in range(1, longest) if len({tuple(path[-d:]) for path in paths}) == distinct), longest)
-    return ["/".join(path[-depth:]) for path in paths]
+    labels = ["/".join(path[-depth:]) for path in paths]
+    before = [labels[:i].count(label) for i, label in enumerate(labels)]
+    return [f"{label} ({count + 1})" if count else label for label, count in zip(labels, before, strict=True)]
 
 
-def notes(results: Sequence[RunResults]) -> list[str]:
-    """The lines under a table: every certificate with kind, alpha, n, K and cap, its guarantee, and the points."""
+def notes(results: Sequence[RunResults], intervals: bool) -> list[str]:
+    """The lines under a table: every certificate with kind, alpha, n, K and cap, its guarantee, and the points.
 
-    def each(line: Callable[[RunResults], str]) -> list[str]:
-        return per_run(results, lambda result: result.label, line)
-
+    `intervals` says whether the table shows them.
+    """
+    labels = [result.label for result in results]
+    interval = ", and its 95 % Clopper-Pearson interval over points" if intervals else ""
     lines = [
-        "Certified accuracy: share of the points that ended with the right class and at least this l2 radius, with its "
-        "95 % Clopper-Pearson interval over points; points in error count as not certified.",
-        *each(lambda result: f"Certificate: {certificate_line(result.info)}."),
-        *each(lambda result: guarantee_line(result.info)),
-        *each(lambda result: f"Points: {subset_line(result.info, result.summary.points)}."),
-        *each(lambda result: f"s/point: time of a point in its worker, on {', '.join(result.devices) or 'none yet'}."),
-        "NFE: calls of the layer per noisy sample (n0 + n), by the sampler and by the audit; the cost is their sum.",
+        f"Certified accuracy: share of the points that ended with the right class and at least this l2 radius{interval}"
+        "; points in error count as not certified",
+        *per_run("Certificate", labels, [certificate_line(result.info) for result in results]),
+        *per_run("Guarantee", labels, [guarantee_line(result.info) for result in results]),
+        *per_run("Points", labels, [subset_line(result.info, result.summary.points) for result in results]),
+        "NFE: calls of the layer per noisy sample (n0 + n), by the sampler and by the audit; the cost is their sum",
+        *per_run(
+            "s/point",
+            labels,
+            [f"time in its worker, on {', '.join(result.devices) or 'none yet'}" for result in results],
+        ),
     ]
     if any(at.above_cap for result in results for at in result.accuracies):
-        lines.insert(1, "\N{EN DASH}: above the cap, where no counts could have certified anything; not a finding.")
+        lines.insert(1, "\N{EN DASH}: above the cap, where no counts could have certified anything; not a finding")
     return lines
-
-
-def is_unsound(result: RunResults) -> bool:
-    """Whether the certificate promises nothing, which has to be said wherever its numbers stand."""
-    return result.info.certificate == UNSOUND

@@ -43,11 +43,11 @@ def cohen_export(df: pd.DataFrame) -> CohenExport:
         }
     )
     left_out = len(df) - len(ok)
-    notes = [f"Certificate: {certificate_line(info)}.", guarantee_line(info)]
+    notes = [f"Certificate: {certificate_line(info)}", f"Guarantee: {guarantee_line(info)}"]
     if left_out:
         notes.append(
             f"{left_out} of {len(df)} points ended in an error and are left out: "
-            "accuracies from this file are shares of the rest."
+            "accuracies from this file are shares of the rest"
         )
     return CohenExport(table.to_csv(sep="\t", index=False, lineterminator="\n"), len(ok), left_out, notes)
 

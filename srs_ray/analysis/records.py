@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from srs_ray.analysis.comparison import RunResults, is_unsound
+from srs_ray.analysis.comparison import RunResults
 from srs_ray.analysis.statements import certificate_line, guarantee_line, subset_line
 
 
@@ -53,7 +53,7 @@ def _settings(result: RunResults) -> dict[str, Any]:
     return {
         "run": result.label,
         **settings,
-        "sound": not is_unsound(result),
+        "sound": result.info.sound,
         "radius_cap": result.info.radius_cap,
         "radius_cap_in_sigma": result.info.radius_cap_in_sigma,
         "devices": "; ".join(result.devices),

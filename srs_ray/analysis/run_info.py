@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from srs_ray.errors import RunDirectoryError, SrsRayError
-from srs_ray.smoothing.certificates import certified_radius, p_cap
+from srs_ray.smoothing.certificates import SOUND, certified_radius, p_cap
 
 ATTRIBUTE = "run"  # the key in `df.attrs`
 
@@ -49,28 +49,34 @@ class RunInfo:
         """`radius_cap` in units of sigma."""
         return certified_radius(p_cap(self.certificate, self.n, self.audit, self.alpha), 1.0)
 
+    @property
+    def sound(self) -> bool:
+        """Whether the certificate promises anything, which has to be said wherever its numbers stand."""
+        return self.certificate in SOUND
+
     @classmethod
     def from_run(cls, path: str, job: Mapping[str, Any], points: Mapping[str, int], outside: int) -> RunInfo:
         """From a run directory's resolved job and its `points`; RunDirectoryError names a setting that is missing."""
-        method = _setting(job, "sampling.method")
+        method = setting_of(job, "sampling.method")
         srs = method == "srs"
         reference = _solver_name(job, "sampling.reference")
-        split = _setting(job, "data").get("split")
+        tolerance = setting_of(job, "sampling.reference.tolerance")
+        split = setting_of(job, "data").get("split")
         return cls(
             name=path.rstrip("/").rsplit("/", 1)[-1],
             path=path,
-            arch=_setting(job, "model.arch"),
-            data=" ".join(filter(None, [_setting(job, "data.kind"), split])),
+            arch=setting_of(job, "model.arch"),
+            data=" ".join(filter(None, [setting_of(job, "data.kind"), split])),
             method=method,
             setting=f"SRS {_solver_name(job, 'sampling')}" if srs else f"{method} {reference}",
-            reference=f"{reference}, tolerance {_setting(job, 'sampling.reference.tolerance'):g}",
-            sigma=_setting(job, "noise.sigma"),
-            n0=_setting(job, "sampling.n0"),
-            n=_setting(job, "sampling.n"),
-            chains=_setting(job, "sampling.chains") if srs else None,
-            certificate=_setting(job, "certificate.kind"),
-            alpha=_setting(job, "certificate.alpha"),
-            audit=_setting(job, "certificate.audit") if srs else 0,
+            reference=reference if tolerance is None else f"{reference}, tolerance {tolerance:g}",
+            sigma=setting_of(job, "noise.sigma"),
+            n0=setting_of(job, "sampling.n0"),
+            n=setting_of(job, "sampling.n"),
+            chains=setting_of(job, "sampling.chains") if srs else None,
+            certificate=setting_of(job, "certificate.kind"),
+            alpha=setting_of(job, "certificate.alpha"),
+            audit=setting_of(job, "certificate.audit") if srs else 0,
             start=points["start"],
             stop=points["stop"],
             every=points["every"],
@@ -95,10 +101,11 @@ class RunInfo:
 
 def _solver_name(job: Mapping[str, Any], section: str) -> str:
     """Steps and the solver's initial, as the paper writes it: 3A, 30A, 1N, 14B."""
-    return f"{_setting(job, section + '.steps')}{_setting(job, section + '.solver')[0].upper()}"
+    return f"{setting_of(job, section + '.steps')}{setting_of(job, section + '.solver')[0].upper()}"
 
 
-def _setting(job: Mapping[str, Any], dotted: str) -> Any:
+def setting_of(job: Mapping[str, Any], dotted: str) -> Any:
+    """The job's setting of that dotted name; RunDirectoryError naming it where there is none."""
     value: Any = job
     for key in dotted.split("."):
         if not isinstance(value, Mapping) or key not in value:

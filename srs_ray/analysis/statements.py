@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 
 from srs_ray.analysis.run_info import RunInfo
 
-UNSOUND = "released"
 FIXED_BEFORE = (
     "recomputed after the run, which was certified with {own}; which certificate applies is to be fixed before "
     "the run, never the better of two afterwards"
 )
 
-Result = TypeVar("Result")
-
 
 def certificate_line(info: RunInfo) -> str:
     """Kind, alpha, n, K and what they cap the radius at, and whether it was chosen after the run."""
-    kind = f"{info.certificate} (unsound)" if info.certificate == UNSOUND else info.certificate
+    kind = info.certificate if info.sound else f"{info.certificate} (unsound)"
     audit = f"K = {info.audit:,}" if info.method == "srs" else "no audit"
     if info.radius_cap > 0:
         cap = f"radius capped at {info.radius_cap_in_sigma:.2f} sigma = {info.radius_cap:.3g} (sigma = {info.sigma:g})"
@@ -30,14 +26,14 @@ def certificate_line(info: RunInfo) -> str:
 
 def guarantee_line(info: RunInfo) -> str:
     """What one certificate promises, or that it promises nothing."""
-    if info.certificate == UNSOUND:
+    if not info.sound:
         return (
-            "The certificate 'released' is UNSOUND: it can certify radii above the true ones. Its numbers serve to "
-            "reproduce published tables and guarantee nothing."
+            f"none; the certificate '{info.certificate}' is UNSOUND: it can certify radii above the true ones, "
+            "and serves only to reproduce published tables"
         )
     return (
-        f"Each certificate is right with probability at least 1 - alpha = {1 - info.alpha:g} "
-        f"(for the base classifier F = {info.reference}, in real arithmetic)."
+        f"each certificate is right with probability at least 1 - alpha = {1 - info.alpha:g} "
+        f"(for the base classifier F = {info.reference}, in real arithmetic)"
     )
 
 
@@ -47,11 +43,11 @@ def subset_line(info: RunInfo, points: int) -> str:
     return f"{line}; {info.outside:,} more in the run directory lie outside and are left out" if info.outside else line
 
 
-def per_run(results: Sequence[Result], name: Callable[[Result], str], line: Callable[[Result], str]) -> list[str]:
-    """`line` of every result, each different line once, with the names of the runs it holds for unless it is all."""
-    runs_of: dict[str, list[str]] = {}
-    for result in results:
-        runs_of.setdefault(line(result), []).append(name(result))
-    if len(runs_of) == 1:
-        return list(runs_of)
-    return [f"{', '.join(names)}: {text}" for text, names in runs_of.items()]
+def per_run(heading: str, labels: Sequence[str], lines: Sequence[str]) -> list[str]:
+    """`heading: line` for each different line, with the labels of the runs it holds for unless it holds for all."""
+    labels_of: dict[str, list[str]] = {}
+    for label, line in zip(labels, lines, strict=True):
+        labels_of.setdefault(line, []).append(label)
+    if len(labels_of) == 1:
+        return [f"{heading}: {lines[0]}"]
+    return [f"{heading} ({', '.join(shared)}): {line}" for line, shared in labels_of.items()]

@@ -11,7 +11,7 @@ import pandas as pd
 from srs_ray.analysis.comparison import accuracies
 from srs_ray.analysis.points import points_of
 from srs_ray.analysis.radii import parse_radii
-from srs_ray.analysis.run_info import RunInfo
+from srs_ray.analysis.run_info import RunInfo, setting_of
 from srs_ray.analysis.statements import certificate_line, guarantee_line
 from srs_ray.runs.directory import RunDirectory
 
@@ -30,7 +30,8 @@ def run_status(run: str | os.PathLike[str]) -> dict[str, Any]:
     df = points_of(directory)
     info = RunInfo.of(df)
     done = df["status"] == "ok"
-    radii = list(dict.fromkeys(parse_radii([0, *directory.job["report"]["radii"]])))  # 0 may be among the job's
+    started_at = directory.sessions[-1].get("started_at") if directory.sessions else None
+    radii = list(dict.fromkeys(parse_radii([0, *setting_of(directory.job, "report.radii")])))  # 0 but once
     return {
         "run": info.name,
         "setting": info.setting,
@@ -42,9 +43,9 @@ def run_status(run: str | os.PathLike[str]) -> dict[str, Any]:
         "errors": df.loc[~done, ["index", "error"]].head(FIRST_ERRORS).to_dict("records"),
         "abstained": float((df["predicted"][done] == -1).mean()) if done.any() else None,
         "certified_accuracy": [asdict(at) for at in accuracies(df, radii, info.radius_cap)],
-        "points_per_hour": _points_per_hour(df, directory.sessions[-1].get("started_at")),
+        "points_per_hour": _points_per_hour(df, started_at),
         "created_at": directory.created_at,
-        "last_session_at": directory.sessions[-1].get("started_at"),
+        "last_session_at": started_at,
         "sessions": len(directory.sessions),
         "last_row_at": df["finished_at"].max().isoformat() if len(df) else None,
         "certificate": certificate_line(info),

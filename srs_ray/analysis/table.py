@@ -12,7 +12,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
-from srs_ray.analysis.comparison import AccuracyAt, RunResults, compare, is_unsound, notes
+from srs_ray.analysis.comparison import AccuracyAt, RunResults, compare, notes
 from srs_ray.analysis.records import comparison_csv, comparison_json
 from srs_ray.errors import SrsRayError
 
@@ -51,7 +51,7 @@ def terminal_table(results: Sequence[RunResults]) -> str:
     console.print(accuracy)
     console.print(cost)
     lines = [line.rstrip() for line in text.getvalue().splitlines()]
-    for note in notes(results):
+    for note in notes(results, intervals=True):
         lines += textwrap.wrap(note, width=100, initial_indent="  ", subsequent_indent="    ")
     return "\n".join(lines).strip("\n") + "\n"
 
@@ -64,10 +64,14 @@ def markdown_table(results: Sequence[RunResults]) -> str:
     widths = [max(3, *map(cell_len, column)) for column in zip(headings, *rows, strict=True)]
 
     def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(c + " " * (width - cell_len(c)) for c, width in zip(cells, widths, strict=True)) + " |"
+        room = [" " * (width - cell_len(cell)) for cell, width in zip(cells, widths, strict=True)]
+        words = [cell + spaces for cell, spaces in zip(cells[:3], room[:3], strict=True)]
+        numbers = [spaces + cell for cell, spaces in zip(cells[3:], room[3:], strict=True)]
+        return f"| {' | '.join(words + numbers)} |"
 
-    rule = "|" + "|".join("-" * (w + 2) if i < 3 else "-" * (w + 1) + ":" for i, w in enumerate(widths)) + "|"
-    return "\n".join([line(headings), rule, *map(line, rows), "", *(f"- {note}" for note in notes(results))]) + "\n"
+    rule = "|".join("-" * (width + 2) if i < 3 else "-" * (width + 1) + ":" for i, width in enumerate(widths))
+    listed = [f"- {note}" for note in notes(results, intervals=True)]
+    return "\n".join([line(headings), f"|{rule}|", *map(line, rows), "", *listed]) + "\n"
 
 
 def latex_table(results: Sequence[RunResults]) -> str:
@@ -88,7 +92,7 @@ def latex_table(results: Sequence[RunResults]) -> str:
         r"\bottomrule",
         r"\end{tabular}",
         r"\par\smallskip\footnotesize\raggedright",
-        *(latex_escape(note) + r"\par" for note in notes(results)),
+        *(latex_escape(note) + r".\par" for note in notes(results, intervals=False)),
         r"\end{table}",
     ]
     return "\n".join(lines) + "\n"
@@ -123,7 +127,7 @@ FORMS: dict[str, Callable[[Sequence[RunResults]], str]] = {
 
 
 def _radius_labels(results: Sequence[RunResults]) -> list[str]:
-    return [at.label for at in results[0].accuracies]
+    return [at.radius_label for at in results[0].accuracies]
 
 
 def _row(result: RunResults, interval: str) -> list[str]:
@@ -133,7 +137,7 @@ def _row(result: RunResults, interval: str) -> list[str]:
 
 def _names(result: RunResults) -> list[str]:
     info = result.info
-    certificate = f"{info.certificate} (unsound)" if is_unsound(result) else info.certificate
+    certificate = info.certificate if info.sound else f"{info.certificate} (unsound)"
     recomputed = "" if info.recomputed_from is None else ", recomputed"
     return [result.label, info.setting, certificate + recomputed, f"{info.sigma:g}"]
 

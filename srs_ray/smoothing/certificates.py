@@ -115,9 +115,9 @@ def union_p_lower(hits: int, n: int, audited: int, disagreed: int, alpha: float)
 def paper_p_lower(hits: int, n: int, audited: int, disagreed: int, alpha: float) -> float:
     """p <= p_A with probability at least 1 - alpha: the paper's formula, on the counts of the random audit.
 
-    Half of alpha bounds the agreement rate from below, the other half is Clopper-Pearson's on that share of the hits.
-    The audit's hypergeometric count is read as a binomial one, which only loosens the bound (Uhlmann, Metrika 1966,
-    for a tail that ends below the mean). Source: Gao, Hou, Xu, Liu, NeurIPS 2024 (arXiv 2411.00899).
+    Half of alpha bounds the agreement rate from below, the other half is Clopper-Pearson's on that share of the hits,
+    rounded down. The audit is read as binomial; its true, hypergeometric tail is the lighter one wherever agreement is
+    above 1/2 and alpha small (Uhlmann, Metrika 1966). Source: Gao, Hou, Xu, Liu, NeurIPS 2024 (arXiv 2411.00899).
     """
     hits, n, audited, disagreed = _check_counts(hits, n, audited, disagreed, alpha)
     agreement = _beta_quantile(audited - disagreed, audited, alpha / 2)
@@ -178,7 +178,7 @@ def p_cap(kind: str, n: int, audit: int, alpha: float) -> float:
 def smallest_audit(kind: str, n: int, alpha: float, p: float) -> int | None:
     """The least audit with p_cap(kind, n, audit, alpha) > p; None if not even auditing all n is enough.
 
-    0 for `cohen`, where n alone decides. Raises ValueError unless 0 <= p < 1.
+    0 for `cohen`, where n alone decides. Raises ValueError unless 0 <= p <= 1.
     """
     _check_target(p)
     return _first_above(p, lambda audit: p_cap(kind, n, audit, alpha), -1, n)
@@ -187,10 +187,10 @@ def smallest_audit(kind: str, n: int, alpha: float, p: float) -> int | None:
 def smallest_n(kind: str, alpha: float, audit: int, p: float) -> int | None:
     """An n with p_cap(kind, n, audit, alpha) > p where n - 1 is not enough; None if none up to 10^9 was found.
 
-    For `cohen` always, for `exact` and `union` if it is at most `audit`, that is the least such n: so far the cap rises
-    with n. Elsewhere more samples can lower it (beyond, `exact` peaks near n = 2 audit and falls to t^(1/audit); `union`
-    and `paper` are saw-toothed), so n grows by a twentieth at a time until it is enough, then bisection takes over, and
-    a smaller n may hide between two steps. Raises ValueError unless 0 <= p < 1.
+    For `cohen` always, for `exact` and `union` if it is at most `audit`, that is the least such n: so far the cap
+    rises with n. Elsewhere more samples can lower it (beyond, `exact` peaks near n = 2 audit and falls to t^(1/audit);
+    `union` and `paper` are saw-toothed), so n grows by a twentieth at a time until it is enough, then bisection takes
+    over, and a smaller n may hide between two steps. Raises ValueError unless 0 <= p <= 1.
     """
     _check_target(p)
     too_few, n = 0, max(audit, 1)
@@ -281,8 +281,8 @@ def _check_alpha(alpha: float) -> None:
 
 
 def _check_target(p: float) -> None:
-    if not 0.0 <= p < 1.0:
-        raise ValueError(f"the bound to exceed must lie in [0, 1), found {p}")
+    if not 0.0 <= p <= 1.0:  # 1.0 is what a large radius rounds to; nothing exceeds it
+        raise ValueError(f"the bound to exceed must lie in [0, 1], found {p}")
 
 
 def _check_counts(hits: int, n: int, audited: int, disagreed: int, alpha: float) -> tuple[int, int, int, int]:

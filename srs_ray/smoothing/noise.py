@@ -102,11 +102,17 @@ def philox4x32(counter: Sequence[Tensor], key: tuple[int, int], rounds: int = 10
     return [c0, c1, c2, c3]
 
 
-def noise_generator(name: str, device: str | torch.device) -> NoiseGenerator:
-    """`philox4x64` (CPU), `philox4x32` (the device), or `auto`: the former on a CPU, the latter elsewhere."""
-    device = torch.device(device)
+def resolve_generator(name: str, device_type: str) -> str:
+    """`auto` is philox4x64 on a CPU and philox4x32 elsewhere: a CPU could not feed a GPU with noise."""
     if name == "auto":
-        name = "philox4x64" if device.type == "cpu" else "philox4x32"
+        return "philox4x64" if device_type == "cpu" else "philox4x32"
+    return name
+
+
+def noise_generator(name: str, device: str | torch.device) -> NoiseGenerator:
+    """The generator `philox4x64` (on the CPU) or `philox4x32` (on the device), or the device's own, `auto`."""
+    device = torch.device(device)
+    name = resolve_generator(name, device.type)
     if name == "philox4x64":
         return Philox4x64()
     if name == "philox4x32":
@@ -115,7 +121,7 @@ def noise_generator(name: str, device: str | torch.device) -> NoiseGenerator:
 
 
 def self_check(generator: NoiseGenerator) -> str:
-    """A digest of some fixed draws, which goes into the fingerprint: another numpy that draws otherwise is noticed."""
+    """A digest of some fixed draws, for the fingerprint: a library that comes to draw other numbers is noticed."""
     drawn = generator.normals(seed=2**40 + 1, point=7, stage=Stage.ESTIMATION, samples=range(3, 11), size=4097)
     return hashlib.sha256(drawn.cpu().numpy().tobytes()).hexdigest()[:16]
 

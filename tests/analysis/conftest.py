@@ -9,41 +9,39 @@ from typing import Any
 
 import pytest
 
+from srs_ray.job import Job
 from srs_ray.runs.directory import RunDirectory
 from srs_ray.smoothing.certificates import certified_radius, p_lower
 
 STARTED = datetime(2025, 3, 1, 12, 0, 0, tzinfo=UTC)
 
 
-def job_of(method: str, kind: str, alpha: float, n: int, audit: int | None, sigma: float) -> dict[str, Any]:
-    return {
-        "model": {"arch": "mdeq-small-cifar10", "weights": "weights/small.safetensors"},
-        "data": {"kind": "cifar10", "path": "data", "split": "test", "start": 0, "stop": None, "every": 20},
-        "noise": {"sigma": sigma},
-        "sampling": {
-            "method": method,
-            "n0": 100,
-            "n": n,
-            "chains": 400,
-            "solver": "anderson",
-            "steps": 3,
-            "warmup_steps": 10,
-            "reference": {"solver": "anderson", "steps": 30, "tolerance": 1.0e-3},
-        },
-        "certificate": {"kind": kind, "alpha": alpha, "audit": audit},
-        "execution": {"device": "auto", "workers": "auto", "batch": "auto", "dtype": "float32", "seed": 0},
-        "output": "runs/small",
-        "report": {"radii": [0.0, 0.25, 0.5]},
-    }
+def job_of(method: str, kind: str, alpha: float, n: int, audit: int, sigma: float) -> dict[str, Any]:
+    """A job as run.json keeps it, every default filled in."""
+    serialized = {"chains": 400, "solver": "anderson", "steps": 3, "warmup_steps": 10} if method == "srs" else {}
+    job = Job.model_validate(
+        {
+            "model": {"arch": "mdeq-small-cifar10", "weights": "weights/small.safetensors"},
+            "data": {"kind": "cifar10", "path": "data", "split": "test", "every": 20},
+            "noise": {"sigma": sigma},
+            "sampling": {"method": method, "n0": 100, "n": n, **serialized},
+            "certificate": {"kind": kind, "alpha": alpha, **({"audit": audit} if method == "srs" else {})},
+            "report": {"radii": [0.0, 0.25, 0.5]},
+            "output": "runs/small",
+        }
+    )
+    return job.model_dump(mode="json")
 
 
 def result(point: dict[str, Any], job: dict[str, Any]) -> dict[str, Any]:
     """The result columns of a point with `selected`, `hits` and `disagreed`; the other samples say one class more."""
-    n, certificate, srs = job["sampling"]["n"], job["certificate"], job["sampling"]["method"] == "srs"
-    selected, hits, label = point["selected"], point["hits"], point["label"]
-    audited = min(certificate["audit"], hits) if srs and selected != -1 else 0
+    certificate, srs = job["certificate"], job["sampling"]["method"] == "srs"
+    selected, label = point["selected"], point["label"]
+    # Where selection's winner is 'no class' the sampler abstains and draws no estimation samples.
+    n, hits = (0, 0) if selected == -1 else (job["sampling"]["n"], point["hits"])
+    audited = min(certificate["audit"], hits) if srs else 0
     disagreed = min(point.get("disagreed", 0), audited)
-    bound = 0.0 if selected == -1 else p_lower(certificate["kind"], hits, n, audited, disagreed, certificate["alpha"])
+    bound = p_lower(certificate["kind"], hits, n, audited, disagreed, certificate["alpha"])
     predicted = selected if bound > 0.5 else -1
     return {
         "predicted": predicted,
@@ -55,8 +53,8 @@ def result(point: dict[str, Any], job: dict[str, Any]) -> dict[str, Any]:
         "n": n,
         "selection_classes": [selected],
         "selection_counts": [job["sampling"]["n0"]],
-        "classes": [-1, selected + 1, selected] if selected != -1 else [-1, 0],
-        "counts": [1, n - hits - 1, hits] if selected != -1 else [hits, n - hits],
+        "classes": [-1, selected, selected + 1] if n else [],
+        "counts": [1, hits, n - hits - 1] if n else [],
         "audited": audited,
         "disagreed": disagreed,
         "function_evaluations": 3 * (job["sampling"]["n0"] + n),
@@ -77,7 +75,7 @@ def write_run(tmp_path: Path) -> Callable[..., Path]:
         kind: str = "exact",
         alpha: float = 0.001,
         n: int = 1000,
-        audit: int | None = 100,
+        audit: int = 100,
         sigma: float = 0.5,
         start: int = 0,
         stop: int | None = None,

@@ -11,7 +11,7 @@ import pytest
 from srs_ray.analysis.accuracy import certified_accuracy
 from srs_ray.analysis.export import cohen_export, write_cohen_export
 from srs_ray.analysis.points import load_points
-from srs_ray.analysis.recertify import recertify
+from srs_ray.analysis.recertification import recertify
 from srs_ray.errors import SrsRayError
 
 

@@ -13,7 +13,7 @@ from rich.cells import cell_len
 from srs_ray.analysis.accuracy import average_certified_radius, certified_accuracy, summary
 from srs_ray.analysis.points import load_points
 from srs_ray.analysis.radii import parse_radii
-from srs_ray.analysis.recertify import recertify
+from srs_ray.analysis.recertification import recertify
 from srs_ray.analysis.run_info import RunInfo
 from srs_ray.analysis.table import FORMS, comparison_table, latex_escape
 from srs_ray.errors import SrsRayError
@@ -25,7 +25,7 @@ TEXT_FORMS = ("table", "markdown", "latex")
 @pytest.fixture
 def frames(write_run, points) -> list[pd.DataFrame]:
     srs = load_points(write_run("small_srs|3a", points, stop=200))
-    standard = load_points(write_run("small_30a", points, method="standard", kind="cohen", audit=None))
+    standard = load_points(write_run("small_30a", points, method="standard", kind="cohen"))
     return [srs, standard]
 
 
@@ -108,7 +108,7 @@ def test_csv_round_trips_to_full_precision(frames):
             assert [float(line[column]) for line in part] == expected[column].tolist()
         assert {float(line["average_certified_radius"]) for line in part} == {average_certified_radius(df)}
         assert {float(line["radius_cap"]) for line in part} == {RunInfo.of(df).radius_cap}
-        assert [line["label"] for line in part] == ["0", "36/255", "0.25", "0.5", "0.9"]
+        assert [line["radius_label"] for line in part] == ["0", "36/255", "0.25", "0.5", "0.9"]
 
 
 def test_csv_has_no_column_twice(frames):

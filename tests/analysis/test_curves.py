@@ -11,7 +11,7 @@ from matplotlib.image import imread
 
 from srs_ray.analysis.plot import plot_curves
 from srs_ray.analysis.points import load_points
-from srs_ray.analysis.recertify import recertify
+from srs_ray.analysis.recertification import recertify
 from srs_ray.analysis.run_info import RunInfo
 from srs_ray.errors import SrsRayError
 
@@ -52,18 +52,18 @@ def test_the_same_runs_give_the_same_file(frames, tmp_path, suffix: str):
 def test_the_figure_names_setting_certificate_alpha_n_k_cap_and_subset(frames, tmp_path):
     text = texts(plot_curves(frames, tmp_path / "curves.svg"))
     cap = RunInfo.of(frames[0]).radius_cap
-    assert "srs: SRS 3A, exact" in text
-    assert "standard: standard 30A, cohen" in text
+    assert "SRS 3A, exact, sigma = 0.5: srs" in text
+    assert "standard 30A, cohen, sigma = 0.5: standard" in text
     assert "exact, alpha = 0.001, n = 1,000, K = 100" in text
     assert f"= {cap:.3g} (sigma = 0.5)" in text
-    assert "cifar10 test [0:100:20], 5 of 5 points ended; alpha = 0.001" in text
+    assert "cifar10 test [0:100:20], 5 of 5 points ended" in text
     assert "right with probability at least" in text
 
 
 def test_the_figure_says_that_released_is_unsound_and_recomputed(frames, tmp_path):
     text = texts(plot_curves([recertify(frames[0], "released")], tmp_path / "curves.svg"))
     assert "released (UNSOUND), recomputed" in text
-    assert "guarantee nothing" in text
+    assert "it can certify radii above the true ones" in text
     assert "right with probability" not in text
 
 
@@ -76,7 +76,18 @@ def test_a_cap_in_view_is_marked_and_one_out_of_view_is_not(frames, tmp_path):
 
 def test_runs_without_a_certified_point_or_without_any_point_can_be_drawn(write_run, points, tmp_path):
     frames = [load_points(write_run("new", [], stop=20)), load_points(write_run("abstained", points[3:]))]
-    assert "abstained: SRS 3A" in texts(plot_curves(frames, tmp_path / "curves.svg"))
+    assert "SRS 3A, exact, sigma = 0.5: abstained" in texts(plot_curves(frames, tmp_path / "curves.svg"))
+
+
+def test_a_runs_name_is_drawn_as_it_is(write_run, points, tmp_path):
+    df = load_points(write_run("_$a_b$", points))
+    assert "SRS 3A, exact, sigma = 0.5: _$a_b$" in texts(plot_curves([df], tmp_path / "curves.svg"))
+
+
+@pytest.mark.parametrize("max_radius", [0.0, -1.0, float("nan"), float("inf")])
+def test_an_axis_without_extent_is_refused(frames, tmp_path, max_radius: float):
+    with pytest.raises(SrsRayError, match="above 0"):
+        plot_curves(frames, tmp_path / "curves.svg", max_radius)
 
 
 def test_an_unknown_suffix_is_refused_with_the_known_ones(frames, tmp_path):

@@ -39,7 +39,7 @@ def test_the_frame_knows_its_run(write_run, points):
 
 
 def test_a_standard_run_is_named_by_its_solver_and_has_neither_chains_nor_audit(write_run, points):
-    info = RunInfo.of(load_points(write_run("small", points, method="standard", kind="cohen", audit=None)))
+    info = RunInfo.of(load_points(write_run("small", points, method="standard", kind="cohen")))
     assert (info.setting, info.chains, info.audit) == ("standard 30A", None, 0)
 
 

@@ -149,8 +149,7 @@ def test_reading_sweeps_nothing(part, tmp_path) -> None:
     assert stray.exists()
 
 
-def test_part_keeps_its_rows_whatever_python_wrote_it(ok_row, tmp_path, start) -> None:
-    """The bytes are a plain Parquet file: read without this package they hold the same rows."""
+def test_part_is_plain_parquet_that_reads_without_this_package(ok_row) -> None:
     table = rows_to_table([ok_row(0), ok_row(1)])
     data = encode_part(table, "0" * 64)
     assert pq.read_table(pa.BufferReader(data)).equals(table)

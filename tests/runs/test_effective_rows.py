@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from srs_ray.runs.effective import effective_rows
@@ -64,6 +64,7 @@ rows_of_any_history = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(rows_of_any_history, st.integers(1, 4))
 def test_any_history_in_any_number_of_parts_gives_each_index_its_best_row(rows, parts) -> None:
     best = {}

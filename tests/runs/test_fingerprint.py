@@ -6,13 +6,13 @@ import hashlib
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from srs_ray.runs.fingerprint import ABSENT, differences, digest
 
 scalars = st.none() | st.booleans() | st.integers(-3, 3) | st.sampled_from([0.0, 0.5, 1.0, 1e-3]) | st.text(max_size=2)
-settings = st.dictionaries(st.sampled_from(["a", "a.b", "c"]), scalars | st.lists(scalars, max_size=2))
+fingerprints = st.dictionaries(st.sampled_from(["a", "a.b", "c"]), scalars | st.lists(scalars, max_size=2))
 
 
 def test_digest_is_the_hash_of_the_same_text_in_every_version() -> None:
@@ -38,6 +38,7 @@ def test_a_switch_is_not_a_number() -> None:
     assert differences({"flag": True}, {"flag": 1}) == [("flag", True, 1)]
 
 
-@given(settings, settings)
+@settings(deadline=None)
+@given(fingerprints, fingerprints)
 def test_digests_agree_exactly_where_nothing_differs(old: dict[str, Any], new: dict[str, Any]) -> None:
     assert (digest(old) == digest(new)) == (differences(old, new) == [])

@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from srs_ray.analysis.run_info import RunInfo
 from srs_ray.errors import SrsRayError
-from srs_ray.smoothing.certificates import certified_radius, p_lower
-
-SRS_CERTIFICATES = ("exact", "union", "paper", "released")
-STANDARD_CERTIFICATES = ("cohen",)
+from srs_ray.smoothing.certificates import CERTIFICATES, certified_radius, p_lower
 
 
 def recertify(df: pd.DataFrame, certificate: str | None = None, alpha: float | None = None) -> pd.DataFrame:
@@ -26,7 +24,7 @@ def recertify(df: pd.DataFrame, certificate: str | None = None, alpha: float | N
     info = RunInfo.of(df)
     certificate = info.certificate if certificate is None else certificate
     alpha = info.alpha if alpha is None else alpha
-    allowed = SRS_CERTIFICATES if info.method == "srs" else STANDARD_CERTIFICATES
+    allowed = [kind for kind in CERTIFICATES if (kind == "cohen") == (info.method == "standard")]
     if certificate not in allowed:
         raise SrsRayError(
             f"certificate {certificate!r} does not fit {info.name}, whose samples are of method {info.method}; "
@@ -36,13 +34,14 @@ def recertify(df: pd.DataFrame, certificate: str | None = None, alpha: float | N
         raise SrsRayError(f"alpha is {alpha}; expected a probability of error between 0 and 1, such as 0.001")
 
     ok = (df["status"] == "ok").to_numpy()
-    counted = [_p_lower(row, certificate, alpha) for row in df[ok].itertuples()]
-    p = pd.Series(counted, index=df.index[ok], dtype=float)
+    p = np.array([_p_lower(row, certificate, alpha) for row in df[ok].itertuples()])
+    radius = np.array([certified_radius(bound, info.sigma) for bound in p])
+    predicted = df["selected"][ok].where(radius > 0, -1)
     recertified = df.copy()
     recertified.loc[ok, "p_lower"] = p
-    recertified.loc[ok, "radius"] = [certified_radius(bound, info.sigma) for bound in p]
-    recertified.loc[ok, "predicted"] = df["selected"][ok].where(p > 0.5, -1)
-    recertified.loc[ok, "correct"] = recertified["predicted"][ok] == df["label"][ok]
+    recertified.loc[ok, "radius"] = radius
+    recertified.loc[ok, "predicted"] = predicted.array
+    recertified.loc[ok, "correct"] = (predicted == df["label"][ok]).array
 
     own = info.recomputed_from or _named(info.certificate, info.alpha)
     changed = own != _named(certificate, alpha)

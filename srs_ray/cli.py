@@ -1,0 +1,313 @@
+"""The command line, `srs-ray`: it parses, calls and prints."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.console import Console
+from rich.logging import RichHandler
+
+import srs_ray
+from srs_ray.errors import SrsRayError
+from srs_ray.job_file import load_job, load_train_job, parse_override
+
+WRONG_USAGE, INTERRUPTED = 2, 130
+
+app = typer.Typer(
+    name="srs-ray",
+    help="Certify the robustness of deep equilibrium models (MDEQ) by serialized randomized smoothing, over Ray.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+weights_app = typer.Typer(no_args_is_help=True, help="Convert, inspect and make weights.")
+app.add_typer(weights_app, name="weights")
+
+messages = Console(stderr=True)
+_debug = False
+
+JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="The job file (YAML).")]
+Run = Annotated[str, typer.Argument(metavar="RUN", help="A run directory: a local path or a URI such as s3://...")]
+Runs = Annotated[list[str], typer.Argument(metavar="RUN...", help="Run directories: local paths or URIs.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SETTING=VALUE", help="Override any setting of the job file; may be repeated."),
+]
+CertificateOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Compute the radii again from the stored counts by this certificate: exact, union, paper or released "
+        "(unsound) for srs."
+    ),
+]
+AlphaOption = Annotated[float | None, typer.Option(help="Compute the radii again at this error probability.")]
+RadiiOption = Annotated[
+    str | None,
+    typer.Option(help="Radii in pixel units of [0, 1], such as 0,0.25,36/255. Default: those of the first run's job."),
+]
+
+
+def main() -> None:
+    """The entry point: a user's mistake is one message and exit code 2, with a traceback under --debug only."""
+    try:
+        app()
+    except SrsRayError as error:
+        if _debug:
+            raise
+        messages.print(f"[bold red]error:[/] {_escaped(str(error))}", highlight=False)
+        sys.exit(WRONG_USAGE)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("[", r"\[")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"srs-ray {srs_ray.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _global_options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks, and the log of every worker.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    global _debug
+    _debug = debug
+    level = logging.DEBUG if debug else logging.WARNING
+    handler = RichHandler(console=messages, show_path=debug, show_time=debug)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+    logging.getLogger("srs_ray").setLevel(level)
+
+
+@app.command(epilog="Example: srs-ray certify jobs/cifar10-small-srs-3a.yaml --every 100 --output runs/quick")
+def certify(
+    job_file: JobFile,
+    settings: Set = None,
+    output: Annotated[str | None, typer.Option(help="The run directory.")] = None,
+    weights: Annotated[str | None, typer.Option(help="Checkpoint file, or the name of shipped weights.")] = None,
+    sigma: Annotated[float | None, typer.Option(help="Standard deviation of the noise.")] = None,
+    n: Annotated[int | None, typer.Option(help="Estimation samples per point.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Solver steps of serialized sampling.")] = None,
+    audit: Annotated[int | None, typer.Option(help="Audited hits per point, K.")] = None,
+    alpha: Annotated[float | None, typer.Option(help="Error probability of each certificate.")] = None,
+    start: Annotated[int | None, typer.Option(help="The first point.")] = None,
+    stop: Annotated[int | None, typer.Option(help="Points below this one.")] = None,
+    every: Annotated[int | None, typer.Option(help="Every how many points.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of all noise and audits.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
+    workers: Annotated[str | None, typer.Option(help="How many workers, or auto.")] = None,
+    batch: Annotated[str | None, typer.Option(help="Samples through the network at once, or auto.")] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(help="The Ray cluster; `local` insists on a local Ray. Default: a running cluster, else local."),
+    ] = None,
+    no_ray: Annotated[bool, typer.Option("--no-ray", help="Run in this process, without Ray, for debugging.")] = False,
+    download: Annotated[bool, typer.Option("--download", help="Fetch CIFAR-10 if it is not there.")] = False,
+) -> None:
+    """Certify the points of a job; the same command continues a run that was stopped, and does only what is missing.
+
+    Exit codes: 0 all points done; 2 wrong usage; 3 points failed or are missing; 130 or 143 stopped by a signal.
+    """
+    overrides = {
+        "output": output,
+        "model.weights": weights,
+        "noise.sigma": sigma,
+        "sampling.n": n,
+        "sampling.steps": steps,
+        "certificate.audit": audit,
+        "certificate.alpha": alpha,
+        "data.start": start,
+        "data.stop": stop,
+        "data.every": every,
+        "execution.seed": seed,
+        "execution.device": device,
+        "execution.workers": None if workers is None else yaml.safe_load(workers),
+        "execution.batch": None if batch is None else yaml.safe_load(batch),
+    }
+    job = load_job(job_file, _overrides(settings, overrides))
+    if no_ray and address is not None:
+        raise typer.BadParameter("--no-ray and --address exclude each other")
+
+    from srs_ray.runner.backend import Backend, InProcess
+    from srs_ray.runner.certification import certify as run
+
+    def open_backend() -> Backend:
+        if no_ray:
+            return InProcess(job.execution)
+        from srs_ray.runner.ray_backend import RayBackend
+
+        return RayBackend(job.execution, address, worker_logs=_debug)
+
+    console = Console()
+    summary = run(job, open_backend, console, download)
+    if summary.done:
+        _print_table([summary.path], None, "table")
+    state = "stopped by a signal" if summary.signal is not None else "finished" if not summary.missing else "ended"
+    console.print(
+        f"[bold]{state}[/]: {summary.done} of {summary.asked} points certified, {summary.finished} of them now"
+        + (f", {summary.errors} failed" if summary.errors else "")
+        + f"; rows are in {_escaped(summary.path)}",
+        highlight=False,
+    )
+    if summary.missing:
+        console.print("run the same command again to do what is missing", highlight=False)
+    raise typer.Exit(summary.exit_code)
+
+
+def _overrides(settings: list[str] | None, options: dict[str, Any]) -> dict[str, Any]:
+    """--set first, then the options that were given."""
+    return dict(parse_override(text) for text in settings or []) | {k: v for k, v in options.items() if v is not None}
+
+
+def _frames(runs: list[str], certificate: str | None, alpha: float | None) -> list[Any]:
+    from srs_ray.analysis import load_points, recertify
+
+    frames = [load_points(run) for run in runs]
+    if certificate is None and alpha is None:
+        return frames
+    return [recertify(frame, certificate, alpha) for frame in frames]
+
+
+def _default_radii(run: str) -> list[float]:
+    from srs_ray.runs import RunDirectory
+
+    return list(RunDirectory.open(run).job["report"]["radii"])
+
+
+def _print_table(
+    runs: list[str], radii: str | None, form: str, certificate: str | None = None, alpha: float | None = None
+) -> None:
+    from srs_ray.analysis import comparison_table
+
+    frames = _frames(runs, certificate, alpha)
+    typer.echo(comparison_table(frames, radii if radii is not None else _default_radii(runs[0]), form), nl=False)
+
+
+@app.command(epilog="Example: srs-ray aggregate runs/a runs/b --radii 0,0.25,36/255 --format markdown")
+def aggregate(
+    runs: Runs,
+    radii: RadiiOption = None,
+    form: Annotated[str, typer.Option("--format", help="table, markdown, latex, csv or json.")] = "table",
+    certificate: CertificateOption = None,
+    alpha: AlphaOption = None,
+) -> None:
+    """Certified accuracy, radii, abstentions and cost of runs, side by side."""
+    _print_table(runs, radii, form, certificate, alpha)
+
+
+@app.command(epilog="Example: srs-ray plot runs/a runs/b --output curves.png")
+def plot(
+    runs: Runs,
+    output: Annotated[Path, typer.Option(help="The picture: .png, .svg or .pdf.")],
+    certificate: CertificateOption = None,
+    alpha: AlphaOption = None,
+) -> None:
+    """Certified accuracy against radius, one curve for each run, with 95 % bands."""
+    from srs_ray.analysis import plot_curves
+
+    typer.echo(f"wrote {plot_curves(_frames(runs, certificate, alpha), output)}")
+
+
+@app.command(epilog="Example: srs-ray export runs/a --format cohen > a.tsv")
+def export(
+    run: Run,
+    form: Annotated[str, typer.Option("--format", help="cohen: idx label predict radius correct time.")] = "cohen",
+    output: Annotated[Path | None, typer.Option(help="A file; default: standard output.")] = None,
+    certificate: CertificateOption = None,
+    alpha: AlphaOption = None,
+) -> None:
+    """A run as tab-separated text, as the field's analysis scripts read it."""
+    from srs_ray.analysis import cohen_export, write_cohen_export
+
+    if form != "cohen":
+        raise SrsRayError(f"no export format {form!r}; there is cohen")
+    [frame] = _frames([run], certificate, alpha)
+    exported = cohen_export(frame) if output is None else write_cohen_export(frame, output)
+    if output is None:
+        typer.echo(exported.text, nl=False)
+    for note in exported.notes:
+        messages.print(f"[dim]{_escaped(note)}[/]", highlight=False)
+
+
+@app.command(epilog="Example: srs-ray status runs/a --json")
+def status(
+    run: Run, as_json: Annotated[bool, typer.Option("--json", help="As JSON, for other programs.")] = False
+) -> None:
+    """How far a run is, from its run directory alone."""
+    from srs_ray.analysis import run_status, status_text
+
+    state = run_status(run)
+    typer.echo(json.dumps(state, indent=2) if as_json else status_text(state), nl=as_json)
+
+
+@app.command(epilog="Example: srs-ray train jobs/digits-train.yaml --output my-digits.safetensors")
+def train(
+    job_file: JobFile,
+    settings: Set = None,
+    output: Annotated[str | None, typer.Option(help="The safetensors file to write.")] = None,
+    sigma: Annotated[float | None, typer.Option(help="Standard deviation of the training noise.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of weights, batches and noise.")] = None,
+) -> None:
+    """Train an MDEQ under Gaussian noise, unrolled first, then at the equilibrium; writes weights for `certify`."""
+    overrides = {"output": output, "noise.sigma": sigma, "execution.device": device, "execution.seed": seed}
+    job = load_train_job(job_file, _overrides(settings, overrides))
+    from srs_ray.training import train as run
+
+    result = run(job, Console())
+    typer.echo(f"wrote {result.path}")
+
+
+@weights_app.command(epilog="Example: srs-ray weights convert MDEQ_small.pth.tar small.safetensors")
+def convert(
+    source: Annotated[str, typer.Argument(help="A checkpoint in the published format.")],
+    target: Annotated[Path, typer.Argument(help="The safetensors file to write.")],
+    arch: Annotated[str | None, typer.Option(help="The architecture; default: the one that fits.")] = None,
+) -> None:
+    """Convert a checkpoint to safetensors with weight normalisation folded; it certifies just as the original does."""
+    from srs_ray.models import weights
+
+    content = weights.read_weights(source)
+    arch = arch or next(iter(weights.fitting_architectures(content)), None)
+    if arch is None:
+        raise SrsRayError(f"{source} fits no known architecture; --arch NAME says what keeps it from fitting that one")
+    weights.build_model(arch, content)
+    weights.write_weights(weights.Weights(content.tensors, {**content.metadata, "architecture": arch}), target)
+    typer.echo(f"wrote {target} ({arch}, digest {content.digest[:16]})")
+
+
+@weights_app.command(epilog="Example: srs-ray weights inspect mdeq-tiny-digits-sigma50")
+def inspect(source: Annotated[str, typer.Argument(help="A checkpoint file, or the name of shipped weights.")]) -> None:
+    """What a checkpoint holds: size, digest, the architectures it fits, how it was made."""
+    from srs_ray.models.weights import describe, read_weights
+
+    typer.echo(yaml.safe_dump(describe(read_weights(source)), sort_keys=False, allow_unicode=True), nl=False)
+
+
+@weights_app.command(epilog="Example: srs-ray weights init mdeq-small-imagenet weights/random.safetensors")
+def init(
+    arch: Annotated[str, typer.Argument(help="The architecture.")],
+    target: Annotated[Path, typer.Argument(help="The safetensors file to write.")],
+    seed: Annotated[int, typer.Option(help="Seed of the random weights.")] = 0,
+) -> None:
+    """Random weights: they try out a path through the program, and classify nothing."""
+    from srs_ray.models.weights import random_weights, write_weights
+
+    write_weights(random_weights(arch, seed), target)
+    typer.echo(f"wrote {target} (random weights of {arch})")
+
+
+if __name__ == "__main__":
+    main()

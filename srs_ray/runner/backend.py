@@ -1,0 +1,77 @@
+"""How the points of a run get done: a backend hands them to its workers and yields rows as they finish."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Generator, Sequence
+from typing import Protocol
+
+import torch
+
+from srs_ray.errors import JobError, SrsRayError
+from srs_ray.job import ExecutionSettings
+from srs_ray.models.weights import Weights
+from srs_ray.runner.worker import PointWorker, Row, WorkerSpec, failed_row
+
+log = logging.getLogger(__name__)
+
+Rows = Generator[Row | None, None, None]
+
+
+class Backend(Protocol):
+    """Where points are certified. `device` is the kind that was chosen, `cpu` or `cuda`."""
+
+    device: str
+
+    def workers(self, points: int) -> int:
+        """How many workers that many points get."""
+        ...
+
+    def describe(self, workers: int) -> str:
+        """In words, what was chosen."""
+        ...
+
+    def rows(self, spec: WorkerSpec, weights: Weights, indices: Sequence[int], workers: int) -> Rows:
+        """One row for each point, in the order they finish; None now and then while there is nothing new."""
+        ...
+
+    def close(self) -> None:
+        """Gives back what the backend holds."""
+        ...
+
+
+class InProcess:
+    """This process, one point after another: for debugging, and where Ray is not installed."""
+
+    def __init__(self, execution: ExecutionSettings) -> None:
+        available = torch.cuda.is_available()
+        if execution.device == "cuda" and not available:
+            raise JobError("the job asks for execution.device cuda, but torch finds no CUDA device on this machine")
+        self.device: str = "cuda" if available and execution.device != "cpu" else "cpu"
+
+    def workers(self, points: int) -> int:
+        return 1
+
+    def describe(self, workers: int) -> str:
+        return f"this process, device {self.device}"
+
+    def rows(self, spec: WorkerSpec, weights: Weights, indices: Sequence[int], workers: int) -> Rows:
+        worker = PointWorker(spec, weights)
+        for index in indices:
+            yield _certify(worker, index, spec.job.execution.attempts)
+
+    def close(self) -> None:
+        pass
+
+
+def _certify(worker: PointWorker, index: int, attempts: int) -> Row:
+    reason: Exception | None = None
+    for attempt in range(1, attempts + 1):
+        try:
+            return worker.certify(index, attempt)
+        except SrsRayError:
+            raise
+        except Exception as error:
+            log.warning("point %d, attempt %d of %d", index, attempt, attempts, exc_info=True)
+            reason = error
+    return failed_row(index, worker.sigma, attempts, f"{type(reason).__name__}: {reason}")

@@ -1,0 +1,118 @@
+"""A whole run: what is asked for, less what the run directory holds, through a backend and back into the directory."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rich.console import Console
+
+from srs_ray.job import Job
+from srs_ray.runner.backend import Backend
+from srs_ray.runner.feasibility import check_feasible
+from srs_ray.runner.preparation import JobInputs, fingerprint_of, session_record
+from srs_ray.runner.progress import RunProgress, Tally
+from srs_ray.runner.signals import StopRequest
+from srs_ray.runs import RowWriter, RunDirectory
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """How a run ended: points asked for, done in all, finished by this session, and failed ones among those asked for.
+
+    `signal` is the number of the signal that stopped it, or None.
+    """
+
+    path: str
+    asked: int
+    done: int
+    finished: int
+    errors: int
+    signal: int | None
+
+    @property
+    def missing(self) -> int:
+        """Points that have no certificate yet, failed ones among them."""
+        return self.asked - self.done
+
+    @property
+    def exit_code(self) -> int:
+        """0 when all is done, 3 with failed or missing points, 130 or 143 when a signal stopped it."""
+        if self.signal is not None:
+            return 128 + self.signal
+        return 3 if self.missing else 0
+
+
+def certify(job: Job, open_backend: Callable[[], Backend], console: Console, download: bool = False) -> RunSummary:
+    """Runs a job, or continues it: certifies the points that its run directory does not hold yet.
+
+    Everything is read and checked before the backend is opened. Rows are kept as they come, through Ctrl-C, SIGTERM
+    and the loss of workers. Raises SrsRayError for what the user can mend.
+    """
+    for warning in check_feasible(job):
+        console.print(f"[yellow]warning:[/] {warning}", highlight=False)
+    inputs = JobInputs.read(job, download)
+    backend = open_backend()
+    try:
+        return _run(inputs, backend, console)
+    finally:
+        backend.close()
+
+
+def _run(inputs: JobInputs, backend: Backend, console: Console) -> RunSummary:
+    job = inputs.job
+    spec = inputs.resolve(backend.device)
+    workers = backend.workers(len(inputs.indices))
+    run = RunDirectory.create_or_continue(
+        job.output,
+        job=job.model_dump(mode="json"),
+        fingerprint=fingerprint_of(spec, inputs.weights),
+        points=inputs.points,
+        session=session_record(spec, workers),
+    )
+    for note in run.notes:
+        console.print(f"[dim]note: {note}[/]", highlight=False)
+    finished_before = run.finished()
+    todo = [index for index in inputs.indices if index not in finished_before]
+    tally = _tally(run, set(inputs.indices))
+    console.print(
+        f"{run.path}: {len(todo)} of {len(inputs.indices)} points to do, {backend.describe(workers)}, "
+        f"batch {spec.batch}",
+        highlight=False,
+    )
+    finished = 0
+    with StopRequest() as stop, RowWriter(run) as writer, RunProgress(console, len(inputs.indices), tally) as progress:
+        if todo:
+            rows = backend.rows(spec, inputs.weights, todo, workers)
+            for row in rows:
+                if row is not None:
+                    writer.add(row)
+                    progress.add(row)
+                    finished += row["status"] == "ok"
+                    if row["status"] != "ok":
+                        console.print(f"[red]point {row['index']}:[/] {row['error']}", highlight=False)
+                writer.tick()
+                progress.tick()
+                if stop.received is not None:
+                    break
+            rows.close()
+    return RunSummary(
+        path=run.path,
+        asked=len(inputs.indices),
+        done=len(inputs.indices) - len(todo) + finished,
+        finished=finished,
+        errors=tally.errors,
+        signal=stop.received,
+    )
+
+
+def _tally(run: RunDirectory, asked: set[int]) -> Tally:
+    """Counts over the points asked for that earlier sessions finished."""
+    tally = Tally()
+    for row in run.rows(["index", "status", "predicted", "correct"]).to_pylist():
+        if row["index"] in asked and row["status"] == "ok":
+            tally.add(row)
+    return tally

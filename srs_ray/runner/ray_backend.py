@@ -1,0 +1,218 @@
+"""Points over a Ray cluster: one actor per worker, two points in flight on each, rows back as they finish.
+
+Scheduling, placement, restarts and the loss of nodes are Ray's; which points to do, and to do again, is decided here.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from srs_ray.errors import JobError, SrsRayError
+from srs_ray.job import ExecutionSettings
+from srs_ray.models.weights import Weights
+from srs_ray.runner.backend import Rows
+from srs_ray.runner.worker import PointWorker, Row, WorkerSpec, failed_row
+
+log = logging.getLogger(__name__)
+
+IN_FLIGHT = 2  # a worker never waits for the driver between two points
+POLL_SECONDS = 0.5
+_START_ATTEMPTS = 3
+
+
+class CertifierActor:
+    """A PointWorker in a process of its own; `prepare` builds it, at the start and after each restart."""
+
+    def __init__(self) -> None:
+        self.worker: PointWorker | None = None
+
+    def prepare(self, spec: WorkerSpec, weights: Weights, threads: int) -> None:
+        self.worker = PointWorker(spec, weights, threads)
+
+    def certify(self, index: int, attempt: int) -> Row:
+        assert self.worker is not None
+        return self.worker.certify(index, attempt)
+
+
+@dataclass(eq=False)
+class _Worker:
+    actor: Any
+    prepared: bool = False
+    starts: int = 0  # in a row, without success
+    points: deque[int] = field(default_factory=deque)
+
+
+class RayBackend:
+    """A running Ray cluster if there is one, else a local Ray that is started for this run."""
+
+    def __init__(self, execution: ExecutionSettings, address: str | None = None, worker_logs: bool = False) -> None:
+        """`address` names a cluster; `local` insists on a local Ray. SrsRayError if the cluster cannot be reached."""
+        self.execution = execution
+        self.place = _attach(address, worker_logs)
+        gpus = sum(node["Resources"].get("GPU", 0.0) for node in _nodes())
+        self.device: str = execution.device if execution.device != "auto" else ("cuda" if gpus else "cpu")
+        if self.device == "cuda" and not gpus:
+            self.close()
+            raise JobError(f"the job asks for execution.device cuda, but {self.place} has no GPU")
+
+    def _needs(self) -> tuple[str, float]:
+        """What one worker takes, by Ray's name of the resource."""
+        if self.device == "cuda":
+            return "GPU", self.execution.gpus_per_worker
+        return "CPU", self.execution.cpus_per_worker
+
+    def workers(self, points: int) -> int:
+        resource, share = self._needs()
+        room = sum(int(node["Resources"].get(resource, 0.0) / share + 1e-9) for node in _nodes())
+        wanted = self.execution.workers
+        if wanted == "auto" and not room:
+            raise JobError(f"no node of {self.place} has {share:g} {resource} for a worker")
+        return min(room if wanted == "auto" else wanted, points)
+
+    def describe(self, workers: int) -> str:
+        resource, share = self._needs()
+        return f"{self.place}, device {self.device}, {workers} workers with {share:g} {resource} each"
+
+    def rows(self, spec: WorkerSpec, weights: Weights, indices: Sequence[int], workers: int) -> Rows:
+        resource, share = self._needs()
+        options = {"num_gpus": share, "num_cpus": 0} if resource == "GPU" else {"num_cpus": share}
+        actor = ray.remote(CertifierActor).options(**options, max_restarts=-1, max_task_retries=0)
+        arguments = ray.put(spec), ray.put(weights), self.execution.cpus_per_worker
+        pool = _Pool([actor.remote() for _ in range(min(workers, len(indices)))], arguments, spec, indices)
+        try:
+            yield from pool.rows()
+        finally:
+            pool.kill()
+
+    def close(self) -> None:
+        ray.shutdown()
+
+
+class _Pool:
+    """The actors of a run, the points that wait, and what is in flight."""
+
+    def __init__(
+        self, actors: Sequence[Any], arguments: tuple[Any, ...], spec: WorkerSpec, indices: Sequence[int]
+    ) -> None:
+        """`arguments` are those of `CertifierActor.prepare`."""
+        self.arguments = arguments
+        self.workers = [_Worker(actor) for actor in actors]
+        self.sigma = spec.job.noise.sigma
+        self.attempts = spec.job.execution.attempts
+        self.waiting = deque(indices)
+        self.unfinished = len(indices)
+        self.failures: Counter[int] = Counter()
+        self.in_flight: dict[ray.ObjectRef, tuple[_Worker, int | None]] = {}
+
+    def rows(self) -> Rows:
+        for worker in self.workers:
+            self._prepare(worker)
+        while self.unfinished:
+            ready, _ = ray.wait(list(self.in_flight), num_returns=1, timeout=POLL_SECONDS)
+            if not ready:
+                yield None
+                continue
+            row = self._take(ready[0])
+            self._feed()
+            if row is not None:
+                self.unfinished -= 1
+                yield row
+
+    def _take(self, ref: ray.ObjectRef) -> Row | None:
+        """The row that came of this call, if one did."""
+        worker, index = self.in_flight.pop(ref)
+        row: Row | None = None
+        try:
+            value = ray.get(ref)
+        except RayActorError as error:
+            return self._lost(worker, error)
+        except RayTaskError as error:
+            if isinstance(error.cause, SrsRayError):
+                raise error.cause from None
+            if index is None:
+                raise
+            worker.points.remove(index)
+            log.warning("point %d: %s", index, error)
+            row = self._failed(index, f"{type(error.cause).__name__}: {error.cause}")
+        else:
+            if index is None:
+                worker.prepared, worker.starts = True, 0
+            else:
+                worker.points.remove(index)
+                row = value
+        return row
+
+    def _prepare(self, worker: _Worker) -> None:
+        """Has the worker set up; this one call waits until Ray has placed, or restarted, its actor."""
+        worker.starts += 1
+        self.in_flight[worker.actor.prepare.options(max_task_retries=-1).remote(*self.arguments)] = (worker, None)
+
+    def _feed(self) -> None:
+        """Hands waiting points to prepared workers, evenly."""
+        for in_flight in range(IN_FLIGHT):
+            for worker in self.workers:
+                if self.waiting and worker.prepared and len(worker.points) == in_flight:
+                    index = self.waiting.popleft()
+                    worker.points.append(index)
+                    self.in_flight[worker.actor.certify.remote(index, self.failures[index] + 1)] = (worker, index)
+
+    def _lost(self, worker: _Worker, error: RayActorError) -> Row | None:
+        """A worker died: its points go to others, and only the one that it had begun is charged with an attempt."""
+        begun, *queued = worker.points or [None]
+        log.warning("a worker died%s: %s", "" if begun is None else f" at point {begun}", error)
+        self.in_flight = {ref: task for ref, task in self.in_flight.items() if task[0] is not worker}
+        worker.points.clear()
+        worker.prepared = False
+        self.waiting.extendleft(reversed([index for index in queued if index is not None]))
+        row = None if begun is None else self._failed(begun, "its worker died")
+        if worker.starts < _START_ATTEMPTS:
+            self._prepare(worker)
+        else:
+            self.workers.remove(worker)
+            ray.kill(worker.actor)
+        if not self.workers:
+            raise SrsRayError(f"every worker died while starting, {_START_ATTEMPTS} times each; the last: {error}")
+        return row
+
+    def _failed(self, index: int, reason: str) -> Row | None:
+        """Lets the point wait for another attempt, or gives it up."""
+        self.failures[index] += 1
+        if self.failures[index] < self.attempts:
+            self.waiting.appendleft(index)
+            return None
+        return failed_row(index, self.sigma, self.attempts, reason)
+
+    def kill(self) -> None:
+        for worker in self.workers:
+            ray.kill(worker.actor)
+
+
+def _nodes() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def _attach(address: str | None, worker_logs: bool) -> str:
+    """Connects to a cluster or starts a local Ray, and says which."""
+    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": worker_logs}
+    if address != "local":
+        try:
+            ray.init(address=address or "auto", **quiet)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            if address is not None or os.environ.get("RAY_ADDRESS"):
+                where = address or os.environ["RAY_ADDRESS"]
+                raise SrsRayError(f"no Ray cluster can be reached at {where}: {error}") from error
+        else:
+            nodes = len(_nodes())
+            return f"the Ray cluster at {ray.get_runtime_context().gcs_address} ({nodes} node{'s' * (nodes != 1)})"
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    ray.init(address="local", include_dashboard=False, object_store_memory=512 * 2**20, **quiet)
+    return "a local Ray"

@@ -1,0 +1,129 @@
+"""What does the points, in whatever process: a model, a data set and the settings of a job, ready to certify."""
+
+from __future__ import annotations
+
+import socket
+import time
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+
+from srs_ray import job as settings
+from srs_ray.data import PointDataset, open_dataset
+from srs_ray.errors import DataError, JobError, PointError
+from srs_ray.job import Job
+from srs_ray.models.architectures import architecture
+from srs_ray.models.solvers import SolverSetting
+from srs_ray.models.weights import Weights, build_model
+from srs_ray.smoothing.noise import noise_generator, self_check
+from srs_ray.smoothing.point import (
+    Certificate,
+    PointCertifier,
+    PointRow,
+    SerializedSampling,
+    StandardSampling,
+    use_exact_float32,
+)
+
+Row = dict[str, Any]  # the columns of a run directory by name
+
+
+@dataclass(frozen=True)
+class WorkerSpec:
+    """A job with everything resolved that must be the same on every worker.
+
+    `generator` is the noise generator's name; `noise_check` (drawn on a CPU) and `data_identity` are what the driver
+    sees: a worker that sees something else refuses to start.
+    """
+
+    job: Job
+    data_path: str | None
+    device: str
+    batch: int
+    data_identity: dict[str, str | int]
+    generator: str
+    noise_check: str
+
+
+def sampling_of(job: Job) -> StandardSampling | SerializedSampling:
+    """The job's sampling section as the certifier takes it."""
+    section = job.sampling
+    reference = section.reference.setting()
+    if isinstance(section, settings.StandardSampling):
+        return StandardSampling(reference, section.n0, section.n)
+    setting = SolverSetting.named(section.solver, section.steps)
+    return SerializedSampling(setting, reference, section.n0, section.n, section.chains, section.warmup_steps)
+
+
+def open_job_data(job: Job, path: str | None, download: bool = False) -> PointDataset:
+    """The job's data set, checked against its model."""
+    config = architecture(job.model.arch)
+    data = job.data
+    return open_dataset(data.kind, path, data.split, config.input_shape, download, config.classes)
+
+
+class PointWorker:
+    """Certifies points of one job. A point that cannot be read becomes an error row."""
+
+    def __init__(self, spec: WorkerSpec, weights: Weights, threads: int | None = None) -> None:
+        job = spec.job
+        if threads is not None:
+            torch.set_num_threads(threads)
+        if spec.device == "cuda" and not torch.cuda.is_available():
+            raise JobError(f"{socket.gethostname()}: the job asks for CUDA, but torch finds none in this worker")
+        use_exact_float32()
+        self.dataset = open_job_data(job, spec.data_path)
+        self._check_same(spec)
+        model = build_model(job.model.arch, weights, spec.device, job.execution.dtype)
+        self.sigma = job.noise.sigma
+        self.certifier = PointCertifier(
+            model=model,
+            sampling=sampling_of(job),
+            certificate=Certificate(job.certificate.kind, job.certificate.alpha, job.certificate.audit),
+            sigma=self.sigma,
+            generator=noise_generator(spec.generator, spec.device),
+            seed=job.execution.seed,
+            batch=spec.batch,
+        )
+
+    def _check_same(self, spec: WorkerSpec) -> None:
+        """Two nodes with different files under one path, or a numpy that draws otherwise, must not share a table."""
+        if self.dataset.identity != spec.data_identity:
+            differing = sorted(
+                key
+                for key in self.dataset.identity.keys() | spec.data_identity.keys()
+                if self.dataset.identity.get(key) != spec.data_identity.get(key)
+            )
+            raise DataError(
+                f"{socket.gethostname()}: the data at {spec.data_path} is not what the driver sees "
+                f"({', '.join(differing)} differ): put the same files on every node"
+            )
+        if self_check(noise_generator(spec.generator, "cpu")) != spec.noise_check:
+            raise JobError(
+                f"{socket.gethostname()}: the noise generator draws other numbers here than on the driver: "
+                "install the same numpy and torch on every node"
+            )
+
+    def certify(self, index: int, attempt: int = 1) -> Row:
+        """The row of one point."""
+        started = time.perf_counter()
+        label: int | None = None
+        try:
+            label = self.dataset.label(index)
+            row = self.certifier.certify(self.dataset.image(index), index, label)
+        except PointError as error:
+            seconds = time.perf_counter() - started
+            row = PointRow(index, label, status="error", error=_one_line(error), sigma=self.sigma, seconds=seconds)
+        return asdict(replace(row, attempt=attempt))
+
+
+def failed_row(index: int, sigma: float, attempts: int, reason: object) -> Row:
+    """The row of a point that was tried `attempts` times and given up."""
+    times = "once" if attempts == 1 else f"{attempts} times"
+    error = f"given up after it failed {times}: {_one_line(reason)}"
+    return asdict(PointRow(index, None, status="error", error=error, sigma=sigma, attempt=attempts))
+
+
+def _one_line(reason: object) -> str:
+    return " ".join(str(reason).split()) or type(reason).__name__
