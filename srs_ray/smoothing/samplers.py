@@ -56,11 +56,11 @@ class SerializedSampler:
             width = min(self.chains, count - first)
             for low in range(0, width, self.batch):
                 batch = np.arange(low, min(low + self.batch, width))
-                for warm in (False, True):
-                    chains = batch[self.started_J[batch] == warm]
+                started = self.started_J[batch]
+                for chains, setting in ((batch[started], self.setting), (batch[~started], self.warmup)):
                     if not len(chains):
                         continue
-                    part = self._advance(stage, chains, first + chains, self.setting if warm else self.warmup)
+                    part = self._advance(stage, chains, first + chains, setting)
                     classes_N[first + chains] = part.classes_N
                     evaluations += part.evaluations
                     fallbacks += part.fallbacks

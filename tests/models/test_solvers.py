@@ -1,0 +1,258 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from srs_ray.models.solvers import (
+    SOLVERS,
+    Anderson,
+    Broyden,
+    FixedPointIteration,
+    Naive,
+    SolverSetting,
+    solve,
+)
+
+EVERY_SOLVER = [pytest.param(solver(), id=name) for name, solver in SOLVERS.items()]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A batch of fixed-point problems of one dimension, with their solutions."""
+
+    f: Callable[[Tensor], Tensor]
+    start_BD: Tensor
+    solution_BD: Tensor
+
+    def part(self, rows: Tensor) -> Problem:
+        """Only some of the batch: f of the whole batch, its other rows left at the start."""
+
+        def f(z_BD: Tensor) -> Tensor:
+            whole_BD = self.start_BD.clone()
+            whole_BD[rows] = z_BD
+            return self.f(whole_BD)[rows]
+
+        return Problem(f, self.start_BD[rows], self.solution_BD[rows])
+
+
+def linear(batch: int = 5, size: int = 8, norm: float = 0.6) -> Problem:
+    generator = torch.Generator().manual_seed(3)
+    a_BDD = torch.randn(batch, size, size, generator=generator, dtype=torch.float64)
+    a_BDD = norm * a_BDD / torch.linalg.matrix_norm(a_BDD, ord=2).view(-1, 1, 1)
+    b_BD = torch.randn(batch, size, generator=generator, dtype=torch.float64)
+    solution_BD = torch.linalg.solve(torch.eye(size, dtype=torch.float64) - a_BDD, b_BD)
+    return Problem(
+        lambda z_BD: torch.bmm(a_BDD, z_BD.unsqueeze(2)).squeeze(2) + b_BD, torch.zeros_like(b_BD), solution_BD
+    )
+
+
+def hyperbolic(batch: int = 5, size: int = 8) -> Problem:
+    problem = linear(batch, size, norm=0.9)
+    b_BD = problem.f(problem.start_BD)
+
+    def f(z_BD: Tensor) -> Tensor:
+        return torch.tanh(problem.f(z_BD) - b_BD) + b_BD
+
+    solution_BD = problem.start_BD
+    for _ in range(2000):
+        solution_BD = f(solution_BD)
+    return Problem(f, problem.start_BD, solution_BD)
+
+
+PROBLEMS = [pytest.param(linear(), id="linear"), pytest.param(hyperbolic(), id="hyperbolic")]
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+@pytest.mark.parametrize("solver", EVERY_SOLVER)
+def test_every_solver_finds_the_solution(solver, problem):
+    found = solve(problem.f, problem.start_BD, SolverSetting(solver, 200, tolerance=1e-9))
+    assert found.converged_B.all()
+    assert torch.allclose(found.z_BD, problem.solution_BD, atol=1e-6)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 7])
+@pytest.mark.parametrize("solver", EVERY_SOLVER)
+def test_k_steps_cost_k_evaluations(solver, steps):
+    problem, calls = linear(), []
+
+    def counted(z_BD: Tensor) -> Tensor:
+        calls.append(len(z_BD))
+        return problem.f(z_BD)
+
+    found = solve(counted, problem.start_BD, SolverSetting(solver, steps))
+    assert len(calls) == steps
+    assert found.evaluations_B.tolist() == [steps] * 5
+
+
+def test_one_step_of_every_solver_is_one_evaluation_of_f():
+    problem = hyperbolic()
+    start_BD = problem.start_BD + 0.3
+    for solver in SOLVERS.values():
+        found = solve(problem.f, start_BD, SolverSetting(solver(), 1))
+        assert torch.equal(found.z_BD, problem.f(start_BD))
+
+
+def anderson_by_definition(f: Callable[[Tensor], Tensor], z_D: Tensor, steps: int, memory: int, ridge: float) -> Tensor:
+    zs, fs = [], []
+    for _ in range(steps):
+        zs.append(z_D)
+        fs.append(f(z_D))
+        zs, fs = zs[-memory:], fs[-memory:]
+        g_MD = torch.stack([fz - z for fz, z in zip(fs, zs, strict=True)])
+        m = len(zs)
+        system = torch.zeros(m + 1, m + 1, dtype=z_D.dtype)
+        system[0, 1:] = system[1:, 0] = 1.0
+        system[1:, 1:] = g_MD @ g_MD.T + ridge * torch.eye(m, dtype=z_D.dtype)
+        right = torch.zeros(m + 1, dtype=z_D.dtype)
+        right[0] = 1.0
+        z_D = torch.linalg.solve(system, right)[1:] @ torch.stack(fs)
+    return z_D
+
+
+def broyden_by_definition(f: Callable[[Tensor], Tensor], z_D: Tensor, steps: int) -> Tensor:
+    inverse = -torch.eye(len(z_D), dtype=z_D.dtype)
+    g_D = f(z_D) - z_D
+    for k in range(steps):
+        dz_D = -inverse @ g_D
+        z_D = z_D + dz_D
+        if k == steps - 1:
+            break
+        new_D = f(z_D) - z_D
+        dg_D, g_D = new_D - g_D, new_D
+        row_D = dz_D @ inverse
+        inverse = inverse + torch.outer(dz_D - inverse @ dg_D, row_D) / (row_D @ dg_D)
+    return z_D
+
+
+@pytest.mark.parametrize("steps", [2, 5, 9])
+def test_anderson_is_its_definition_on_each_sample(steps):
+    problem = hyperbolic()
+    found = solve(problem.f, problem.start_BD, SolverSetting(Anderson(memory=4), steps))
+    for row in range(5):
+        part = problem.part(torch.tensor([row]))
+        expected = anderson_by_definition(
+            lambda z_D, f=part.f: f(z_D.unsqueeze(0))[0], problem.start_BD[row], steps, 4, 1e-4
+        )
+        assert torch.allclose(found.z_BD[row], expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("steps", [2, 5, 9])
+def test_broyden_is_its_definition_on_each_sample(steps):
+    problem = hyperbolic()
+    found = solve(problem.f, problem.start_BD, SolverSetting(Broyden(), steps))
+    for row in range(5):
+        part = problem.part(torch.tensor([row]))
+        expected = broyden_by_definition(lambda z_D, f=part.f: f(z_D.unsqueeze(0))[0], problem.start_BD[row], steps)
+        assert torch.allclose(found.z_BD[row], expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("solver", EVERY_SOLVER)
+def test_a_sample_is_solved_alike_in_any_company(solver):
+    problem = hyperbolic()
+    setting = SolverSetting(solver, 40, tolerance=1e-4)
+    together = solve(problem.f, problem.start_BD, setting)
+    assert len(set(together.evaluations_B.tolist())) > 1, "the samples must stop at different steps for this test"
+    for rows in ([0], [3], [1, 4], [4, 2, 0]):
+        part = problem.part(torch.tensor(rows))
+        apart = solve(part.f, part.start_BD, setting)
+        assert torch.allclose(apart.z_BD, together.z_BD[rows], atol=1e-12)
+        assert torch.equal(apart.evaluations_B, together.evaluations_B[rows])
+
+
+@pytest.mark.parametrize("solver", EVERY_SOLVER)
+def test_a_stopped_sample_keeps_the_iterate_of_the_step_that_found_it_below_the_tolerance(solver):
+    problem = hyperbolic()
+    found = solve(problem.f, problem.start_BD, SolverSetting(solver, 60, tolerance=1e-5))
+    for row, steps in enumerate(found.evaluations_B.tolist()):
+        same_steps = solve(problem.f, problem.start_BD, SolverSetting(solver, steps))
+        assert torch.allclose(found.z_BD[row], same_steps.z_BD[row], atol=1e-12)
+        assert same_steps.residual_B[row] < 1e-5
+        assert (
+            steps == 1 or solve(problem.f, problem.start_BD, SolverSetting(solver, steps - 1)).residual_B[row] >= 1e-5
+        )
+
+
+def test_the_residual_is_that_of_the_last_evaluated_iterate():
+    problem = linear()
+    found = solve(problem.f, problem.start_BD, SolverSetting(Naive(), 3))
+    z_BD = problem.f(problem.f(problem.start_BD))
+    fz_BD = problem.f(z_BD)
+    expected_B = (fz_BD - z_BD).norm(dim=1) / (fz_BD.norm(dim=1) + 1e-8)
+    assert torch.allclose(found.residual_B, expected_B)
+
+
+@pytest.mark.parametrize("solver", EVERY_SOLVER)
+def test_a_value_that_is_not_finite_stops_and_marks_its_sample_alone(solver):
+    problem = hyperbolic()
+    calls = 0
+
+    def breaking(z_BD: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        fz_BD = problem.f(z_BD).clone()
+        if calls == 3:
+            fz_BD[1, 0] = torch.inf
+        return fz_BD
+
+    setting = SolverSetting(solver, 40, tolerance=1e-6)
+    broken, whole = solve(breaking, problem.start_BD, setting), solve(problem.f, problem.start_BD, setting)
+    others = torch.tensor([0, 2, 3, 4])
+    assert broken.finite_B.tolist() == [True, False, True, True, True]
+    assert broken.evaluations_B[1] == 3
+    assert not broken.converged_B[1]
+    assert torch.allclose(broken.z_BD[others], whole.z_BD[others], atol=1e-12)
+
+
+def test_anderson_takes_the_naive_step_where_its_system_is_singular_and_counts_it():
+    problem = Problem(lambda z_BD: z_BD + torch.tensor([[1.0], [0.0]]), torch.zeros(2, 1), torch.zeros(2, 1))
+    found = solve(problem.f, problem.start_BD, SolverSetting(Anderson(ridge=0.0), 4))
+    assert found.z_BD[0] == 4.0, "g is the same at every iterate, so only naive steps are left"
+    assert found.fell_back_B.tolist() == [True, True]
+    assert not solve(linear().f, linear().start_BD, SolverSetting(Anderson(), 4)).fell_back_B.any()
+
+
+def test_anderson_takes_the_naive_step_where_a_weight_is_too_large():
+    problem = linear()
+    strict = solve(problem.f, problem.start_BD, SolverSetting(Anderson(largest_weight=0.0), 6))
+    naive = solve(problem.f, problem.start_BD, SolverSetting(Naive(), 6))
+    assert torch.equal(strict.z_BD, naive.z_BD)
+    assert strict.fell_back_B.all()
+
+
+def test_broyden_skips_an_update_whose_denominator_is_zero():
+    found = solve(lambda z_BD: torch.full_like(z_BD, 2.0), torch.full((1, 3), 2.0), SolverSetting(Broyden(), 5))
+    assert torch.equal(found.z_BD, torch.full((1, 3), 2.0))
+    assert found.finite_B.all()
+
+
+@pytest.mark.parametrize("solver", EVERY_SOLVER)
+def test_a_slot_that_is_given_to_another_solve_forgets_the_first(solver):
+    problem = hyperbolic()
+    setting = SolverSetting(solver, 12, tolerance=1e-3)
+    fresh = solve(problem.f, problem.start_BD, setting)
+    iteration = FixedPointIteration(problem.f, problem.start_BD.clone(), setting)
+    for advance in range(40):
+        if advance == 5:
+            iteration.restart(torch.tensor([1, 3]))
+        iteration.advance()
+    again = iteration.solution()
+    assert torch.allclose(again.z_BD, fresh.z_BD, atol=1e-12)
+    assert torch.equal(again.evaluations_B, fresh.evaluations_B)
+
+
+def test_settings_are_written_as_in_the_literature_and_refuse_nonsense():
+    assert [str(SolverSetting.named(*s)) for s in (("naive", 1), ("anderson", 30), ("broyden", 14))] == [
+        "1N",
+        "30A",
+        "14B",
+    ]
+    with pytest.raises(ValueError, match="newton"):
+        SolverSetting.named("newton", 3)
+    with pytest.raises(ValueError, match="at least 1"):
+        SolverSetting.named("naive", 0)
+    with pytest.raises(ValueError, match="tolerance"):
+        SolverSetting.named("naive", 1, 0.0)

@@ -1,0 +1,136 @@
+"""Runs on a real Ray with real worker processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from srs_ray.errors import DataError, JobError, SrsRayError
+from srs_ray.runner.preparation import JobInputs
+from srs_ray.runner.ray_backend import RayBackend
+
+
+def worker_processes() -> list[int]:
+    """Process ids of the actors that are certifying a point right now."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            title = (folder / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if title.startswith(b"ray::CertifierActor.certify"):
+            found.append(int(folder.name))
+    return found
+
+
+def kill_a_worker(known_dead: set[int], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        for pid in worker_processes():
+            if pid not in known_dead:
+                known_dead.add(pid)
+                os.kill(pid, signal.SIGKILL)
+                return
+        time.sleep(0.005)
+    raise AssertionError("no worker was found at work")
+
+
+def test_one_worker_two_workers_and_this_process_give_the_same_rows(
+    digits_job, tmp_path, run_on_ray, run_in_process, result_rows
+):
+    jobs = [
+        digits_job(output=str(tmp_path / name), execution={"workers": workers, "device": "cpu"})
+        for name, workers in (("one", 1), ("two", 2), ("here", 1))
+    ]
+    for job, run in zip(jobs, (run_on_ray, run_on_ray, run_in_process), strict=True):
+        assert run(job).exit_code == 0
+    one, two, here = (result_rows(job.output) for job in jobs)
+    assert len(one) == 6
+    assert one == two == here
+
+
+def test_points_of_a_killed_worker_are_done_again_elsewhere(digits_job, tmp_path, cluster, run_in_process, result_rows):
+    job = digits_job(sampling={"n": 3000}, data={"stop": 40})
+    inputs = JobInputs.read(job)
+    backend = RayBackend(job.execution, cluster)
+    try:
+        rows, dead = [], set()
+        for row in backend.rows(inputs.resolve("cpu"), inputs.weights, list(inputs.indices), workers=2):
+            if not dead:
+                kill_a_worker(dead)
+            if row is not None:
+                rows.append(row)
+    finally:
+        backend.close()
+    undisturbed = digits_job(sampling={"n": 3000}, data={"stop": 40}, output=str(tmp_path / "undisturbed"))
+    run_in_process(undisturbed)
+    keys = ("index", "status", "counts", "audited", "disagreed", "radius", "p_lower")
+    assert [{k: row[k] for k in keys} for row in sorted(rows, key=lambda row: row["index"])] == [
+        {k: row[k] for k in keys} for row in result_rows(undisturbed.output)
+    ]
+    assert max(row["attempt"] for row in rows) == 2
+
+
+def test_only_the_point_a_worker_dies_under_is_given_up(digits_job, cluster):
+    job = digits_job(sampling={"n": 4000}, data={"stop": 30}, execution={"attempts": 2, "device": "cpu"})
+    inputs = JobInputs.read(job)
+    backend = RayBackend(job.execution, cluster)
+    try:
+        rows, dead = [], set()
+        for row in backend.rows(inputs.resolve("cpu"), inputs.weights, list(inputs.indices), workers=1):
+            if row is not None:
+                rows.append(row)
+            elif len(dead) < 2:
+                kill_a_worker(dead)
+    finally:
+        backend.close()
+    assert sorted((row["index"], row["status"]) for row in rows) == [(0, "error"), (10, "ok"), (20, "ok")]
+    [failed] = [row for row in rows if row["status"] == "error"]
+    assert failed["error"] == "given up after it failed 2 times: its worker died"
+    assert failed["attempt"] == 2
+
+
+def test_a_workers_own_mistake_ends_the_run_with_its_message(digits_job, cluster):
+    import dataclasses
+
+    job = digits_job()
+    inputs = JobInputs.read(job)
+    spec = dataclasses.replace(inputs.resolve("cpu"), data_identity={"points": 3})
+    backend = RayBackend(job.execution, cluster)
+    try:
+        with pytest.raises(DataError, match="is not what the driver sees"):
+            list(backend.rows(spec, inputs.weights, [0], workers=1))
+    finally:
+        backend.close()
+
+
+def test_a_cluster_without_a_gpu_refuses_a_job_that_asks_for_one(digits_job, cluster):
+    with pytest.raises(JobError, match="has no GPU"):
+        RayBackend(digits_job(execution={"device": "cuda"}).execution, cluster)
+
+
+def test_a_cluster_that_is_not_there_is_named():
+    from srs_ray.job import ExecutionSettings
+
+    with pytest.raises(SrsRayError, match=r"127\.0\.0\.1:1"):
+        RayBackend(ExecutionSettings(), "127.0.0.1:1")
+
+
+def test_workers_fill_the_cluster_and_no_more_than_there_are_points(digits_job, cluster):
+    backend = RayBackend(digits_job().execution, cluster)
+    try:
+        assert backend.device == "cpu"
+        assert backend.workers(points=100) == 2
+        assert backend.workers(points=1) == 1
+    finally:
+        backend.close()
+    backend = RayBackend(digits_job(execution={"cpus_per_worker": 3, "device": "cpu"}).execution, cluster)
+    try:
+        with pytest.raises(JobError, match="has 3 CPU for a worker"):
+            backend.workers(points=100)
+    finally:
+        backend.close()

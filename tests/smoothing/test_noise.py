@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from srs_ray.smoothing.noise import (
+    NoisyPoint,
+    Philox4x32,
+    Philox4x64,
+    Stage,
+    noise_generator,
+    philox4x32,
+    resolve_generator,
+    self_check,
+)
+
+GENERATORS = [Philox4x64(), Philox4x32(torch.device("cpu"))]
+BOTH = pytest.mark.parametrize("generator", GENERATORS, ids=lambda g: g.name)
+
+
+@pytest.mark.parametrize(
+    ("counter", "key", "expected"),
+    [
+        ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+        (
+            (0xFFFFFFFF,) * 4,
+            (0xFFFFFFFF,) * 2,
+            (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD),
+        ),
+        (
+            (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+            (0xA4093822, 0x299F31D0),
+            (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+        ),
+    ],
+)
+def test_philox4x32_gives_the_published_known_answers(counter, key, expected):
+    """The known answers of Random123 (Salmon et al., SC 2011)."""
+    words = philox4x32([torch.tensor([word]) for word in counter], key)
+    assert tuple(int(word) for word in words) == expected
+
+
+@BOTH
+def test_a_sample_is_the_same_drawn_alone_or_with_others_in_any_order(generator):
+    together = generator.normals(5, 17, Stage.ESTIMATION, [3, 0, 1, 9], 50)
+    for row, sample in enumerate([3, 0, 1, 9]):
+        assert torch.equal(generator.normals(5, 17, Stage.ESTIMATION, [sample], 50)[0], together[row])
+
+
+@BOTH
+def test_a_longer_draw_begins_with_the_shorter_one(generator):
+    longer = generator.normals(5, 17, Stage.ESTIMATION, [2], 101)
+    assert torch.equal(generator.normals(5, 17, Stage.ESTIMATION, [2], 50), longer[:, :50])
+
+
+@BOTH
+def test_seed_point_stage_and_sample_each_give_other_noise(generator):
+    draws = {
+        generator.normals(seed, point, stage, [sample], 8).numpy().tobytes()
+        for seed in (0, 1, 2**32, 2**62)
+        for point in (0, 1, 2)
+        for stage in Stage
+        for sample in (0, 1, 256, 99_999)
+    }
+    assert len(draws) == 4 * 3 * 3 * 4
+
+
+@BOTH
+def test_the_noise_is_standard_normal_and_uncorrelated(generator):
+    e_ND = generator.normals(11, 4, Stage.ESTIMATION, range(64), 4096).double().numpy()
+    values = e_ND.ravel()
+    # One test in ten thousand fails by chance; the seed is fixed, so that it fails always or never.
+    assert stats.kstest(values, "norm").pvalue > 1e-4
+    assert abs(values.mean()) < 4 / np.sqrt(values.size)
+    assert abs(values.var() - 1) < 4 * np.sqrt(2 / values.size)
+    assert abs(stats.kurtosis(values)) < 4 * np.sqrt(24 / values.size)
+    between = np.corrcoef(e_ND)[np.triu_indices(64, 1)]
+    assert np.abs(between).max() < 5 / np.sqrt(4096)
+    lagged = np.corrcoef(e_ND[:, :-1].ravel(), e_ND[:, 1:].ravel())[0, 1]
+    assert abs(lagged) < 4 / np.sqrt(values.size)
+
+
+@BOTH
+def test_the_draws_are_those_of_this_version(generator):
+    """If this fails, a library draws other numbers: the generator's version must be raised."""
+    e_ND = generator.normals(1, 2, Stage.SELECTION, [3], 6)
+    expected = {
+        "philox4x64": [1.26507688, 0.94686252, 1.57156122, 0.25196776, 1.16773473, 0.1364031],
+        "philox4x32": [0.3656809, 0.2387179, -0.15782218, 0.3340196, 1.05860186, 0.82494044],
+    }[generator.name.split("-")[0]]
+    assert e_ND[0].tolist() == pytest.approx(expected, abs=1e-7)
+
+
+def test_noise_is_scaled_in_pixel_units_and_added_to_the_image():
+    x_CHW = torch.rand(3, 4, 4)
+    e = Philox4x64().normals(7, 2, Stage.SELECTION, [5], 48).view(3, 4, 4)
+    noisy = NoisyPoint(x_CHW, 0.25, 7, 2, Philox4x64()).samples(Stage.SELECTION, [5])
+    assert torch.equal(noisy[0], x_CHW + 0.25 * e)
+
+
+def test_the_audit_is_a_uniform_choice_without_replacement_of_its_own_domain():
+    hits = np.arange(100, 120)
+    chosen = [NoisyPoint(torch.zeros(1), 1.0, seed, 0, Philox4x64()).audit_choice(hits, 5) for seed in range(4000)]
+    assert all(len(set(c.tolist())) == 5 and set(c.tolist()) <= set(hits.tolist()) for c in chosen)
+    how_often = np.bincount(np.concatenate(chosen) - 100, minlength=20)
+    assert stats.chisquare(how_often).pvalue > 1e-4
+    pairs = np.zeros((20, 20))
+    for c in chosen:
+        for a in c:
+            for b in c:
+                pairs[a - 100, b - 100] += a != b
+    assert stats.chisquare(pairs[np.triu_indices(20, 1)]).pvalue > 1e-4
+
+
+def test_an_audit_of_all_hits_takes_each_once():
+    hits = np.array([3, 5, 8])
+    point = NoisyPoint(torch.zeros(1), 1.0, 0, 0, Philox4x64())
+    assert point.audit_choice(hits, 10).tolist() == [3, 5, 8]
+    assert len(point.audit_choice(hits, 0)) == 0
+    assert len(point.audit_choice(np.array([], dtype=int), 4)) == 0
+
+
+def test_the_generator_follows_the_device_unless_it_is_named():
+    assert resolve_generator("auto", "cpu") == "philox4x64"
+    assert resolve_generator("auto", "cuda") == "philox4x32"
+    assert resolve_generator("philox4x32", "cpu") == "philox4x32"
+    with pytest.raises(ValueError, match="mersenne"):
+        noise_generator("mersenne", "cpu")
+
+
+@BOTH
+def test_the_self_check_is_a_digest_of_draws(generator):
+    drawn = generator.normals(2**40 + 1, 7, Stage.ESTIMATION, range(3, 11), 4097)
+    assert self_check(generator) == hashlib.sha256(drawn.numpy().tobytes()).hexdigest()[:16]
+
+
+def test_a_point_beyond_the_key_of_philox4x32_is_refused():
+    with pytest.raises(ValueError, match="32 bits"):
+        GENERATORS[1].normals(0, 2**32, Stage.ESTIMATION, [0], 4)

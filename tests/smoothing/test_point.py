@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+import srs_ray
+from srs_ray.models.architectures import ARCHITECTURES
+from srs_ray.runs.schema import RESULT_COLUMNS, ROW_SCHEMA
+from srs_ray.smoothing.audit import audit_hits
+from srs_ray.smoothing.base_classifier import NO_CLASS, BaseClassifier
+from srs_ray.smoothing.certificates import certified_radius, p_lower
+from srs_ray.smoothing.noise import Philox4x64, Stage
+from srs_ray.smoothing.point import PointRow, default_batch, selected_class, sparse_counts
+
+SRS = {"sigma": 0.5, "n0": 30, "n": 400, "chains": 40, "steps": 3, "audit": 100, "alpha": 0.001, "index": 4, "label": 6}
+STANDARD = {"sigma": 0.5, "method": "standard", "n0": 30, "n": 200, "alpha": 0.001, "index": 4, "label": 6}
+HOW = ("seconds", "finished_at", "worker")
+
+
+def results(row: PointRow) -> dict[str, object]:
+    """The row without its times and places."""
+    return {name: value for name, value in dataclasses.asdict(row).items() if name not in HOW}
+
+
+def test_a_row_has_the_columns_of_a_run_directory(model, digit):
+    row = srs_ray.certify_point(model, digit, **SRS)
+    assert [field.name for field in dataclasses.fields(PointRow)] == ROW_SCHEMA.names
+    assert all(getattr(row, name) is not None for name in RESULT_COLUMNS)
+
+
+@pytest.mark.parametrize("settings", [SRS, STANDARD], ids=["srs", "standard"])
+def test_a_row_is_the_same_each_time_and_another_for_another_seed_or_index(model, digit, settings):
+    row = results(srs_ray.certify_point(model, digit, **settings))
+    assert results(srs_ray.certify_point(model, digit, **settings)) == row
+    for change in ({"seed": 1}, {"index": 5}):
+        other = results(srs_ray.certify_point(model, digit, **(settings | change | {"sigma": 1.0})))
+        assert other["counts"] != results(srs_ray.certify_point(model, digit, **(settings | {"sigma": 1.0})))["counts"]
+
+
+@pytest.mark.parametrize("settings", [SRS, STANDARD], ids=["srs", "standard"])
+def test_another_batch_gives_the_same_counts(model, digit, settings):
+    rows = [srs_ray.certify_point(model, digit, **settings, batch=batch) for batch in (16, 50, 256)]
+    for row in rows:
+        assert (row.classes, row.counts, row.audited, row.disagreed) == (
+            rows[0].classes,
+            rows[0].counts,
+            rows[0].audited,
+            rows[0].disagreed,
+        )
+
+
+@pytest.mark.parametrize("settings", [SRS, STANDARD], ids=["srs", "standard"])
+def test_counts_add_up_and_the_bound_is_that_of_the_counts(model, digit, settings):
+    row = srs_ray.certify_point(model, digit, **settings)
+    assert sum(row.selection_counts) == row.n0 == 30
+    assert sum(row.counts) == row.n == settings["n"]
+    hits = dict(zip(row.classes, row.counts, strict=True))[row.selected]
+    kind = "cohen" if settings is STANDARD else "exact"
+    assert row.audited == min(settings.get("audit", 0), hits)
+    assert row.p_lower == p_lower(kind, hits, row.n, row.audited, row.disagreed, 0.001)
+    assert row.radius == certified_radius(row.p_lower, 0.5)
+    assert row.correct == (row.predicted == 6)
+
+
+def test_evaluations_are_counted(model, digit):
+    row = srs_ray.certify_point(model, digit, **SRS, warmup_steps=7)
+    assert row.function_evaluations == 40 * 7 + (30 + 400 - 40) * 3
+    assert row.audited <= row.reference_evaluations <= 30 * row.audited
+    assert srs_ray.certify_point(model, digit, **STANDARD).reference_evaluations == 0
+
+
+def test_an_audit_counts_the_samples_on_which_the_base_classifier_says_something_else(model, point):
+    base = BaseClassifier(model, model.config.reference, 32)
+    said = base.predict(point, Stage.ESTIMATION, range(60)).classes_N
+    selected = int(np.bincount(said).argmax())
+    audit = audit_hits(base, point, np.arange(60), selected, 60)
+    assert (audit.audited, audit.disagreed) == (60, int((said != selected).sum()))
+    some = audit_hits(base, point, np.arange(60), selected, 25)
+    chosen = point.audit_choice(np.arange(60), 25)
+    assert (some.audited, some.disagreed) == (25, int((said[chosen] != selected).sum()))
+
+
+def test_an_audited_sample_that_is_not_finite_is_a_disagreement(model, point, broken_samples):
+    base = BaseClassifier(model, model.config.reference, 32)
+    said = base.predict(point, Stage.ESTIMATION, range(40)).classes_N
+    selected = int(np.bincount(said).argmax())
+    hits = np.flatnonzero(said == selected)
+    broken = dataclasses.replace(point, generator=broken_samples(set(hits[:3].tolist())))
+    assert audit_hits(base, broken, hits, selected, len(hits)).disagreed == 3
+
+
+def test_samples_without_a_prediction_stay_in_n_and_are_no_hits(model, digit, broken_samples):
+    broken = set(range(0, 100, 10))
+    certifier = _certifier(model, broken_samples(broken))
+    row, whole = certifier.certify(digit, 4, 6), _certifier(model, Philox4x64()).certify(digit, 4, 6)
+    counts, before = (
+        dict(zip(row.classes, row.counts, strict=True)),
+        dict(zip(whole.classes, whole.counts, strict=True)),
+    )
+    assert counts[NO_CLASS] == len(broken)
+    assert row.n == 100 == sum(row.counts)
+    assert counts[row.selected] < before[whole.selected]
+    assert row.p_lower < whole.p_lower
+
+
+def _certifier(model, generator):
+    from srs_ray.smoothing.point import Certificate, PointCertifier, StandardSampling
+
+    return PointCertifier(
+        model, StandardSampling(model.config.reference, 20, 100), Certificate("cohen"), 0.5, generator, 0, 32
+    )
+
+
+def test_a_point_without_any_prediction_abstains(model):
+    row = srs_ray.certify_point(model, torch.full((1, 16, 16), torch.nan), **SRS)
+    assert (row.predicted, row.radius, row.selected, row.p_lower) == (-1, 0.0, NO_CLASS, 0.0)
+    assert (row.selection_classes, row.selection_counts, row.n) == ([NO_CLASS], [30], 0)
+    assert row.correct is False
+
+
+def test_the_selected_class_is_the_most_frequent_and_the_lowest_of_those_tied():
+    assert selected_class(np.array([3, 1, 1, 3, 2])) == 1
+    assert selected_class(np.array([-1, -1, 2, 2])) == 2
+    assert selected_class(np.array([-1, -1, 2])) == NO_CLASS
+    assert selected_class(np.array([-1])) == NO_CLASS
+
+
+def test_sparse_counts_keep_what_occurred_with_no_class_among_it():
+    assert sparse_counts(np.array([5, -1, 5, 2])) == ([-1, 2, 5], [1, 1, 2])
+    assert sparse_counts(np.array([], dtype=int)) == ([], [])
+
+
+def test_settings_that_do_not_go_together_are_refused(model, digit):
+    with pytest.raises(ValueError, match="does not go with"):
+        srs_ray.certify_point(model, digit, sigma=0.5, certificate="cohen")
+    with pytest.raises(ValueError, match="does not go with"):
+        srs_ray.certify_point(model, digit, sigma=0.5, method="standard", certificate="exact")
+    with pytest.raises(ValueError, match="no sampling method"):
+        srs_ray.certify_point(model, digit, sigma=0.5, method="sequential")
+    with pytest.raises(ValueError, match=r"\(1, 16, 16\), found \(3, 16, 16\)"):
+        srs_ray.certify_point(model, torch.zeros(3, 16, 16), sigma=0.5)
+
+
+@pytest.mark.parametrize("device_type", ["cpu", "cuda"])
+def test_the_default_batch_falls_with_the_size_of_a_state(device_type):
+    batches = [default_batch(config, device_type) for config in ARCHITECTURES.values()]
+    assert batches == sorted(batches, reverse=True)
+    assert all(1 <= batch <= 1024 for batch in batches)
+
+
+def test_serialized_and_standard_sampling_agree_on_the_shipped_model(model, digit):
+    """Both bound the same p_A from below; with an audit of every hit the bounds must be close."""
+    whole = srs_ray.certify_point(model, digit, **(SRS | {"audit": 400}))
+    standard = srs_ray.certify_point(model, digit, **(STANDARD | {"n": 400}))
+    assert whole.predicted == standard.predicted == 6
+    assert whole.p_lower <= standard.p_lower
+    assert whole.p_lower > 0.8 * standard.p_lower

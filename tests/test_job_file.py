@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from srs_ray.errors import JobError
+from srs_ray.job_file import load_job, load_train_job, parse_override
+
+JOBS = Path(__file__).resolve().parent.parent / "jobs"
+SRS = {
+    "model": {"arch": "mdeq-tiny-digits", "weights": "mdeq-tiny-digits-sigma50"},
+    "data": {"kind": "digits"},
+    "noise": {"sigma": 0.5},
+    "sampling": {"method": "srs"},
+    "output": "runs/x",
+}
+
+
+@pytest.fixture
+def job_file(tmp_path):
+    def write(changes=None, text=None):
+        content = {**SRS, **(changes or {})}
+        path = tmp_path / "job.yaml"
+        path.write_text(text if text is not None else yaml.safe_dump(content))
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("path", sorted(JOBS.glob("*.yaml")), ids=lambda path: path.name)
+def test_every_job_file_of_the_repository_is_valid(path):
+    load_train_job(path) if "train" in path.name else load_job(path)
+
+
+def test_defaults_follow_the_method_and_the_architecture(job_file):
+    job = load_job(job_file())
+    assert (job.certificate.kind, job.certificate.audit, job.certificate.alpha) == ("exact", 400, 0.001)
+    assert (job.sampling.solver, job.sampling.reference.steps) == ("anderson", 30)
+    imagenet = {"model": {"arch": "mdeq-small-imagenet", "weights": "w"}, "data": {"kind": "imagenet", "path": "d"}}
+    job = load_job(job_file(imagenet))
+    assert (job.sampling.solver, job.sampling.reference.solver, job.sampling.reference.steps) == (
+        "broyden",
+        "broyden",
+        14,
+    )
+    job = load_job(job_file({"sampling": {"method": "standard"}}))
+    assert (job.certificate.kind, job.certificate.audit) == ("cohen", 0)
+
+
+def test_settings_that_are_given_win_over_defaults(job_file):
+    job = load_job(job_file({"sampling": {"method": "srs", "solver": "naive", "reference": {"steps": 7}}}))
+    assert (job.sampling.solver, job.sampling.reference.solver, job.sampling.reference.steps) == (
+        "naive",
+        "anderson",
+        7,
+    )
+
+
+def test_a_dumped_job_is_the_job(job_file):
+    job = load_job(job_file())
+    assert load_job(job_file(text=yaml.safe_dump(job.model_dump(mode="json")))) == job
+
+
+def test_overrides_reach_any_setting(job_file):
+    overrides = dict(parse_override(text) for text in ("noise.sigma=0.25", "sampling.reference.steps=9", "data.stop=5"))
+    job = load_job(job_file(), overrides)
+    assert (job.noise.sigma, job.sampling.reference.steps, job.data.stop) == (0.25, 9, 5)
+
+
+def test_radii_may_be_fractions(job_file):
+    job = load_job(job_file({"report": {"radii": [0, "36/255"]}}))
+    assert job.report.radii == (0.0, 36 / 255)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"noise": {"sigma": -1}}, "noise.sigma: found -1: input should be greater than 0"),
+        ({"noise": {"sigma": "loud"}}, "noise.sigma: found 'loud'"),
+        ({"noise": {"sigma": float("nan")}}, "noise.sigma: found nan"),
+        ({"sampling": {"method": "srs", "step": 3}}, "sampling.step: unknown setting; did you mean steps?"),
+        ({"sampling": {"method": "standard", "chains": 4}}, "sampling.chains: unknown setting"),
+        ({"sampling": {"method": "sequential"}}, "standard"),
+        ({"sampling": {"method": "srs", "n": 0}}, "sampling.n: found 0"),
+        ({"sampling": {"method": "srs", "reference": {"step": 4}}}, "sampling.reference.step: unknown setting"),
+        ({"sampling": {"method": "srs", "steps": 20, "warmup_steps": 10}}, "warmup_steps (10) is below steps (20)"),
+        ({"certificate": {"kind": "cohen"}}, "certificate.kind cohen does not go with sampling.method srs"),
+        ({"certificate": {"kind": "best"}}, "certificate"),
+        ({"certificate": {"alpha": 1.0}}, "certificate.alpha: found 1.0"),
+        ({"data": {"kind": "parquet"}}, "data of kind parquet needs a path"),
+        ({"data": {"kind": "mnist", "path": "d"}}, "data.kind: found 'mnist'"),
+        ({"data": {"kind": "digits", "every": 0}}, "data.every: found 0"),
+        ({"model": {"arch": "resnet", "weights": "w"}}, "model.arch: found 'resnet': no such architecture"),
+        ({"execution": {"dtype": "bfloat16"}}, "execution.dtype: found 'bfloat16'"),
+        ({"execution": {"workers": 0}}, "execution.workers: found 0"),
+        ({"modle": {}}, "modle: unknown setting; did you mean model?"),
+        ({"report": {"radii": [-0.5]}}, "report.radii.0: found -0.5"),
+        ({"output": None}, "output: found None"),
+    ],
+)
+def test_a_wrong_setting_is_refused_with_its_place_and_what_was_found(job_file, changes, expected):
+    with pytest.raises(JobError) as error:
+        load_job(job_file(changes))
+    assert expected in str(error.value)
+
+
+def test_all_wrong_settings_are_named_at_once(job_file):
+    with pytest.raises(JobError) as error:
+        load_job(job_file({"noise": {"sigma": 0, "colour": "pink"}, "certificate": {"alpha": 2}}))
+    assert all(name in str(error.value) for name in ("noise.sigma", "noise.colour", "certificate.alpha"))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("model: [", "not readable as YAML"),
+        ("- a\n- b", "expected a mapping of settings, found list"),
+        ("", "expected a mapping of settings"),
+        ("noise: {sigma: 1}\nnoise: {sigma: 2}", "'noise' is set twice"),
+        ("noise: !!python/object/apply:os.getcwd []", "not readable as YAML"),
+        ("model: 3\nsampling: 4", "model"),
+    ],
+)
+def test_a_file_that_is_no_job_is_refused(job_file, text, expected):
+    with pytest.raises(JobError) as error:
+        load_job(job_file(text=text))
+    assert expected in str(error.value)
+
+
+def test_a_missing_job_file_is_named():
+    with pytest.raises(JobError, match="no job file at nowhere"):
+        load_job("nowhere.yaml")
+
+
+@pytest.mark.parametrize("text", ["noise.sigma", "=3", "noise..sigma=1", "noise.sigma=[", "a b=1"])
+def test_an_override_that_cannot_be_read_is_refused(text):
+    with pytest.raises(JobError, match="--set"):
+        parse_override(text)
+
+
+def test_an_override_below_a_value_is_refused(job_file):
+    with pytest.raises(JobError, match="sigma is not a section"):
+        load_job(job_file(), {"noise.sigma.x": 1})
