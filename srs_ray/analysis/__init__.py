@@ -6,7 +6,7 @@ from srs_ray.analysis.plot import plot_curves
 from srs_ray.analysis.points import load_points
 from srs_ray.analysis.radii import parse_radii
 from srs_ray.analysis.recertification import recertify
-from srs_ray.analysis.status import run_status
+from srs_ray.analysis.status import run_status, status_text
 from srs_ray.analysis.table import comparison_table
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "plot_curves",
     "recertify",
     "run_status",
+    "status_text",
     "summary",
     "write_cohen_export",
 ]

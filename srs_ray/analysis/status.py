@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict
+from datetime import timedelta
 from typing import Any
 
 import pandas as pd
@@ -61,3 +62,32 @@ def _points_per_hour(df: pd.DataFrame, started_at: str | None) -> float | None:
     started = started.tz_localize("UTC") if started.tzinfo is None else started
     ended = df["finished_at"][df["finished_at"] > started]
     return len(ended) * 3600.0 / (ended.max() - started).total_seconds() if len(ended) else None
+
+
+def status_text(state: dict[str, Any]) -> str:
+    """The state that `run_status` found, as lines for a person."""
+    lines = [
+        f"{state['run']}: {state['setting']} on {state['data']}",
+        f"{state['done']} of {state['asked']} points done, {state['in_error']} in error, {state['pending']} pending",
+    ]
+    rate = state["points_per_hour"]
+    if rate:
+        left = timedelta(hours=(state["pending"] + state["in_error"]) / rate)
+        lines.append(f"{rate:.0f} points an hour in the last session; at that pace {_rounded(left)} to go")
+    shares = [
+        f"{at['certified_accuracy']:.1%} at {at['radius_label']}"
+        for at in state["certified_accuracy"]
+        if at["certified_accuracy"] is not None
+    ]
+    if shares:
+        lines.append(f"certified accuracy so far: {', '.join(shares)}; abstained {state['abstained'] or 0:.1%}")
+    lines += [f"point {error['index']}: {error['error']}" for error in state["errors"]]
+    lines += [f"certificate: {state['certificate']}", f"guarantee: {state['guarantee']}"]
+    lines.append(
+        f"started {state['created_at']}, last session {state['last_session_at']}, last row {state['last_row_at']}"
+    )
+    return "\n".join(lines) + "\n"
+
+
+def _rounded(duration: timedelta) -> timedelta:
+    return timedelta(seconds=round(duration.total_seconds()))

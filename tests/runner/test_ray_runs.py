@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -13,30 +12,30 @@ from srs_ray.errors import DataError, JobError, SrsRayError
 from srs_ray.runner.preparation import JobInputs
 from srs_ray.runner.ray_backend import RayBackend
 
+LONG = 8000  # samples for a point that takes several looks of the driver, so that a worker is found at work
 
-def worker_processes() -> list[int]:
-    """Process ids of the actors that are certifying a point right now."""
+
+def workers_at_work(cluster: str) -> list[int]:
+    """Process ids of this cluster's actors that are certifying a point right now."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            title = (folder / "cmdline").read_bytes()
+            if (folder / "cmdline").read_bytes().startswith(b"ray::CertifierActor.certify"):
+                parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
+                if cluster in (Path("/proc") / parent / "cmdline").read_text():
+                    found.append(int(folder.name))
         except OSError:
-            continue
-        if title.startswith(b"ray::CertifierActor.certify"):
-            found.append(int(folder.name))
+            continue  # it ended meanwhile
     return found
 
 
-def kill_a_worker(known_dead: set[int], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        for pid in worker_processes():
-            if pid not in known_dead:
-                known_dead.add(pid)
-                os.kill(pid, signal.SIGKILL)
-                return
-        time.sleep(0.005)
-    raise AssertionError("no worker was found at work")
+def kill_a_worker(cluster: str, dead: list[int]) -> None:
+    """Kills one that is at work and was not killed before, if there is one at the moment."""
+    for pid in workers_at_work(cluster):
+        if pid not in dead:
+            dead.append(pid)
+            os.kill(pid, signal.SIGKILL)
+            return
 
 
 def test_one_worker_two_workers_and_this_process_give_the_same_rows(
@@ -54,19 +53,20 @@ def test_one_worker_two_workers_and_this_process_give_the_same_rows(
 
 
 def test_points_of_a_killed_worker_are_done_again_elsewhere(digits_job, tmp_path, cluster, run_in_process, result_rows):
-    job = digits_job(sampling={"n": 3000}, data={"stop": 40})
+    job = digits_job(sampling={"n": LONG}, data={"stop": 40})
     inputs = JobInputs.read(job)
     backend = RayBackend(job.execution, cluster)
     try:
-        rows, dead = [], set()
+        rows, dead = [], []
         for row in backend.rows(inputs.resolve("cpu"), inputs.weights, list(inputs.indices), workers=2):
             if not dead:
-                kill_a_worker(dead)
+                kill_a_worker(cluster, dead)
             if row is not None:
                 rows.append(row)
     finally:
         backend.close()
-    undisturbed = digits_job(sampling={"n": 3000}, data={"stop": 40}, output=str(tmp_path / "undisturbed"))
+    assert len(dead) == 1
+    undisturbed = digits_job(sampling={"n": LONG}, data={"stop": 40}, output=str(tmp_path / "undisturbed"))
     run_in_process(undisturbed)
     keys = ("index", "status", "counts", "audited", "disagreed", "radius", "p_lower")
     assert [{k: row[k] for k in keys} for row in sorted(rows, key=lambda row: row["index"])] == [
@@ -76,16 +76,16 @@ def test_points_of_a_killed_worker_are_done_again_elsewhere(digits_job, tmp_path
 
 
 def test_only_the_point_a_worker_dies_under_is_given_up(digits_job, cluster):
-    job = digits_job(sampling={"n": 4000}, data={"stop": 30}, execution={"attempts": 2, "device": "cpu"})
+    job = digits_job(sampling={"n": LONG}, data={"stop": 30}, execution={"attempts": 2, "device": "cpu"})
     inputs = JobInputs.read(job)
     backend = RayBackend(job.execution, cluster)
     try:
-        rows, dead = [], set()
+        rows, dead = [], []
         for row in backend.rows(inputs.resolve("cpu"), inputs.weights, list(inputs.indices), workers=1):
             if row is not None:
                 rows.append(row)
             elif len(dead) < 2:
-                kill_a_worker(dead)
+                kill_a_worker(cluster, dead)
     finally:
         backend.close()
     assert sorted((row["index"], row["status"]) for row in rows) == [(0, "error"), (10, "ok"), (20, "ok")]

@@ -1,0 +1,261 @@
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+import srs_ray
+from srs_ray import cli
+from srs_ray.runs import RunDirectory
+
+JOB = {
+    "model": {"arch": "mdeq-tiny-digits", "weights": "mdeq-tiny-digits-sigma50"},
+    "data": {"kind": "digits", "stop": 80, "every": 10},
+    "noise": {"sigma": 0.5},
+    "sampling": {"method": "srs", "n0": 20, "n": 200, "chains": 16, "steps": 1},
+    "certificate": {"alpha": 0.01, "audit": 150},
+    "execution": {"device": "cpu"},
+    "report": {"radii": [0, 0.25]},
+    "output": "runs/srs",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A working directory with a job file and two finished runs, srs and standard."""
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "job.yaml").write_text(yaml.safe_dump(JOB))
+    standard = JOB | {
+        "sampling": {"method": "standard", "n0": 20, "n": 100},
+        "certificate": {},
+        "output": "runs/standard",
+    }
+    (folder / "standard.yaml").write_text(yaml.safe_dump(standard))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for job in ("job.yaml", "standard.yaml"):
+            assert call(patch, "certify", job, "--no-ray") == 0
+    return folder
+
+
+def call(patch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """The exit code of `srs-ray` with these arguments, called as its entry point."""
+    patch.setattr(sys, "argv", ["srs-ray", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return ended.value.code or 0
+
+
+@pytest.fixture
+def srs_ray_command(folder, monkeypatch, capsys):
+    """Runs a command in the folder and gives (exit code, standard output, standard error)."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = call(monkeypatch, *arguments)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+def test_certify_prints_its_table_and_says_where_the_rows_are(srs_ray_command):
+    code, out, _ = srs_ray_command("certify", "job.yaml", "--no-ray")
+    assert code == 0
+    assert "0 of 8 points to do" in out
+    assert "8 of 8 points certified, 0 of them now; rows are in runs/srs" in out
+    assert "exact" in out
+    assert "alpha = 0.01" in out
+
+
+def test_options_are_settings(srs_ray_command, tmp_path):
+    output = str(tmp_path / "run")
+    options = ("--sigma", "0.4", "--n", "100", "--stop", "20", "--seed", "5", "--batch", "16", "--output", output)
+    code, _, _ = srs_ray_command("certify", "job.yaml", "--no-ray", *options, "--set", "sampling.chains=8")
+    assert code == 0
+    job = RunDirectory.open(output).job
+    assert (job["noise"]["sigma"], job["sampling"]["n"], job["sampling"]["chains"]) == (0.4, 100, 8)
+    assert (job["execution"]["seed"], job["execution"]["batch"], job["data"]["stop"]) == (5, 16, 20)
+
+
+def test_aggregate_in_every_format(srs_ray_command):
+    runs = ("aggregate", "runs/srs", "runs/standard", "--radii", "0,0.25,36/255")
+    tables = {form: srs_ray_command(*runs, "--format", form) for form in ("table", "markdown", "latex", "csv", "json")}
+    assert all(code == 0 for code, _, _ in tables.values())
+    assert "36/255" in tables["table"][1]
+    assert "\\toprule" in tables["latex"][1]
+    frame = pd.read_csv(io.StringIO(tables["csv"][1]))
+    assert len(frame) == 2 * 3
+    [first, _] = json.loads(tables["json"][1])
+    rows = srs_ray.load_points("runs/srs")
+    expected = srs_ray.certified_accuracy(rows, [0, 0.25, 36 / 255])["certified_accuracy"].tolist()
+    assert [at["certified_accuracy"] for at in first["certified_accuracy"]] == expected
+
+
+def test_radii_are_computed_again_from_the_counts(srs_ray_command):
+    _, out, _ = srs_ray_command("aggregate", "runs/srs", "--certificate", "union", "--alpha", "0.05")
+    assert "union" in out
+    assert "alpha = 0.05" in out
+    code, _, err = srs_ray_command("aggregate", "runs/standard", "--certificate", "exact")
+    assert code == 2
+    assert "exact" in err
+
+
+def test_the_export_reads_as_the_fields_scripts_read_it(srs_ray_command, tmp_path):
+    code, out, _ = srs_ray_command("export", "runs/srs", "--format", "cohen")
+    assert code == 0
+    assert out.startswith("idx\tlabel\tpredict\tradius\tcorrect\ttime\n")
+    frame = pd.read_csv(io.StringIO(out), delimiter="\t")
+    ours = srs_ray.certified_accuracy(srs_ray.load_points("runs/srs"), [0.25])["certified_accuracy"][0]
+    assert (frame["correct"] & (frame["radius"] >= 0.25)).mean() == ours
+    assert srs_ray_command("export", "runs/srs", "--output", str(tmp_path / "a.tsv"))[0] == 0
+    assert (tmp_path / "a.tsv").read_text() == out
+
+
+def test_plot_writes_the_picture(srs_ray_command, tmp_path):
+    code, out, _ = srs_ray_command("plot", "runs/srs", "runs/standard", "--output", str(tmp_path / "curves.png"))
+    assert code == 0
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert "curves.png" in out
+
+
+def test_status_for_people_and_for_programs(srs_ray_command):
+    code, out, _ = srs_ray_command("status", "runs/srs")
+    assert code == 0
+    assert "8 of 8 points done" in out
+    _, out, _ = srs_ray_command("status", "runs/srs", "--json")
+    assert json.loads(out)["done"] == 8
+
+
+def test_weights_are_made_inspected_and_converted(srs_ray_command, tmp_path):
+    made, converted = str(tmp_path / "random.safetensors"), str(tmp_path / "copy.safetensors")
+    assert srs_ray_command("weights", "init", "mdeq-small-cifar10", made, "--seed", "3")[0] == 0
+    assert srs_ray_command("weights", "convert", made, converted)[0] == 0
+    digests = []
+    for path in (made, converted):
+        code, out, _ = srs_ray_command("weights", "inspect", path)
+        assert code == 0
+        described = yaml.safe_load(out)
+        assert described["fits"] == ["mdeq-small-cifar10"]
+        digests.append(described["digest"])
+    assert digests[0] == digests[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("certify", "nowhere.yaml"), "no job file at nowhere.yaml"),
+        (("certify", "job.yaml", "--set", "noise.sigm=1"), "did you mean sigma?"),
+        (("certify", "job.yaml", "--set", "nonsense"), "expected SETTING=VALUE"),
+        (("certify", "job.yaml", "--no-ray", "--weights", "nowhere.pth", "--output", "x"), "no weights at nowhere.pth"),
+        (("certify", "job.yaml", "--no-ray", "--sigma", "0.3"), "noise.sigma"),
+        (("certify", "job.yaml", "--no-ray", "--n", "3", "--output", "x"), "can certify nothing"),
+        (("certify", "job.yaml", "--no-ray", "--start", "9999", "--output", "x"), "9999"),
+        (("aggregate", "nowhere"), "nowhere"),
+        (("aggregate", "runs/srs", "--radii", "0,much"), "much"),
+        (("aggregate", "runs/srs", "--format", "xml"), "xml"),
+        (("plot", "runs/srs", "--output", "curve.bmp"), "curve.bmp"),
+        (("export", "runs/srs", "--format", "xml"), "xml"),
+        (("status", "job.yaml"), "job.yaml"),
+        (("weights", "inspect", "job.yaml"), "job.yaml"),
+        (("weights", "init", "resnet", "x.safetensors"), "no architecture 'resnet'"),
+        (("train", "job.yaml"), "job.yaml"),
+    ],
+)
+def test_a_users_mistake_is_one_message_and_exit_code_2(srs_ray_command, arguments, expected):
+    code, out, err = srs_ray_command(*arguments)
+    assert code == 2
+    assert expected in err
+    assert "Traceback" not in out + err
+
+
+def test_debug_shows_where_a_mistake_was_found(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["srs-ray", "--debug", "status", "nowhere"])
+    with pytest.raises(srs_ray.errors.SrsRayError):
+        cli.main()
+
+
+def test_version_and_unknown_commands(srs_ray_command):
+    assert srs_ray_command("--version")[1] == f"srs-ray {srs_ray.__version__}\n"
+    assert srs_ray_command("certfy")[0] == 2
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["certify"], ["aggregate"], ["plot"], ["export"], ["status"], ["train"]]
+    + [["weights", name] for name in ("convert", "inspect", "init")],
+    ids=" ".join,
+)
+def test_the_help_of_every_command_has_an_example(srs_ray_command, command):
+    code, out, _ = srs_ray_command(*command, "--help")
+    assert code == 0
+    assert f"Example: srs-ray {' '.join(command)}" in out
+
+
+def test_the_results_of_a_run_are_read_without_torch_and_ray(folder):
+    program = (
+        "import sys, srs_ray; df = srs_ray.load_points('runs/srs');"
+        "print(srs_ray.certified_accuracy(df, [0]).shape[0]);"
+        "print(sorted({'torch', 'ray'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:2] == ["1", "[]"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_keeps_what_is_done_and_the_same_command_goes_on(folder, tmp_path, number, code):
+    output = tmp_path / "run"
+    command = [sys.executable, "-m", "srs_ray.cli", "certify", "job.yaml", "--address", "local", "--every", "1"]
+    command += ["--output", str(output), "--n", "2000", "--set", "execution.workers=1"]
+    process = subprocess.Popen([*command, "--stop", "60"], cwd=folder, stdout=subprocess.PIPE, text=True)
+    _wait_for_a_busy_worker(process.pid)
+    time.sleep(3)
+    os.kill(process.pid, number)
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == code, out
+    assert "stopped by a signal" in out
+    kept = RunDirectory.open(output).finished()
+    assert len(kept) < 60
+    # Far enough to see that the rest is done, and that what was kept is not done again.
+    stop = max(kept, default=-1) + 3
+    again = subprocess.run([*command, "--stop", str(stop)], cwd=folder, capture_output=True, text=True, timeout=200)
+    assert again.returncode == 0, again.stdout + again.stderr
+    rows = RunDirectory.open(output).rows(["index", "status"]).to_pylist()
+    assert [row["index"] for row in rows] == list(range(stop))
+    assert f"{stop - len(kept)} of them now" in again.stdout
+
+
+def _wait_for_a_busy_worker(driver: int) -> None:
+    """Until an actor below this driver certifies a point."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                if (folder / "cmdline").read_bytes().startswith(
+                    b"ray::CertifierActor.certify"
+                ) and driver in _ancestors(folder.name):
+                    return
+            except OSError:
+                continue
+        time.sleep(0.05)
+    raise AssertionError("no worker began to certify")
+
+
+def _ancestors(pid: str) -> list[int]:
+    found = []
+    while int(pid) > 1:
+        pid = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]
+        found.append(int(pid))
+    return found
