@@ -247,13 +247,25 @@ class TrainExecutionSettings(Settings):
     seed: int = Field(0, ge=0, lt=2**63)
 
 
+class TrainNoiseSettings(Settings):
+    """Gaussian training noise in pixel units of [0, 1]."""
+
+    sigma: float = Field(gt=0)
+
+
 class TrainJob(Settings):
     """A training, as `srs-ray train` runs it; `output` is the safetensors file that it writes."""
 
     model: TrainModelSettings
     data: DataSettings
     evaluation: DataSettings
-    noise: NoiseSettings
+    noise: TrainNoiseSettings
     training: TrainingSettings
     execution: TrainExecutionSettings = TrainExecutionSettings()
-    output: str
+    output: Annotated[str, Field(pattern=r"\.safetensors$")]
+
+    @model_validator(mode="after")
+    def _names_its_split(self) -> TrainJob:
+        if self.data.split is None and self.data.kind in ("cifar10", "digits", "imagenet"):
+            raise ValueError("data.split is missing: name the split to train on; left out, it is the test split")
+        return self

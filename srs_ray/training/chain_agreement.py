@@ -1,4 +1,4 @@
-"""How far serialized sampling is from the base classifier on a model: what an audit will find, known when training ends."""
+"""How far serialized sampling is from the base classifier on a model: what audits will find, known in advance."""
 
 from __future__ import annotations
 

@@ -17,7 +17,9 @@ _BATCH = 128
 
 @dataclass(frozen=True)
 class NoisyEvaluation:
-    """Shares of noisy images classified rightly, by solver steps from zero; the mean relative residual after the most."""
+    """`accuracy`: shares of noisy images classified rightly, by solver steps from zero. `residual`: the mean relative
+    residual after the most steps.
+    """
 
     accuracy: dict[int, float]
     residual: float
@@ -27,7 +29,7 @@ class NoisyEvaluation:
 def evaluate(
     model: MDEQ, x_NCHW: Tensor, y_N: Tensor, sigma: float, generator: torch.Generator, draws: int = 1
 ) -> NoisyEvaluation:
-    """Classifies each image under `draws` draws of noise (sigma in pixel units of [0, 1]) by a model in evaluation mode.
+    """Classifies each image under `draws` draws of noise by a model in evaluation mode; sigma in pixel units of [0, 1].
 
     Solved by the architecture's reference solver, in 1, 3 and all of its steps, without a tolerance.
     """

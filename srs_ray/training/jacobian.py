@@ -13,6 +13,6 @@ def jacobian_energy(fz_BD: Tensor, z_BD: Tensor, generator: torch.Generator) -> 
     `|J|_F^2 = E |v' J|^2`, with one probe v per sample; v has independent signs, which have the least variance (the
     paper's probes are normal).
     """
-    signs_BD = torch.randint(0, 2, fz_BD.shape, generator=generator, device=fz_BD.device).to(fz_BD.dtype).mul_(2).sub_(1)
+    signs_BD = torch.empty_like(fz_BD).bernoulli_(generator=generator).mul_(2).sub_(1)
     (product_BD,) = torch.autograd.grad(fz_BD, z_BD, signs_BD, create_graph=True)
     return product_BD.square().mean()

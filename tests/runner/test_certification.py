@@ -89,7 +89,7 @@ def test_run_json_records_the_job_and_each_start(digits_job, run_in_process):
     run_in_process(digits_job(data={"stop": 20}, execution={"batch": 32}))
     run = RunDirectory.open(digits_job().output)
     assert run.points == {"start": 0, "stop": 20, "every": 10}
-    assert [session["batch"] for session in run.sessions] == [256, 32]
+    assert [session["batch"] for session in run.sessions] == [128, 32]
     assert {"torch", "numpy", "srs-ray", "python"} <= run.sessions[0]["versions"].keys()
     assert any("batch" in note for note in run.notes)
 
