@@ -264,10 +264,12 @@ def train(
     """Train an MDEQ under Gaussian noise, unrolled first, then at the equilibrium; writes weights for `certify`."""
     overrides = {"output": output, "noise.sigma": sigma, "execution.device": device, "execution.seed": seed}
     job = load_train_job(job_file, _overrides(settings, overrides))
+    from srs_ray.training import TrainingProgress
     from srs_ray.training import train as run
 
-    result = run(job, Console())
-    typer.echo(f"wrote {result.path}")
+    with TrainingProgress(Console(), job.training) as report:
+        result = run(job, report)
+    typer.echo(f"wrote {result.path}; `srs-ray weights inspect {result.path}` says how it was made and how good it is")
 
 
 @weights_app.command(epilog="Example: srs-ray weights convert MDEQ_small.pth.tar small.safetensors")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 IN_FLIGHT = 2  # a worker never waits for the driver between two points
 POLL_SECONDS = 0.5
 _START_ATTEMPTS = 3
+_CONNECT_SECONDS = 10.0
 
 
 class CertifierActor:
@@ -200,19 +202,27 @@ def _nodes() -> list[dict[str, Any]]:
 
 
 def _attach(address: str | None, worker_logs: bool) -> str:
-    """Connects to a cluster or starts a local Ray, and says which."""
-    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": worker_logs}
-    if address != "local":
-        try:
-            ray.init(address=address or "auto", **quiet)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            if address is not None or os.environ.get("RAY_ADDRESS"):
-                where = address or os.environ["RAY_ADDRESS"]
-                raise SrsRayError(f"no Ray cluster can be reached at {where}: {error}") from error
-        else:
-            nodes = len(_nodes())
-            return f"the Ray cluster at {ray.get_runtime_context().gcs_address} ({nodes} node{'s' * (nodes != 1)})"
+    """Connects to a cluster or starts a local Ray, and says which.
+
+    Without an address Ray finds the cluster of RAY_ADDRESS or `ray start`, and else starts one; `auto` would also
+    attach to the local Ray of another run, which ends with that run.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    ray.init(address="local", include_dashboard=False, object_store_memory=512 * 2**20, **quiet)
-    return "a local Ray"
+    named = address or os.environ.get("RAY_ADDRESS")
+    try:
+        if named is not None:
+            _check_reachable(named)
+        ray.init(address=address, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=worker_logs)
+    except (OSError, ValueError, RuntimeError) as error:
+        where = f"reach a Ray cluster at {named}" if named not in (None, "local") else "start a local Ray"
+        raise SrsRayError(f"cannot {where}: {error}") from error
+    nodes = len(_nodes())
+    return f"Ray at {ray.get_runtime_context().gcs_address} ({nodes} node{'s' * (nodes != 1)})"
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself waits minutes for a cluster that is not there."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal() and "//" not in address:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()

@@ -15,6 +15,7 @@ from srs_ray.smoothing.samplers import SerializedSampler
 
 CHAIN_STEPS = (1, 3)
 WARMUP_STEPS = 10
+_BATCH = 100
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def chain_agreement(
     """Draws `samples` noisy copies of each image in `chains` chains (sigma in pixel units of [0, 1]), by a model in
     evaluation mode and its reference solver, and holds them against the base classifier on the same noise.
     """
-    base = BaseClassifier(model, model.config.reference, batch=chains)
+    base = BaseClassifier(model, model.config.reference, _BATCH)
     solver, generator = model.config.reference.solver, noise_generator("auto", model.device)
     false_shares: dict[int, list[float]] = {steps: [] for steps in CHAIN_STEPS}
     evaluations = 0

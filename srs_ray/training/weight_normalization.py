@@ -5,7 +5,6 @@ Each output channel's kernel is `g v / |v|` (Salimans, Kingma 2016, arXiv 1602.0
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 
 from torch import Tensor, nn
@@ -32,7 +31,8 @@ def add_weight_normalization(model: MDEQ) -> None:
 
 def folded_tensors(model: MDEQ) -> dict[str, Tensor]:
     """The tensors of a weight-normalised model under their plain names, bit for bit those that it computes with."""
-    model = copy.deepcopy(model)
-    for convolution in normalized_convolutions(model):
-        parametrize.remove_parametrizations(convolution, "weight", leave_parametrized=True)
-    return {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    tensors = {name: tensor for name, tensor in model.state_dict().items() if ".parametrizations." not in name}
+    for name, module in model.named_modules():
+        if parametrize.is_parametrized(module, "weight"):
+            tensors[f"{name}.weight"] = module.weight
+    return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}

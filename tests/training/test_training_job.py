@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from safetensors.torch import load_file
+
+from srs_ray.errors import DataError, JobError, SrsRayError, WeightsError
+from srs_ray.job import TrainJob
+from srs_ray.models.weights import load_model, random_weights, read_weights, write_weights
+from srs_ray.training import EpochReport, TrainingResult, train
+
+X_BCHW = torch.rand(6, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def result(brief_job: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> TrainingResult:
+    path = tmp_path_factory.mktemp("trained") / "weights.safetensors"
+    reported: list[EpochReport] = []
+    result = train(TrainJob.model_validate(brief_job | {"output": str(path)}), reported.append)
+    assert result.epochs == tuple(reported)
+    return result
+
+
+def changed(job: TrainJob, **sections: Any) -> TrainJob:
+    return TrainJob.model_validate(job.model_dump() | sections)
+
+
+def test_the_same_job_gives_the_same_weights_and_another_seed_gives_others(
+    result: TrainingResult, job: TrainJob
+) -> None:
+    torch.manual_seed(1234)  # no random number may come from the global generator
+    again = train(job)
+    assert again.weights.digest == result.weights.digest
+    assert again.epochs[-1].losses == result.epochs[-1].losses
+    assert again.agreement == result.agreement
+    other = train(changed(job, execution={"device": "cpu", "seed": 1}))
+    assert other.weights.digest != result.weights.digest
+
+
+def test_every_epoch_is_reported_with_its_phase_losses_and_accuracies(result: TrainingResult) -> None:
+    unrolled, equilibrium = result.epochs
+    assert (unrolled.epoch, unrolled.epochs, unrolled.losses.phase) == (1, 2, "unrolled")
+    assert (equilibrium.epoch, equilibrium.epochs, equilibrium.losses.phase) == (2, 2, "equilibrium")
+    assert unrolled.losses.jacobian is None
+    assert equilibrium.losses.jacobian is not None
+    assert list(equilibrium.evaluation.accuracy) == [1, 3, 30]
+
+
+def test_the_written_file_is_a_plain_checkpoint_of_the_trained_model(result: TrainingResult) -> None:
+    written = load_file(result.path)
+    assert written.keys() == random_weights("mdeq-tiny-digits").tensors.keys()
+    assert all(torch.equal(written[name], tensor) for name, tensor in result.weights.tensors.items())
+    logits = load_model("mdeq-tiny-digits", result.path).logits(X_BCHW)
+    assert torch.isfinite(logits).all()
+
+
+def test_the_written_file_says_how_it_was_made(result: TrainingResult, brief_job: dict[str, Any]) -> None:
+    metadata = read_weights(result.path).metadata
+    assert metadata.pop("architecture") == "mdeq-tiny-digits"
+    assert metadata.pop("initial_weights") == "none: random, seed 0"
+    said = {name: json.loads(text) for name, text in metadata.items()}
+    assert said["sigma"] == 0.25
+    assert said["epochs"] == 2
+    assert said["seed"] == 0
+    assert said["recipe"].items() >= {"unrolled_steps": 2, "batch": 48, "augment": "crop"}.items()
+    assert said["recipe"]["jacobian"] == {"weight": 1.0, "every": 2}
+    assert (said["data"]["split"], said["data"]["stop"], said["evaluation"]["start"]) == ("train", 192, 3)
+    assert said["noisy_accuracy"].keys() == {"1", "3", "30"}
+    assert said["chain_agreement"]["points"] == 1
+    assert said["chain_agreement"]["false_mean"].keys() == {"1", "3"}
+    assert said["versions"].keys() == {"srs-ray", "torch"}
+
+
+def test_training_goes_on_from_given_weights(result: TrainingResult, job: TrainJob) -> None:
+    onward = train(changed(job, model={"arch": "mdeq-tiny-digits", "weights": str(result.path)}))
+    assert onward.epochs[0].losses.loss < result.epochs[0].losses.loss
+    assert onward.weights.metadata["initial_weights"] == result.weights.digest
+
+
+def test_a_diverging_training_says_at_which_epoch_and_what_to_try(job: TrainJob) -> None:
+    wild = job.training.model_copy(update={"learning_rate": 1e30, "clip": 1e30})
+    with pytest.raises(SrsRayError, match=r"not finite in epoch 1 .*training\.learning_rate \(now 1e\+30\)"):
+        train(job.model_copy(update={"training": wild}))
+    assert not Path(job.output).exists()
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_the_training(job: TrainJob, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(WeightsError, match="cannot write weights to"):
+        train(job.model_copy(update={"output": str(tmp_path / "file" / "weights.safetensors")}), pytest.fail)
+    (tmp_path / "folder.safetensors").mkdir()
+    with pytest.raises(WeightsError, match="it is a folder; give another output"):
+        train(job.model_copy(update={"output": str(tmp_path / "folder.safetensors")}), pytest.fail)
+
+
+def test_missing_data_and_weights_are_the_users_mistakes(job: TrainJob, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="nowhere"):
+        train(changed(job, data={"kind": "parquet", "path": str(tmp_path / "nowhere.parquet")}))
+    with pytest.raises(DataError, match="stop is 5000"):
+        train(changed(job, data={"kind": "digits", "split": "train", "stop": 5000}))
+    with pytest.raises(WeightsError, match="no weights at"):
+        train(changed(job, model={"arch": "mdeq-tiny-digits", "weights": str(tmp_path / "none.safetensors")}))
+    write_weights(random_weights("mdeq-small-cifar10"), tmp_path / "cifar.safetensors")
+    with pytest.raises(WeightsError, match="these weights fit mdeq-small-cifar10"):
+        train(changed(job, model={"arch": "mdeq-tiny-digits", "weights": str(tmp_path / "cifar.safetensors")}))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_a_job_that_asks_for_cuda_never_falls_back_to_the_cpu(job: TrainJob) -> None:
+    with pytest.raises(JobError, match=r"execution\.device is cuda"):
+        train(changed(job, execution={"device": "cuda"}))
+
+
+@pytest.mark.parametrize(
+    ("section", "value", "message"),
+    [
+        ("data", {"kind": "digits"}, "name the split to train on"),
+        ("output", "weights.pt", r"\.safetensors"),
+        ("noise", {"sigma": 0.25, "generator": "philox4x32"}, "generator"),
+        ("training", {"unrolled_epochs": 0, "equilibrium_epochs": 0}, "no epoch"),
+        ("training", {"unrolled_epochs": 0, "equilibrium_epochs": 1, "solve_steps": [5, 2]}, "least, most"),
+    ],
+)
+def test_a_job_that_cannot_be_meant_is_refused(job: TrainJob, section: str, value: object, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        changed(job, **{section: value})
