@@ -61,7 +61,7 @@ class RunProgress:
             console=console,
             disable=not console.is_terminal,
         )
-        self.task = self.bar.add_task("", total=asked, completed=tally.done, pace=self._pace(), tally=str(tally))
+        self.task = self.bar.add_task("", total=asked, completed=tally.done, pace=self.pace(), tally=str(tally))
 
     def __enter__(self) -> RunProgress:
         self.bar.start()
@@ -79,13 +79,14 @@ class RunProgress:
         self.tick()
         if not self.console.is_terminal and time.monotonic() - self.last_line >= LINE_SECONDS:
             self.last_line = time.monotonic()
-            self.console.print(f"{self.resumed + self.finished} of {self.asked} points; {self._pace()}; {self.tally}")
+            self.console.print(f"{self.resumed + self.finished} of {self.asked} points; {self.pace()}; {self.tally}")
 
     def tick(self) -> None:
         """Keeps the time to go true while no rows come."""
-        self.bar.update(self.task, completed=self.resumed + self.finished, pace=self._pace(), tally=str(self.tally))
+        self.bar.update(self.task, completed=self.resumed + self.finished, pace=self.pace(), tally=str(self.tally))
 
-    def _pace(self) -> str:
+    def pace(self) -> str:
+        """Points per hour of this session, and the time that the rest takes at that pace."""
         if not self.finished:
             return "no point finished yet"
         rate = self.finished / (time.monotonic() - self.started)
