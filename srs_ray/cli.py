@@ -290,7 +290,7 @@ def convert(
     typer.echo(f"wrote {target} ({arch}, digest {content.digest[:16]})")
 
 
-@weights_app.command(epilog="Example: srs-ray weights inspect mdeq-tiny-digits-sigma50")
+@weights_app.command(epilog="Example: srs-ray weights inspect mdeq-tiny-digits-sigma25")
 def inspect(source: Annotated[str, typer.Argument(help="A checkpoint file, or the name of shipped weights.")]) -> None:
     """What a checkpoint holds: size, digest, the architectures it fits, how it was made."""
     from srs_ray.models.weights import describe, read_weights

@@ -217,7 +217,7 @@ class TrainingSettings(Settings):
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.0, ge=0)
     clip: float = Field(1.0, gt=0)
-    augment: Literal["none", "crop", "crop-flip"] = "none"
+    augment: Literal["none", "crop-flip"] = "none"
 
     @property
     def epochs(self) -> int:

@@ -18,13 +18,13 @@ from srs_ray import cli
 from srs_ray.runs import RunDirectory
 
 JOB = {
-    "model": {"arch": "mdeq-tiny-digits", "weights": "mdeq-tiny-digits-sigma50"},
+    "model": {"arch": "mdeq-tiny-digits", "weights": "mdeq-tiny-digits-sigma25"},
     "data": {"kind": "digits", "stop": 80, "every": 10},
-    "noise": {"sigma": 0.5},
+    "noise": {"sigma": 0.25},
     "sampling": {"method": "srs", "n0": 20, "n": 200, "chains": 16, "steps": 1},
     "certificate": {"alpha": 0.01, "audit": 150},
     "execution": {"device": "cpu"},
-    "report": {"radii": [0, 0.25]},
+    "report": {"radii": [0, 0.125]},
     "output": "runs/srs",
 }
 

@@ -10,7 +10,7 @@ from srs_ray.job_file import load_job, load_train_job, parse_override
 
 JOBS = Path(__file__).resolve().parent.parent / "jobs"
 SRS = {
-    "model": {"arch": "mdeq-tiny-digits", "weights": "mdeq-tiny-digits-sigma50"},
+    "model": {"arch": "mdeq-tiny-digits", "weights": "mdeq-tiny-digits-sigma25"},
     "data": {"kind": "digits"},
     "noise": {"sigma": 0.5},
     "sampling": {"method": "srs"},

@@ -15,8 +15,8 @@ ARCHITECTURES: dict[str, MDEQConfig] = {
         MDEQConfig(
             name="mdeq-tiny-digits",
             input_shape=(1, 16, 16),
-            mean=(0.3053,),
-            std=(0.3762,),
+            mean=(0.3054,),
+            std=(0.3181,),
             channels=(8, 16),
             head_channels=(8, 16),
             final_channels=128,

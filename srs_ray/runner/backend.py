@@ -56,7 +56,7 @@ class InProcess:
         return f"this process, device {self.device}"
 
     def rows(self, spec: WorkerSpec, weights: Weights, indices: Sequence[int], workers: int) -> Rows:
-        worker = PointWorker(spec, weights)
+        worker = PointWorker(spec, weights, spec.job.execution.cpus_per_worker)
         for index in indices:
             yield _certify(worker, index, spec.job.execution.attempts)
 

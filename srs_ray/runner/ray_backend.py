@@ -9,12 +9,12 @@ import logging
 import os
 import socket
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from srs_ray.errors import JobError, SrsRayError
 from srs_ray.job import ExecutionSettings
@@ -31,7 +31,7 @@ _CONNECT_SECONDS = 10.0
 
 
 class CertifierActor:
-    """A PointWorker in a process of its own; `prepare` builds it, at the start and after each restart."""
+    """A PointWorker in a process of its own, which `prepare` builds."""
 
     def __init__(self) -> None:
         self.worker: PointWorker | None = None
@@ -46,7 +46,7 @@ class CertifierActor:
 
 @dataclass(eq=False)
 class _Worker:
-    actor: Any
+    actor: Any = None
     prepared: bool = False
     starts: int = 0  # in a row, without success
     points: deque[int] = field(default_factory=deque)
@@ -86,9 +86,10 @@ class RayBackend:
     def rows(self, spec: WorkerSpec, weights: Weights, indices: Sequence[int], workers: int) -> Rows:
         resource, share = self._needs()
         options = {"num_gpus": share, "num_cpus": 0} if resource == "GPU" else {"num_cpus": share}
-        actor = ray.remote(CertifierActor).options(**options, max_restarts=-1, max_task_retries=0)
+        # A worker that dies is replaced by a new actor, which Ray places wherever there is room, and at once.
+        actor_class = ray.remote(CertifierActor).options(**options, max_restarts=0)
         arguments = ray.put(spec), ray.put(weights), self.execution.cpus_per_worker
-        pool = _Pool([actor.remote() for _ in range(min(workers, len(indices)))], arguments, spec, indices)
+        pool = _Pool(actor_class.remote, arguments, min(workers, len(indices)), spec, indices)
         try:
             yield from pool.rows()
         finally:
@@ -102,11 +103,17 @@ class _Pool:
     """The actors of a run, the points that wait, and what is in flight."""
 
     def __init__(
-        self, actors: Sequence[Any], arguments: tuple[Any, ...], spec: WorkerSpec, indices: Sequence[int]
+        self,
+        new_actor: Callable[[], Any],
+        arguments: tuple[Any, ...],
+        workers: int,
+        spec: WorkerSpec,
+        indices: Sequence[int],
     ) -> None:
         """`arguments` are those of `CertifierActor.prepare`."""
+        self.new_actor = new_actor
         self.arguments = arguments
-        self.workers = [_Worker(actor) for actor in actors]
+        self.workers = [_Worker() for _ in range(workers)]
         self.sigma = spec.job.noise.sigma
         self.attempts = spec.job.execution.attempts
         self.waiting = deque(indices)
@@ -116,7 +123,7 @@ class _Pool:
 
     def rows(self) -> Rows:
         for worker in self.workers:
-            self._prepare(worker)
+            self._start(worker)
         while self.unfinished:
             ready, _ = ray.wait(list(self.in_flight), num_returns=1, timeout=POLL_SECONDS)
             if not ready:
@@ -134,16 +141,17 @@ class _Pool:
         row: Row | None = None
         try:
             value = ray.get(ref)
-        except RayActorError as error:
-            return self._lost(worker, error)
         except RayTaskError as error:
             if isinstance(error.cause, SrsRayError):
                 raise error.cause from None
+            reason = f"{type(error.cause).__name__}: {error.cause}"
             if index is None:
-                raise
+                raise SrsRayError(f"a worker cannot be set up: {reason}") from error
             worker.points.remove(index)
             log.warning("point %d: %s", index, error)
-            row = self._failed(index, f"{type(error.cause).__name__}: {error.cause}")
+            row = self._failed(index, reason)
+        except RayError as error:  # its process or node is gone, or out of reach
+            return self._lost(worker, error)
         else:
             if index is None:
                 worker.prepared, worker.starts = True, 0
@@ -152,10 +160,11 @@ class _Pool:
                 row = value
         return row
 
-    def _prepare(self, worker: _Worker) -> None:
-        """Has the worker set up; this one call waits until Ray has placed, or restarted, its actor."""
+    def _start(self, worker: _Worker) -> None:
+        """Gives the worker a new actor; it gets points when that is placed and prepared."""
         worker.starts += 1
-        self.in_flight[worker.actor.prepare.options(max_task_retries=-1).remote(*self.arguments)] = (worker, None)
+        worker.actor = self.new_actor()
+        self.in_flight[worker.actor.prepare.remote(*self.arguments)] = (worker, None)
 
     def _feed(self) -> None:
         """Hands waiting points to prepared workers, evenly."""
@@ -166,7 +175,7 @@ class _Pool:
                     worker.points.append(index)
                     self.in_flight[worker.actor.certify.remote(index, self.failures[index] + 1)] = (worker, index)
 
-    def _lost(self, worker: _Worker, error: RayActorError) -> Row | None:
+    def _lost(self, worker: _Worker, error: RayError) -> Row | None:
         """A worker died: its points go to others, and only the one that it had begun is charged with an attempt."""
         begun, *queued = worker.points or [None]
         log.warning("a worker died%s: %s", "" if begun is None else f" at point {begun}", error)
@@ -175,11 +184,11 @@ class _Pool:
         worker.prepared = False
         self.waiting.extendleft(reversed([index for index in queued if index is not None]))
         row = None if begun is None else self._failed(begun, "its worker died")
+        ray.kill(worker.actor)  # it may only be out of reach: what it still does is done twice, and counted once
         if worker.starts < _START_ATTEMPTS:
-            self._prepare(worker)
+            self._start(worker)
         else:
             self.workers.remove(worker)
-            ray.kill(worker.actor)
         if not self.workers:
             raise SrsRayError(f"every worker died while starting, {_START_ATTEMPTS} times each; the last: {error}")
         return row

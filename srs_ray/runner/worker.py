@@ -66,10 +66,9 @@ def open_job_data(job: Job, path: str | None, download: bool = False) -> PointDa
 class PointWorker:
     """Certifies points of one job. A point that cannot be read becomes an error row."""
 
-    def __init__(self, spec: WorkerSpec, weights: Weights, threads: int | None = None) -> None:
+    def __init__(self, spec: WorkerSpec, weights: Weights, threads: int) -> None:
         job = spec.job
-        if threads is not None:
-            torch.set_num_threads(threads)
+        torch.set_num_threads(threads)
         if spec.device == "cuda" and not torch.cuda.is_available():
             raise JobError(f"{socket.gethostname()}: the job asks for CUDA, but torch finds none in this worker")
         use_exact_float32()

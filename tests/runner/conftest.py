@@ -32,13 +32,13 @@ def digits_job(tmp_path: Path) -> Callable[..., Job]:
 
     def make(**sections: dict[str, Any]) -> Job:
         job: dict[str, Any] = {
-            "model": {"arch": "mdeq-tiny-digits", "weights": "mdeq-tiny-digits-sigma50"},
+            "model": {"arch": "mdeq-tiny-digits", "weights": "mdeq-tiny-digits-sigma25"},
             "data": {"kind": "digits", "stop": 60, "every": 10},
-            "noise": {"sigma": 0.5},
+            "noise": {"sigma": 0.25},
             "sampling": {"method": "srs", "n0": 20, "n": 150, "chains": 16, "steps": 1},
             "certificate": {"alpha": 0.01, "audit": 100},
             "execution": {"device": "cpu"},
-            "report": {"radii": [0, 0.25]},
+            "report": {"radii": [0, 0.125]},
             "output": str(tmp_path / "run"),
         }
         for name, section in sections.items():

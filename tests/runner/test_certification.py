@@ -49,7 +49,7 @@ def test_a_run_that_is_extended_does_only_what_is_missing(digits_job, run_in_pro
 @pytest.mark.parametrize(
     ("change", "setting"),
     [
-        ({"noise": {"sigma": 0.25}}, "noise.sigma"),
+        ({"noise": {"sigma": 0.5}}, "noise.sigma"),
         ({"sampling": {"n": 151}}, "sampling.n"),
         ({"sampling": {"chains": 17}}, "sampling.chains"),
         ({"sampling": {"steps": 2}}, "sampling.steps"),
@@ -81,7 +81,7 @@ def test_where_how_fast_and_how_far_is_not_in_the_fingerprint(digits_job):
 def test_a_run_is_not_continued_with_another_fingerprint(digits_job, run_in_process):
     run_in_process(digits_job(data={"stop": 10}))
     with pytest.raises(RunDirectoryError, match=r"noise\.sigma"):
-        run_in_process(digits_job(noise={"sigma": 0.25}))
+        run_in_process(digits_job(noise={"sigma": 0.5}))
 
 
 def test_run_json_records_the_job_and_each_start(digits_job, run_in_process):
@@ -142,9 +142,9 @@ def test_a_worker_that_sees_other_data_or_other_noise_refuses_to_start(digits_jo
     inputs = JobInputs.read(digits_job())
     spec = inputs.resolve("cpu")
     with pytest.raises(DataError, match="points differ"):
-        PointWorker(dataclasses.replace(spec, data_identity=spec.data_identity | {"points": 3}), inputs.weights)
+        PointWorker(dataclasses.replace(spec, data_identity=spec.data_identity | {"points": 3}), inputs.weights, 1)
     with pytest.raises(JobError, match="noise generator"):
-        PointWorker(dataclasses.replace(spec, noise_check="0" * 16), inputs.weights)
+        PointWorker(dataclasses.replace(spec, noise_check="0" * 16), inputs.weights, 1)
 
 
 def test_cuda_is_never_replaced_by_the_cpu(digits_job, run_in_process):

@@ -52,11 +52,11 @@ def _standard(digits_job, n):
 
 def test_radii_beyond_the_cap_are_named_with_what_would_earn_them(digits_job):
     job = digits_job(
-        sampling={"n": 10_000}, report={"radii": [0, 0.5, 1.25]}, certificate={"alpha": 0.001, "audit": 400}
+        sampling={"n": 10_000}, report={"radii": [0, 0.25, 0.625]}, certificate={"alpha": 0.001, "audit": 400}
     )
     [warning] = check_feasible(job)
-    assert "caps the radius at 1.02 (2.04 sigma)" in warning
-    assert "the tabulated radius 1.25" in warning
+    assert "caps the radius at 0.509 (2.04 sigma)" in warning
+    assert "the tabulated radius 0.625" in warning
     name, value = enough(warning)
     assert name == "certificate.audit"
     assert (

@@ -12,8 +12,8 @@ from srs_ray.smoothing.noise import NoisyPoint, Philox4x64
 
 @pytest.fixture(scope="session")
 def model() -> MDEQ:
-    """The tiny MDEQ that ships with the package, trained on handwritten digits at sigma 0.5."""
-    return load_model("mdeq-tiny-digits", "mdeq-tiny-digits-sigma50")
+    """The tiny MDEQ that ships with the package, trained on handwritten digits at sigma 0.25."""
+    return load_model("mdeq-tiny-digits", "mdeq-tiny-digits-sigma25")
 
 
 @pytest.fixture(scope="session")
@@ -24,7 +24,7 @@ def digit() -> Tensor:
 
 @pytest.fixture
 def point(digit: Tensor) -> NoisyPoint:
-    return NoisyPoint(digit, 0.8, seed=3, index=4, generator=Philox4x64())
+    return NoisyPoint(digit, 0.5, seed=3, index=4, generator=Philox4x64())
 
 
 class SomeSamplesBroken(Philox4x64):

@@ -15,8 +15,8 @@ from srs_ray.smoothing.certificates import certified_radius, p_lower
 from srs_ray.smoothing.noise import Philox4x64, Stage
 from srs_ray.smoothing.point import PointRow, default_batch, selected_class, sparse_counts
 
-SRS = {"sigma": 0.5, "n0": 30, "n": 400, "chains": 40, "steps": 3, "audit": 100, "alpha": 0.001, "index": 4, "label": 6}
-STANDARD = {"sigma": 0.5, "method": "standard", "n0": 30, "n": 200, "alpha": 0.001, "index": 4, "label": 6}
+SRS = {"sigma": 0.25, "n0": 30, "n": 400, "chains": 40, "steps": 3, "audit": 100, "alpha": 0.001, "index": 4, "label": 6}
+STANDARD = {"sigma": 0.25, "method": "standard", "n0": 30, "n": 200, "alpha": 0.001, "index": 4, "label": 6}
 HOW = ("seconds", "finished_at", "worker")
 
 
@@ -61,7 +61,7 @@ def test_counts_add_up_and_the_bound_is_that_of_the_counts(model, digit, setting
     kind = "cohen" if settings is STANDARD else "exact"
     assert row.audited == min(settings.get("audit", 0), hits)
     assert row.p_lower == p_lower(kind, hits, row.n, row.audited, row.disagreed, 0.001)
-    assert row.radius == certified_radius(row.p_lower, 0.5)
+    assert row.radius == certified_radius(row.p_lower, 0.25)
     assert row.correct == (row.predicted == 6)
 
 
@@ -110,7 +110,7 @@ def _certifier(model, generator):
     from srs_ray.smoothing.point import Certificate, PointCertifier, StandardSampling
 
     return PointCertifier(
-        model, StandardSampling(model.config.reference, 20, 100), Certificate("cohen"), 0.5, generator, 0, 32
+        model, StandardSampling(model.config.reference, 20, 100), Certificate("cohen"), 0.25, generator, 0, 32
     )
 
 

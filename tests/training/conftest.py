@@ -21,7 +21,7 @@ def brief_job() -> dict[str, Any]:
             "unrolled_steps": 2,
             "jacobian": {"weight": 1.0, "every": 2},
             "batch": 48,
-            "augment": "crop",
+            "augment": "crop-flip",
         },
         "execution": {"device": "cpu"},
         "output": "weights.safetensors",

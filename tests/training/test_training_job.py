@@ -67,7 +67,7 @@ def test_the_written_file_says_how_it_was_made(result: TrainingResult, brief_job
     assert said["sigma"] == 0.25
     assert said["epochs"] == 2
     assert said["seed"] == 0
-    assert said["recipe"].items() >= {"unrolled_steps": 2, "batch": 48, "augment": "crop"}.items()
+    assert said["recipe"].items() >= {"unrolled_steps": 2, "batch": 48, "augment": "crop-flip"}.items()
     assert said["recipe"]["jacobian"] == {"weight": 1.0, "every": 2}
     assert (said["data"]["split"], said["data"]["stop"], said["evaluation"]["start"]) == ("train", 192, 3)
     assert said["noisy_accuracy"].keys() == {"1", "3", "30"}
