@@ -15,8 +15,9 @@ from srs_ray.smoothing.certificates import certified_radius, p_lower
 from srs_ray.smoothing.noise import Philox4x64, Stage
 from srs_ray.smoothing.point import PointRow, default_batch, selected_class, sparse_counts
 
-SRS = {"sigma": 0.25, "n0": 30, "n": 400, "chains": 40, "steps": 3, "audit": 100, "alpha": 0.001, "index": 4, "label": 6}
-STANDARD = {"sigma": 0.25, "method": "standard", "n0": 30, "n": 200, "alpha": 0.001, "index": 4, "label": 6}
+HERE = {"index": 4, "label": 6, "sigma": 0.25, "alpha": 0.001}
+SRS = HERE | {"n0": 30, "n": 400, "chains": 40, "steps": 3, "audit": 100}
+STANDARD = HERE | {"method": "standard", "n0": 30, "n": 200}
 HOW = ("seconds", "finished_at", "worker")
 
 
