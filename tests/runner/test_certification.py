@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import io
 from pathlib import Path
 
@@ -7,10 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
 from srs_ray.data import open_dataset
 from srs_ray.errors import DataError, JobError, RunDirectoryError, WeightsError
+from srs_ray.models.weights import random_weights, write_weights
 from srs_ray.runner.preparation import JobInputs, fingerprint_of
 from srs_ray.runner.worker import PointWorker
 from srs_ray.runs import RunDirectory
@@ -67,6 +70,17 @@ def test_whatever_can_change_a_count_or_a_bound_is_in_the_fingerprint(digits_job
     job, other = digits_job(), digits_job(**change)
     before, after = (fingerprint_of(JobInputs.read(j).resolve("cpu"), JobInputs.read(j).weights) for j in (job, other))
     assert setting in {key for key in before | after if before.get(key) != after.get(key)}
+
+
+def test_weights_images_and_the_programs_own_sampling_are_in_the_fingerprint(digits_job, tmp_path):
+    random = tmp_path / "random.safetensors"
+    write_weights(random_weights("mdeq-tiny-digits"), random)
+    first, second = (
+        fingerprint_of(inputs.resolve("cpu"), inputs.weights)
+        for inputs in (JobInputs.read(digits_job()), JobInputs.read(digits_job(model={"weights": str(random)})))
+    )
+    assert {key for key in first if first[key] != second[key]} == {"model.weights.digest"}
+    assert {"model.arch", "noise.check", "sampling.version", "data.content", "data.preprocessing"} <= first.keys()
 
 
 def test_where_how_fast_and_how_far_is_not_in_the_fingerprint(digits_job):
@@ -137,8 +151,6 @@ def test_what_is_missing_or_wrong_is_said_before_anything_starts(digits_job, run
 
 
 def test_a_worker_that_sees_other_data_or_other_noise_refuses_to_start(digits_job):
-    import dataclasses
-
     inputs = JobInputs.read(digits_job())
     spec = inputs.resolve("cpu")
     with pytest.raises(DataError, match="points differ"):
@@ -147,9 +159,14 @@ def test_a_worker_that_sees_other_data_or_other_noise_refuses_to_start(digits_jo
         PointWorker(dataclasses.replace(spec, noise_check="0" * 16), inputs.weights, 1)
 
 
-def test_cuda_is_never_replaced_by_the_cpu(digits_job, run_in_process):
-    import torch
+def test_a_worker_computes_in_float32_proper(digits_job):
+    torch.backends.cudnn.allow_tf32 = True
+    inputs = JobInputs.read(digits_job())
+    PointWorker(inputs.resolve("cpu"), inputs.weights, 1)
+    assert not torch.backends.cudnn.allow_tf32
 
+
+def test_cuda_is_never_replaced_by_the_cpu(digits_job, run_in_process):
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     with pytest.raises(JobError, match="finds no CUDA device"):

@@ -7,13 +7,16 @@ import pytest
 import torch
 
 import srs_ray
+from srs_ray.data import open_dataset
 from srs_ray.models.architectures import ARCHITECTURES
+from srs_ray.models.solvers import SolverSetting
 from srs_ray.runs.schema import RESULT_COLUMNS, ROW_SCHEMA
 from srs_ray.smoothing.audit import audit_hits
 from srs_ray.smoothing.base_classifier import NO_CLASS, BaseClassifier
 from srs_ray.smoothing.certificates import certified_radius, p_lower
-from srs_ray.smoothing.noise import Philox4x64, Stage
+from srs_ray.smoothing.noise import NoisyPoint, Philox4x64, Stage
 from srs_ray.smoothing.point import PointRow, default_batch, selected_class, sparse_counts
+from srs_ray.smoothing.samplers import SerializedSampler
 
 HERE = {"index": 4, "label": 6, "sigma": 0.25, "alpha": 0.001}
 SRS = HERE | {"n0": 30, "n": 400, "chains": 40, "steps": 3, "audit": 100}
@@ -71,6 +74,60 @@ def test_evaluations_are_counted(model, digit):
     assert row.function_evaluations == 40 * 7 + (30 + 400 - 40) * 3
     assert row.audited <= row.reference_evaluations <= 30 * row.audited
     assert srs_ray.certify_point(model, digit, **STANDARD).reference_evaluations == 0
+
+
+class OtherDigitInEstimation(Philox4x64):
+    """Noise that turns one image into another, in the estimation samples alone."""
+
+    def __init__(self, from_CHW: torch.Tensor, to_CHW: torch.Tensor, sigma: float) -> None:
+        object.__setattr__(self, "shift_D", ((to_CHW - from_CHW) / sigma).flatten())
+
+    def normals(self, seed, point, stage, samples, size):
+        e_ND = super().normals(seed, point, stage, samples, size)
+        return e_ND + self.shift_D if stage == Stage.ESTIMATION else e_ND
+
+
+def test_the_class_is_fixed_by_the_selection_samples_alone(model, digit):
+    """What estimation says most often must not become the candidate, or its count would be of a class chosen by it."""
+    other = open_dataset("digits", None, "test", (1, 16, 16)).image(5)
+    row = _certifier(model, OtherDigitInEstimation(digit, other, 0.25)).certify(digit, 4, 6)
+    said = dict(zip(row.classes, row.counts, strict=True))
+    assert row.selected == 6
+    assert max(said, key=said.__getitem__) == 7
+    assert (row.predicted, row.radius) == (-1, 0.0)
+
+
+def test_the_audit_is_of_the_hits_by_the_reference_from_zero_on_the_same_noise(model, digit):
+    """A poor reference, which often disagrees: its answers and evaluations are told from any other solver's."""
+    reference = SolverSetting.named("anderson", 4, 0.3)
+    row = srs_ray.certify_point(model, digit, **(SRS | {"sigma": 0.4}), reference=reference)
+    point = NoisyPoint(digit, 0.4, 0, 4, Philox4x64())
+    sampler = SerializedSampler(model, point, SolverSetting.named("anderson", 3), 10, 40, 128)
+    sampler.draw(Stage.SELECTION, 30)
+    hits = np.flatnonzero(sampler.draw(Stage.ESTIMATION, 400).classes_N == row.selected)
+    said = BaseClassifier(model, reference, 128).predict(point, Stage.ESTIMATION, point.audit_choice(hits, 100))
+    assert row.disagreed == (said.classes_N != row.selected).sum() > 0
+    assert row.reference_evaluations == said.evaluations < 4 * 100
+
+
+def test_the_base_classifier_sees_one_padded_shape_in_standard_sampling_and_in_the_audit(model, digit):
+    shapes = []
+    hook = model.fullstage.register_forward_pre_hook(lambda module, inputs: shapes.append(len(inputs[0][0])))
+    try:
+        srs_ray.certify_point(model, digit, **(STANDARD | {"n": 40}), batch=11)
+        assert set(shapes) == {11}
+        shapes.clear()
+        srs_ray.certify_point(model, digit, **(SRS | {"n": 40, "chains": 5, "audit": 25}), batch=11)
+        assert set(shapes) == {5, 11}, "at most 5 chains at a time, and the audit at the batch of the run"
+    finally:
+        hook.remove()
+
+
+def test_float32_means_float32(model, digit):
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    srs_ray.certify_point(model, digit, **(STANDARD | {"n": 20}))
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
 
 
 def test_an_audit_counts_the_samples_on_which_the_base_classifier_says_something_else(model, point):
