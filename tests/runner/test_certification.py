@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+import srs_ray
 from srs_ray.data import open_dataset
 from srs_ray.errors import DataError, JobError, RunDirectoryError, WeightsError
 from srs_ray.models.weights import random_weights, write_weights
@@ -157,6 +158,45 @@ def test_a_worker_that_sees_other_data_or_other_noise_refuses_to_start(digits_jo
         PointWorker(dataclasses.replace(spec, data_identity=spec.data_identity | {"points": 3}), inputs.weights, 1)
     with pytest.raises(JobError, match="noise generator"):
         PointWorker(dataclasses.replace(spec, noise_check="0" * 16), inputs.weights, 1)
+
+
+def test_every_setting_of_a_job_reaches_the_point(digits_job):
+    """The row of a worker is that of certify_point with the same settings, none of them a default."""
+    job = digits_job(
+        sampling={"solver": "naive", "steps": 2, "warmup_steps": 5, "chains": 9, "n0": 13, "n": 77}
+        | {"reference": {"solver": "broyden", "steps": 6, "tolerance": 0.1}},
+        certificate={"kind": "union", "alpha": 0.05, "audit": 31},
+        execution={"seed": 8, "dtype": "float64", "batch": 17, "device": "cpu"},
+        noise={"sigma": 0.4, "generator": "philox4x32"},
+    )
+    inputs = JobInputs.read(job)
+    row = PointWorker(inputs.resolve("cpu"), inputs.weights, 1).certify(40, attempt=2)
+    expected = srs_ray.certify_point(
+        srs_ray.load_model(job.model.arch, job.model.weights, dtype="float64"),
+        inputs.dataset.image(40),
+        sigma=0.4,
+        solver="naive",
+        steps=2,
+        warmup_steps=5,
+        chains=9,
+        reference=srs_ray.SolverSetting.named("broyden", 6, 0.1),
+        n0=13,
+        n=77,
+        audit=31,
+        alpha=0.05,
+        certificate="union",
+        seed=8,
+        index=40,
+        label=inputs.dataset.label(40),
+        batch=17,
+        noise="philox4x32",
+    )
+    apart = ("seconds", "finished_at", "attempt")
+    assert {k: v for k, v in row.items() if k not in apart} == {
+        k: v for k, v in dataclasses.asdict(expected).items() if k not in apart
+    }
+    assert row["attempt"] == 2
+    assert row["dtype"] == "float64"
 
 
 def test_a_worker_computes_in_float32_proper(digits_job):
