@@ -116,6 +116,14 @@ def test_the_audit_is_a_uniform_choice_without_replacement_of_its_own_domain():
     assert stats.chisquare(pairs[np.triu_indices(20, 1)]).pvalue > 1e-4
 
 
+def test_the_audits_choice_shares_no_counter_with_any_noise():
+    assert len({int(stage) for stage in Stage}) == 3
+    own = np.random.Philox(counter=np.array([0, 0, 2, 1], dtype=np.uint64), key=np.array([9, 4], dtype=np.uint64))
+    expected = np.sort(np.random.Generator(own).choice(np.arange(50), size=7, replace=False, shuffle=False))
+    chosen = NoisyPoint(torch.zeros(1), 1.0, 9, 4, Philox4x64()).audit_choice(np.arange(50), 7)
+    assert chosen.tolist() == expected.tolist()
+
+
 def test_an_audit_of_all_hits_takes_each_once():
     hits = np.array([3, 5, 8])
     point = NoisyPoint(torch.zeros(1), 1.0, 0, 0, Philox4x64())

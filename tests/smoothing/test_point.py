@@ -95,6 +95,7 @@ def test_the_class_is_fixed_by_the_selection_samples_alone(model, digit):
     assert row.selected == 6
     assert max(said, key=said.__getitem__) == 7
     assert (row.predicted, row.radius) == (-1, 0.0)
+    assert row.correct is False, "the candidate is the label, but it was not certified"
 
 
 def test_the_audit_is_of_the_hits_by_the_reference_from_zero_on_the_same_noise(model, digit):
