@@ -112,16 +112,18 @@ def test_the_audit_is_of_the_hits_by_the_reference_from_zero_on_the_same_noise(m
 
 
 def test_the_base_classifier_sees_one_padded_shape_in_standard_sampling_and_in_the_audit(model, digit):
-    shapes = []
-    hook = model.fullstage.register_forward_pre_hook(lambda module, inputs: shapes.append(len(inputs[0][0])))
+    shapes: set[int] = set()
+    stages = (model.stage0, model.fullstage.branches[0], model.classifier)
+    hooks = [stage.register_forward_pre_hook(lambda module, inputs: shapes.add(len(inputs[0]))) for stage in stages]
     try:
-        srs_ray.certify_point(model, digit, **(STANDARD | {"n": 40}), batch=11)
-        assert set(shapes) == {11}
+        srs_ray.certify_point(model, digit, **(STANDARD | {"n": 70}), batch=23)
+        assert shapes == {23}
         shapes.clear()
-        srs_ray.certify_point(model, digit, **(SRS | {"n": 40, "chains": 5, "audit": 25}), batch=11)
-        assert set(shapes) == {5, 11}, "at most 5 chains at a time, and the audit at the batch of the run"
+        srs_ray.certify_point(model, digit, **(SRS | {"n": 70, "chains": 5, "audit": 30}), batch=23)
+        assert shapes == {5, 23}, "at most 5 chains at a time, and the audit at the batch of the run"
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
 
 
 def test_float32_means_float32(model, digit):
