@@ -138,7 +138,6 @@ class _Pool:
     def _take(self, ref: ray.ObjectRef) -> Row | None:
         """The row that came of this call, if one did."""
         worker, index = self.in_flight.pop(ref)
-        row: Row | None = None
         try:
             value = ray.get(ref)
         except RayTaskError as error:
@@ -147,18 +146,17 @@ class _Pool:
             reason = f"{type(error.cause).__name__}: {error.cause}"
             if index is None:
                 raise SrsRayError(f"a worker cannot be set up: {reason}") from error
+            # The next point may fail likewise in this process, as after a CUDA error: it must not eat up the queue.
             worker.points.remove(index)
-            log.warning("point %d: %s", index, error)
-            row = self._failed(index, reason)
+            worker.points.appendleft(index)
+            return self._replace(worker, reason)
         except RayError as error:  # its process or node is gone, or out of reach
-            return self._lost(worker, error)
-        else:
-            if index is None:
-                worker.prepared, worker.starts = True, 0
-            else:
-                worker.points.remove(index)
-                row = value
-        return row
+            return self._replace(worker, f"its worker died ({_first_line(error)})")
+        if index is None:
+            worker.prepared, worker.starts = True, 0
+            return None
+        worker.points.remove(index)
+        return value
 
     def _start(self, worker: _Worker) -> None:
         """Gives the worker a new actor; it gets points when that is placed and prepared."""
@@ -175,22 +173,22 @@ class _Pool:
                     worker.points.append(index)
                     self.in_flight[worker.actor.certify.remote(index, self.failures[index] + 1)] = (worker, index)
 
-    def _lost(self, worker: _Worker, error: RayError) -> Row | None:
-        """A worker died: its points go to others, and only the one that it had begun is charged with an attempt."""
+    def _replace(self, worker: _Worker, reason: str) -> Row | None:
+        """Gives a worker that failed a new actor; of its points only the one that it had begun is charged for it."""
         begun, *queued = worker.points or [None]
-        log.warning("a worker died%s: %s", "" if begun is None else f" at point {begun}", error)
+        log.warning("a worker is replaced%s: %s", "" if begun is None else f" at point {begun}", reason)
         self.in_flight = {ref: task for ref, task in self.in_flight.items() if task[0] is not worker}
         worker.points.clear()
         worker.prepared = False
         self.waiting.extendleft(reversed([index for index in queued if index is not None]))
-        row = None if begun is None else self._failed(begun, "its worker died")
+        row = None if begun is None else self._failed(begun, reason)
         ray.kill(worker.actor)  # it may only be out of reach: what it still does is done twice, and counted once
         if worker.starts < _START_ATTEMPTS:
             self._start(worker)
         else:
             self.workers.remove(worker)
         if not self.workers:
-            raise SrsRayError(f"every worker died while starting, {_START_ATTEMPTS} times each; the last: {error}")
+            raise SrsRayError(f"every worker failed while starting, {_START_ATTEMPTS} times each; the last: {reason}")
         return row
 
     def _failed(self, index: int, reason: str) -> Row | None:
@@ -204,6 +202,10 @@ class _Pool:
     def kill(self) -> None:
         for worker in self.workers:
             ray.kill(worker.actor)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".:")
 
 
 def _nodes() -> list[dict[str, Any]]:

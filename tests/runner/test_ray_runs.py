@@ -90,7 +90,7 @@ def test_only_the_point_a_worker_dies_under_is_given_up(digits_job, cluster):
         backend.close()
     assert sorted((row["index"], row["status"]) for row in rows) == [(0, "error"), (10, "ok"), (20, "ok")]
     [failed] = [row for row in rows if row["status"] == "error"]
-    assert failed["error"] == "given up after it failed 2 times: its worker died"
+    assert failed["error"].startswith("given up after it failed 2 times: its worker died")
     assert failed["attempt"] == 2
 
 
