@@ -12,6 +12,7 @@ import typer
 import yaml
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.markup import escape
 
 import srs_ray
 from srs_ray.errors import SrsRayError
@@ -60,14 +61,10 @@ def main() -> None:
     except SrsRayError as error:
         if _debug:
             raise
-        messages.print(f"[bold red]error:[/] {_escaped(str(error))}", highlight=False)
+        messages.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
         sys.exit(WRONG_USAGE)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
-
-
-def _escaped(text: str) -> str:
-    return text.replace("[", r"\[")
 
 
 def _print_version(wanted: bool) -> None:
@@ -133,8 +130,8 @@ def certify(
         "data.every": every,
         "execution.seed": seed,
         "execution.device": device,
-        "execution.workers": None if workers is None else yaml.safe_load(workers),
-        "execution.batch": None if batch is None else yaml.safe_load(batch),
+        "execution.workers": workers,
+        "execution.batch": batch,
     }
     job = load_job(job_file, _overrides(settings, overrides))
     if no_ray and address is not None:
@@ -158,7 +155,7 @@ def certify(
     console.print(
         f"[bold]{state}[/]: {summary.done} of {summary.asked} points certified, {summary.finished} of them now"
         + (f", {summary.errors} failed" if summary.errors else "")
-        + f"; rows are in {_escaped(summary.path)}",
+        + f"; rows are in {escape(summary.path)}",
         highlight=False,
     )
     if summary.missing:
@@ -238,7 +235,7 @@ def export(
     if output is None:
         typer.echo(exported.text, nl=False)
     for note in exported.notes:
-        messages.print(f"[dim]{_escaped(note)}[/]", highlight=False)
+        messages.print(f"[dim]{escape(note)}[/]", highlight=False)
 
 
 @app.command(epilog="Example: srs-ray status runs/a --json")

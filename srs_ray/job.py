@@ -24,7 +24,10 @@ def _known_architecture(name: str) -> str:
 
 def _number(value: object) -> object:
     """Fractions such as 36/255 are how the field writes radii of 8-bit images."""
-    return float(Fraction(value)) if isinstance(value, str) and "/" in value else value
+    try:
+        return float(Fraction(value)) if isinstance(value, str) and "/" in value else value
+    except (ValueError, ZeroDivisionError) as error:
+        raise ValueError("not a fraction of two whole numbers") from error
 
 
 Architecture = Annotated[str, AfterValidator(_known_architecture)]

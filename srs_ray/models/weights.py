@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.resources import as_file, files
@@ -86,14 +85,17 @@ def _read_safetensors(path: Path) -> Weights:
 def _read_pickle(path: Path) -> Weights:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged pickle can fail in any way, and none of them is ours to mend
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WeightsError(
             f"{path} is not a readable checkpoint (only tensors are loaded, never code): {reason}"
         ) from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+    if not isinstance(content, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) and value.layout == torch.strided
+        for name, value in content.items()
+    ):
         raise WeightsError(
             f"{path} holds no state dict: expected names and tensors, bare or under the key 'state_dict'"
         )
@@ -112,6 +114,10 @@ def _canonical(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
             gain = plain.get(name[:-1] + "g")
             if gain is None:
                 raise WeightsError(f"{path}: {name} is there, {name[:-1]}g is not")
+            if not tensor.dim() or gain.numel() != len(tensor):
+                shapes = f"{name[:-1]}g has shape {tuple(gain.shape)}, {name} has {tuple(tensor.shape)}"
+                raise WeightsError(f"{path}: {shapes}, which do not go together")
+            gain = gain.view(-1, *[1] * (tensor.dim() - 1))
             direction = tensor.double()
             norm = direction.flatten(1).norm(dim=1).view(-1, *[1] * (tensor.dim() - 1))
             folded[name[: -len("_v")]] = (gain.double() * direction / norm).to(tensor.dtype)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 
 from rich.console import Console
+from rich.markup import escape
 
 from srs_ray.job import Job
 from srs_ray.runner.backend import Backend
@@ -53,7 +55,7 @@ def certify(job: Job, open_backend: Callable[[], Backend], console: Console, dow
     and the loss of workers. Raises SrsRayError for what the user can mend.
     """
     for warning in check_feasible(job):
-        console.print(f"[yellow]warning:[/] {warning}", highlight=False)
+        console.print(f"[yellow]warning:[/] {escape(warning)}", highlight=False)
     inputs = JobInputs.read(job, download)
     backend = open_backend()
     try:
@@ -74,31 +76,30 @@ def _run(inputs: JobInputs, backend: Backend, console: Console) -> RunSummary:
         session=session_record(spec, workers),
     )
     for note in run.notes:
-        console.print(f"[dim]note: {note}[/]", highlight=False)
+        console.print(f"[dim]note: {escape(note)}[/]", highlight=False)
     finished_before = run.finished()
     todo = [index for index in inputs.indices if index not in finished_before]
     tally = _tally(run, set(inputs.indices))
     console.print(
-        f"{run.path}: {len(todo)} of {len(inputs.indices)} points to do, {backend.describe(workers)}, "
+        f"{escape(run.path)}: {len(todo)} of {len(inputs.indices)} points to do, {backend.describe(workers)}, "
         f"batch {spec.batch}",
         highlight=False,
     )
     finished = 0
     with StopRequest() as stop, RowWriter(run) as writer, RunProgress(console, len(inputs.indices), tally) as progress:
         if todo:
-            rows = backend.rows(spec, inputs.weights, todo, workers)
-            for row in rows:
-                if row is not None:
-                    writer.add(row)
-                    progress.add(row)
-                    finished += row["status"] == "ok"
-                    if row["status"] != "ok":
-                        console.print(f"[red]point {row['index']}:[/] {row['error']}", highlight=False)
-                writer.tick()
-                progress.tick()
-                if stop.received is not None:
-                    break
-            rows.close()
+            with closing(backend.rows(spec, inputs.weights, todo, workers)) as rows:
+                for row in rows:
+                    if row is not None:
+                        writer.add(row)
+                        progress.add(row)
+                        finished += row["status"] == "ok"
+                        if row["status"] != "ok":
+                            console.print(f"[red]point {row['index']}:[/] {escape(row['error'])}", highlight=False)
+                    writer.tick()
+                    progress.tick()
+                    if stop.received is not None:
+                        break
     return RunSummary(
         path=run.path,
         asked=len(inputs.indices),

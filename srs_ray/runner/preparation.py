@@ -38,7 +38,7 @@ class JobInputs:
         """Raises WeightsError or DataError for what is missing or does not fit."""
         weights = read_weights(job.model.weights)
         build_model(job.model.arch, weights)
-        path = None if job.data.path is None else str(Path(job.data.path).expanduser().resolve())
+        path = None if job.data.path is None else str(Path(job.data.path).expanduser().absolute())
         dataset = open_job_data(job, path, download)
         indices = point_indices(len(dataset), job.data.start, job.data.stop, job.data.every)
         return JobInputs(job, weights, path, dataset, indices)

@@ -75,7 +75,7 @@ class RayBackend:
         resource, share = self._needs()
         room = sum(int(node["Resources"].get(resource, 0.0) / share + 1e-9) for node in _nodes())
         wanted = self.execution.workers
-        if wanted == "auto" and not room:
+        if not room:
             raise JobError(f"no node of {self.place} has {share:g} {resource} for a worker")
         return min(room if wanted == "auto" else wanted, points)
 
@@ -201,7 +201,8 @@ class _Pool:
 
     def kill(self) -> None:
         for worker in self.workers:
-            ray.kill(worker.actor)
+            if worker.actor is not None:
+                ray.kill(worker.actor)
 
 
 def _first_line(error: Exception) -> str:

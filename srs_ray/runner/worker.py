@@ -23,7 +23,6 @@ from srs_ray.smoothing.point import (
     PointRow,
     SerializedSampling,
     StandardSampling,
-    use_exact_float32,
 )
 
 Row = dict[str, Any]  # the columns of a run directory by name
@@ -71,7 +70,6 @@ class PointWorker:
         torch.set_num_threads(threads)
         if spec.device == "cuda" and not torch.cuda.is_available():
             raise JobError(f"{socket.gethostname()}: the job asks for CUDA, but torch finds none in this worker")
-        use_exact_float32()
         self.dataset = open_job_data(job, spec.data_path)
         self._check_same(spec)
         model = build_model(job.model.arch, weights, spec.device, job.execution.dtype)

@@ -21,9 +21,9 @@ from srs_ray.smoothing.noise import NoisyPoint, Stage
 NO_CLASS = -1
 
 
-def predicted_classes(logits_BK: Tensor) -> Tensor:
-    """The class of the largest logit; NO_CLASS where a logit is not finite."""
-    return torch.where(torch.isfinite(logits_BK).all(dim=1), logits_BK.argmax(dim=1), NO_CLASS)
+def predicted_classes(logits_BK: Tensor, finite_B: Tensor) -> Tensor:
+    """The class of the largest logit; NO_CLASS where a logit, or anything in the solve (`finite_B`), is not finite."""
+    return torch.where(finite_B & torch.isfinite(logits_BK).all(dim=1), logits_BK.argmax(dim=1), NO_CLASS)
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class _Pass:
         )
         self.sample_B = np.full(self.batch, -1)
         self.iteration.active_B[:] = False
-        self.solved: list[tuple[np.ndarray, Tensor]] = []
+        self.solved: list[tuple[np.ndarray, Tensor, Tensor]] = []
         self.classes_N = torch.full((len(numbers),), NO_CLASS, dtype=torch.int64, device=model.device)
         self.evaluations = self.fallbacks = self.unconverged = 0
 
@@ -109,25 +109,28 @@ class _Pass:
         self.fallbacks += int(solution.fell_back_B[slots].sum())
         if self.base.setting.tolerance is not None:
             self.unconverged += int((~solution.converged_B[slots]).sum())
-        self.solved.append((self.sample_B[stopped], solution.z_BD[slots]))
+        self.solved.append((self.sample_B[stopped], solution.z_BD[slots], solution.finite_B[slots]))
         self.sample_B[stopped] = -1
         self._classify(final=False)
 
     def _classify(self, *, final: bool) -> None:
         """Runs the head on full batches of solved samples, and at the end on what is left, padded."""
-        waiting = sum(len(samples) for samples, _ in self.solved)
+        waiting = sum(len(samples) for samples, _, _ in self.solved)
         if not waiting or (waiting < self.batch and not final):
             return
-        samples = np.concatenate([samples for samples, _ in self.solved])
-        z_ND = torch.cat([z_ND for _, z_ND in self.solved])
+        samples = np.concatenate([samples for samples, _, _ in self.solved])
+        z_ND = torch.cat([z_ND for _, z_ND, _ in self.solved])
+        finite_N = torch.cat([finite_N for _, _, finite_N in self.solved])
         self.solved = []
         for first in range(0, waiting, self.batch):
             part = samples[first : first + self.batch]
             z_BD = z_ND[first : first + self.batch]
+            finite_B = finite_N[first : first + self.batch]
             if len(part) < self.batch:
                 if not final:
-                    self.solved = [(part, z_BD)]
+                    self.solved = [(part, z_BD, finite_B)]
                     return
                 z_BD = torch.cat([z_BD, z_BD[-1:].expand(self.batch - len(part), -1)])
-            classes_B = predicted_classes(self.base.model.head(z_BD))
-            self.classes_N[torch.from_numpy(part).to(classes_B.device)] = classes_B[: len(part)]
+            logits_BK = self.base.model.head(z_BD)[: len(part)]
+            classes_B = predicted_classes(logits_BK, finite_B)
+            self.classes_N[torch.from_numpy(part).to(classes_B.device)] = classes_B

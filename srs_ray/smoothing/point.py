@@ -104,6 +104,13 @@ class PointCertifier:
     seed: int
     batch: int
 
+    def __post_init__(self) -> None:
+        if (self.certificate.kind == "cohen") != isinstance(self.sampling, StandardSampling):
+            raise ValueError(f"certificate {self.certificate.kind!r} does not go with {type(self.sampling).__name__}")
+        if self.model.training:
+            raise ValueError("the model is in training mode, in which samples depend on each other: call model.eval()")
+        use_exact_float32()
+
     def certify(self, x_CHW: Tensor, index: int, label: int | None) -> PointRow:
         """The row of one point: image in [0, 1], its position in the data set (it keys the noise), its true class."""
         started = time.perf_counter()
@@ -250,9 +257,6 @@ def certify_point(
         settings = Certificate(certificate or "exact", alpha, audit)
     else:
         raise ValueError(f"no sampling method {method!r}; there are srs and standard")
-    if (settings.kind == "cohen") != (method == "standard"):
-        raise ValueError(f"certificate {settings.kind!r} does not go with method {method!r}")
-    use_exact_float32()
     certifier = PointCertifier(
         model=model,
         sampling=sampling,

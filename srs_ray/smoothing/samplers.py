@@ -76,7 +76,7 @@ class SerializedSampler:
         solution = solve(lambda z_BD: model.f(z_BD, injection_BCHW), start_BD, setting)
         self.z_JD[rows] = solution.z_BD
         self.started_J[chains] = solution.finite_B.cpu().numpy()
-        classes_B = predicted_classes(model.head(solution.z_BD))
+        classes_B = predicted_classes(model.head(solution.z_BD), solution.finite_B)
         return Predictions(
             classes_B.cpu().numpy(), int(solution.evaluations_B.sum()), int(solution.fell_back_B.sum()), unconverged=0
         )

@@ -50,7 +50,8 @@ def evaluate(
             for step in range(1, setting.steps + 1):
                 iteration.advance()
                 if step in right:
-                    right[step] += int((predicted_classes(model.head(iteration.z_BD)) == y_B).sum())
+                    classes_B = predicted_classes(model.head(iteration.z_BD), iteration.finite_B)
+                    right[step] += int((classes_B == y_B).sum())
             residual += float(iteration.residual_B.sum())
     samples = draws * len(x_NCHW)
     return NoisyEvaluation({step: hits / samples for step, hits in right.items()}, residual / samples)

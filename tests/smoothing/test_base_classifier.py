@@ -37,7 +37,7 @@ class RecordingPass(_Pass):
         super().__init__(*args)
 
     def _classify(self, *, final: bool) -> None:
-        for samples, z_ND in self.solved:
+        for samples, z_ND, _ in self.solved:
             for sample, z_D in zip(samples, z_ND, strict=True):
                 self.states[int(self.numbers[sample])] = z_D.numpy().tobytes()
         super()._classify(final=final)
@@ -84,4 +84,9 @@ def test_a_sample_that_is_not_finite_has_no_class_and_harms_no_other(model, poin
 
 def test_logits_that_are_not_finite_are_no_class_and_never_class_0():
     logits = torch.tensor([[1.0, 2.0], [torch.nan, 1.0], [torch.inf, 1.0], [-torch.inf, 1.0]])
-    assert predicted_classes(logits).tolist() == [1, NO_CLASS, NO_CLASS, NO_CLASS]
+    assert predicted_classes(logits, torch.ones(4, dtype=torch.bool)).tolist() == [1, NO_CLASS, NO_CLASS, NO_CLASS]
+
+
+def test_a_solve_that_was_not_finite_is_no_class_even_where_its_logits_are():
+    logits = torch.tensor([[1.0, 2.0], [1.0, 2.0]])
+    assert predicted_classes(logits, torch.tensor([True, False])).tolist() == [1, NO_CLASS]
