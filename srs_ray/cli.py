@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 import yaml
 from rich.console import Console
+from rich.live import Live
 from rich.logging import RichHandler
 from rich.markup import escape
+from rich.text import Text
 
 import srs_ray
 from srs_ray.errors import SrsRayError
-from srs_ray.job_file import load_job, load_train_job, parse_override
 
 WRONG_USAGE, INTERRUPTED = 2, 130
 
@@ -40,6 +43,8 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="SETTING=VALUE", help="Override any setting of the job file; may be repeated."),
 ]
+OutputOption = Annotated[str | None, typer.Option(help="The run directory.")]
+WeightsOption = Annotated[str | None, typer.Option(help="Checkpoint file, or the name of shipped weights.")]
 CertificateOption = Annotated[
     str | None,
     typer.Option(
@@ -82,9 +87,13 @@ def _global_options(
 ) -> None:
     global _debug
     _debug = debug
-    level = logging.DEBUG if debug else logging.WARNING
-    handler = RichHandler(console=messages, show_path=debug, show_time=debug)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+    # A terminal has a live view; a log file gets a line every minute, with its time.
+    level = logging.DEBUG if debug else logging.WARNING if messages.is_terminal else logging.INFO
+    if messages.is_terminal:
+        handler: logging.Handler = RichHandler(console=messages, show_path=debug, show_time=debug)
+        logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+    else:
+        logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("srs_ray").setLevel(level)
 
 
@@ -92,8 +101,8 @@ def _global_options(
 def certify(
     job_file: JobFile,
     settings: Set = None,
-    output: Annotated[str | None, typer.Option(help="The run directory.")] = None,
-    weights: Annotated[str | None, typer.Option(help="Checkpoint file, or the name of shipped weights.")] = None,
+    output: OutputOption = None,
+    weights: WeightsOption = None,
     sigma: Annotated[float | None, typer.Option(help="Standard deviation of the noise.")] = None,
     n: Annotated[int | None, typer.Option(help="Estimation samples per point.")] = None,
     steps: Annotated[int | None, typer.Option(help="Solver steps of serialized sampling.")] = None,
@@ -133,6 +142,8 @@ def certify(
         "execution.workers": workers,
         "execution.batch": batch,
     }
+    from srs_ray.job_file import load_job
+
     job = load_job(job_file, _overrides(settings, overrides))
     if no_ray and address is not None:
         raise typer.BadParameter("--no-ray and --address exclude each other")
@@ -163,8 +174,50 @@ def certify(
     raise typer.Exit(summary.exit_code)
 
 
+@app.command(
+    epilog="Example: srs-ray submit jobs/digits-srs.yaml --address http://HEAD:8265 --output /shared/runs/digits"
+)
+def submit(
+    job_file: JobFile,
+    settings: Set = None,
+    output: OutputOption = None,
+    weights: WeightsOption = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="The cluster's dashboard, such as http://HEAD:8265. RAY_API_SERVER_ADDRESS and RAY_ADDRESS win over "
+            "it, as they do for `ray job`."
+        ),
+    ] = None,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Return when the cluster has taken the job.")] = False,
+) -> None:
+    """Run `certify` on a cluster elsewhere and follow its log; the same command continues a run that was stopped.
+
+    Paths (output, data.path, model.weights) are the cluster's. Ctrl-C stops following, not the job. Exit codes: those
+    of `certify` there; 130 no longer followed; 143 stopped.
+    """
+    from srs_ray.job_file import load_job
+    from srs_ray.runner.submission import submit as send
+
+    job = load_job(job_file, _overrides(settings, {"output": output, "model.weights": weights}))
+    submission = send(job, address)
+    typer.echo(f"submitted {submission.id}")
+    typer.echo(f"  to look: {submission.ray_command('logs --follow')}")
+    typer.echo(f"  to stop: {submission.ray_command('stop')}")
+    if no_wait:
+        return
+    try:
+        code = submission.follow(lambda text: typer.echo(text, nl=False))
+    except KeyboardInterrupt:
+        messages.print(f"no longer followed; {submission.id} goes on", highlight=False)
+        raise typer.Exit(INTERRUPTED) from None
+    raise typer.Exit(code)
+
+
 def _overrides(settings: list[str] | None, options: dict[str, Any]) -> dict[str, Any]:
     """--set first, then the options that were given."""
+    from srs_ray.job_file import parse_override
+
     return dict(parse_override(text) for text in settings or []) | {k: v for k, v in options.items() if v is not None}
 
 
@@ -240,13 +293,42 @@ def export(
 
 @app.command(epilog="Example: srs-ray status runs/a --json")
 def status(
-    run: Run, as_json: Annotated[bool, typer.Option("--json", help="As JSON, for other programs.")] = False
+    run: Run,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for other programs.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it again every few seconds, until all is done.")] = False,
+    interval: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks of --watch.")] = 10.0,
 ) -> None:
-    """How far a run is, from its run directory alone."""
+    """How far a run is, from its run directory alone: also somebody else's, while it runs."""
     from srs_ray.analysis import run_status, status_text
 
+    if as_json and watch:
+        raise typer.BadParameter("--json and --watch exclude each other")
     state = run_status(run)
-    typer.echo(json.dumps(state, indent=2) if as_json else status_text(state), nl=as_json)
+    if not watch:
+        typer.echo(json.dumps(state, indent=2) if as_json else status_text(state), nl=as_json)
+        return
+    console = Console()
+    with Live(console=console, auto_refresh=False) if console.is_terminal else nullcontext() as live:
+        while True:
+            if live is not None:
+                live.update(Text(status_text(state)), refresh=True)
+            else:
+                typer.echo(status_text(state))
+            if not state["pending"]:
+                return
+            time.sleep(interval)
+            state = run_status(run)
+
+
+@app.command(epilog="Example: srs-ray compact runs/a")
+def compact(run: Run) -> None:
+    """Merge the small Parquet files of a run that nobody writes now; `certify` does it by itself as it goes."""
+    from srs_ray.runs import Lease, RunDirectory
+
+    directory = RunDirectory.open(run)
+    with Lease.acquire(run):
+        before, after = directory.compact()
+    typer.echo(f"{before} {'part' if before == 1 else 'parts'} before, {after} now")
 
 
 @app.command(epilog="Example: srs-ray train jobs/digits-train.yaml --output my-digits.safetensors")
@@ -260,10 +342,11 @@ def train(
 ) -> None:
     """Train an MDEQ under Gaussian noise, unrolled first, then at the equilibrium; writes weights for `certify`."""
     overrides = {"output": output, "noise.sigma": sigma, "execution.device": device, "execution.seed": seed}
-    job = load_train_job(job_file, _overrides(settings, overrides))
+    from srs_ray.job_file import load_train_job
     from srs_ray.training import TrainingProgress
     from srs_ray.training import train as run
 
+    job = load_train_job(job_file, _overrides(settings, overrides))
     with TrainingProgress(Console(), job.training) as report:
         result = run(job, report)
     typer.echo(f"wrote {result.path}; `srs-ray weights inspect {result.path}` says how it was made and how good it is")
@@ -299,7 +382,7 @@ def inspect(source: Annotated[str, typer.Argument(help="A checkpoint file, or th
 def init(
     arch: Annotated[str, typer.Argument(help="The architecture.")],
     target: Annotated[Path, typer.Argument(help="The safetensors file to write.")],
-    seed: Annotated[int, typer.Option(help="Seed of the random weights.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the random weights.")] = 0,
 ) -> None:
     """Random weights: they try out a path through the program, and classify nothing."""
     from srs_ray.models.weights import random_weights, write_weights

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import Annotated, Any, Literal
@@ -26,13 +27,28 @@ def _number(value: object) -> object:
     """Fractions such as 36/255 are how the field writes radii of 8-bit images."""
     try:
         return float(Fraction(value)) if isinstance(value, str) and "/" in value else value
-    except (ValueError, ZeroDivisionError) as error:
-        raise ValueError("not a fraction of two whole numbers") from error
+    except (ValueError, ArithmeticError) as error:
+        raise ValueError("not a fraction of two whole numbers, the second above 0") from error
+
+
+def _usable_path(text: str) -> str:
+    if not text or b"\0" in os.fsencode(text):
+        raise ValueError("a path or name has at least one character, and no NUL among them")
+    return text
+
+
+def _share_that_ray_grants(gpus: float) -> float:
+    if gpus > 1 and not gpus.is_integer():
+        raise ValueError("Ray shares one GPU only; above 1, expected a whole number")
+    if abs(gpus - round(gpus, 4)) > 1e-9:
+        raise ValueError("Ray shares a GPU by ten-thousandths; expected a multiple of 0.0001")
+    return gpus
 
 
 Architecture = Annotated[str, AfterValidator(_known_architecture)]
 Probability = Annotated[float, Field(gt=0, lt=1)]
 Radius = Annotated[float, BeforeValidator(_number), Field(ge=0, allow_inf_nan=False)]
+PathOrName = Annotated[str, AfterValidator(_usable_path)]
 
 
 class Settings(BaseModel):
@@ -40,20 +56,29 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _has_no_boolean(cls, raw: Any) -> Any:
+        """Pydantic would take true for the number 1."""
+        for name, value in raw.items() if isinstance(raw, Mapping) else ():
+            if any(isinstance(item, bool) for item in (value if isinstance(value, list | tuple) else [value])):
+                raise ValueError(f"{name}: found {value!r}: no setting is true or false; expected a number or a name")
+        return raw
+
 
 class ModelSettings(Settings):
     """What is certified. `weights` is a checkpoint file or the name of weights that ship with the package."""
 
     arch: Architecture
-    weights: str
+    weights: PathOrName
 
 
 class DataSettings(Settings):
     """Where points come from, and which of them: start, start + every, ... below stop (null: to the end)."""
 
     kind: DataKind
-    path: str | None = None
-    split: str | None = None
+    path: PathOrName | None = None
+    split: PathOrName | None = None
     start: int = Field(0, ge=0)
     stop: int | None = Field(None, ge=0)
     every: int = Field(1, ge=1)
@@ -61,7 +86,7 @@ class DataSettings(Settings):
     @model_validator(mode="after")
     def _has_a_path(self) -> DataSettings:
         if self.path is None and self.kind != "digits":
-            raise ValueError(f"data of kind {self.kind} needs a path")
+            raise ValueError(f"data of kind {self.kind} needs a path (data.path); only digits does without")
         return self
 
 
@@ -85,20 +110,28 @@ class SolverSettings(Settings):
 
 
 class StandardSampling(Settings):
-    """Every noisy sample is solved from zero by the reference solver (Cohen et al. 2019)."""
+    """Every noisy sample is solved from zero by the reference solver (Cohen et al. 2019).
+
+    A point is an error if more than a share `max_nonfinite` of the samples of a stage have no finite logits.
+    """
 
     method: Literal["standard"]
     n0: int = Field(100, ge=1)
     n: int = Field(10_000, ge=1)
+    max_nonfinite: float = Field(0.1, ge=0, le=1)
     reference: SolverSettings
 
 
 class SerializedSampling(Settings):
-    """Chains of samples, each solve starting from the last (Gao et al. 2024); the reference solver audits them."""
+    """Chains of samples, each solve starting from the last (Gao et al. 2024); the reference solver audits them.
+
+    `max_nonfinite` is as in standard sampling.
+    """
 
     method: Literal["srs"]
     n0: int = Field(100, ge=1)
     n: int = Field(10_000, ge=1)
+    max_nonfinite: float = Field(0.1, ge=0, le=1)
     chains: int = Field(400, ge=1)
     solver: SolverName
     steps: int = Field(3, ge=1)
@@ -108,7 +141,7 @@ class SerializedSampling(Settings):
     @model_validator(mode="after")
     def _warms_up(self) -> SerializedSampling:
         if self.warmup_steps < self.steps:
-            raise ValueError(f"warmup_steps ({self.warmup_steps}) is below steps ({self.steps})")
+            raise ValueError(f"warmup_steps ({self.warmup_steps}) is below steps ({self.steps}); expected no less")
         return self
 
 
@@ -133,14 +166,18 @@ class AuditedCertificate(Settings):
 
 
 class ExecutionSettings(Settings):
-    """Where and how the job runs. Of these only dtype and seed can change a count."""
+    """Where and how the job runs. Of these only dtype and seed can change a count.
+
+    A point that takes longer than `point_seconds` becomes an error row (null: it may take any time).
+    """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     workers: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
-    gpus_per_worker: float = Field(1.0, gt=0)
+    gpus_per_worker: Annotated[float, AfterValidator(_share_that_ray_grants)] = Field(1.0, gt=0)
     cpus_per_worker: int = Field(1, ge=1)
     batch: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
     attempts: int = Field(3, ge=1)
+    point_seconds: float | None = Field(None, gt=0)
     dtype: Literal["float32", "float64"] = "float32"
     seed: int = Field(0, ge=0, lt=2**63)
 
@@ -161,7 +198,7 @@ class Job(Settings):
     certificate: Annotated[CohenCertificate | AuditedCertificate, Field(discriminator="kind")]
     execution: ExecutionSettings = ExecutionSettings()
     report: ReportSettings = ReportSettings()
-    output: str
+    output: PathOrName
 
     @model_validator(mode="before")
     @classmethod
@@ -230,9 +267,9 @@ class TrainingSettings(Settings):
     @model_validator(mode="after")
     def _trains(self) -> TrainingSettings:
         if self.epochs == 0:
-            raise ValueError("no epoch is asked for")
+            raise ValueError("unrolled_epochs and equilibrium_epochs are both 0; expected at least one epoch in all")
         if self.solve_steps[0] > self.solve_steps[1]:
-            raise ValueError(f"solve_steps is [least, most], found {list(self.solve_steps)}")
+            raise ValueError(f"solve_steps is {list(self.solve_steps)}; expected [least, most]")
         return self
 
 
@@ -240,7 +277,7 @@ class TrainModelSettings(Settings):
     """The architecture that is trained, from random weights or from `weights`."""
 
     arch: Architecture
-    weights: str | None = None
+    weights: PathOrName | None = None
 
 
 class TrainExecutionSettings(Settings):
@@ -265,7 +302,7 @@ class TrainJob(Settings):
     noise: TrainNoiseSettings
     training: TrainingSettings
     execution: TrainExecutionSettings = TrainExecutionSettings()
-    output: Annotated[str, Field(pattern=r"\.safetensors$")]
+    output: Annotated[PathOrName, Field(pattern=r"\.safetensors$")]
 
     @model_validator(mode="after")
     def _names_its_split(self) -> TrainJob:

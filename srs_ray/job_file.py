@@ -34,27 +34,30 @@ def parse_override(text: str) -> tuple[str, Any]:
         raise JobError(f"--set {text!r}: expected SETTING=VALUE, for example noise.sigma=0.25")
     try:
         return key.strip(), yaml.safe_load(value)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise JobError(f"--set {text!r}: {value!r} is not a YAML value") from error
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """A setting written twice is a mistake, not a choice."""
+    """A setting written twice is a mistake, not a choice; one that `<<` merges in gives way to one that is written."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        keys = [key.value for key, _ in node.value]
         for key in keys:
             if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"{key!r} is set twice", node.start_mark)
-        return super().construct_mapping(node, deep)
+                raise yaml.composer.ComposerError(None, None, f"{key!r} is set twice", node.start_mark)
+        return node
 
 
 def _load(kind: type[JobType], path: Path, overrides: Mapping[str, Any]) -> JobType:
-    if not path.is_file():
-        raise JobError(f"no job file at {path}")
     try:
         raw = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeyLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except FileNotFoundError as error:
+        raise JobError(f"no job file at {path}") from error
+    except OSError as error:
+        raise JobError(f"the job file {path} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: bytes that are not UTF-8, a date that there is not
         raise JobError(f"{path} is not readable as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):
         raise JobError(f"{path}: expected a mapping of settings, found {type(raw).__name__}")
@@ -62,9 +65,11 @@ def _load(kind: type[JobType], path: Path, overrides: Mapping[str, Any]) -> JobT
         *sections, last = key.split(".")
         section = raw
         for name in sections:
-            section = section.setdefault(name, {})
-            if not isinstance(section, dict):
+            nested = section.get(name, {})
+            if not isinstance(nested, dict):
                 raise JobError(f"{path}: cannot set {key}: {name} is not a section")
+            section[name] = {**nested}  # a copy: an alias would carry the change into another section
+            section = section[name]
         section[last] = value
     try:
         return kind.model_validate(raw)

@@ -170,6 +170,8 @@ def test_weights_are_made_inspected_and_converted(srs_ray_command, tmp_path):
         (("status", "job.yaml"), "job.yaml"),
         (("weights", "inspect", "job.yaml"), "job.yaml"),
         (("weights", "init", "resnet", "x.safetensors"), "no architecture 'resnet'"),
+        (("weights", "init", "mdeq-tiny-digits", "x.safetensors", "--seed", str(2**70)), "is not in the range"),
+        (("weights", "init", "mdeq-tiny-digits", "x.safetensors", "--seed", "-1"), "is not in the range"),
         (("train", "job.yaml"), "job.yaml"),
     ],
 )
@@ -212,6 +214,26 @@ def test_the_results_of_a_run_are_read_without_torch_and_ray(folder):
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=True)
     assert done.stdout.split("\n")[:2] == ["1", "[]"]
+
+
+def test_help_and_the_commands_that_read_results_load_neither_torch_nor_ray(folder, tmp_path):
+    commands = [
+        ["--help"],
+        ["certify", "--help"],
+        ["status", "runs/srs"],
+        ["aggregate", "runs/srs"],
+        ["export", "runs/srs"],
+        ["plot", "runs/srs", "--output", str(tmp_path / "curves.svg")],
+    ]
+    program = (
+        "import sys; from srs_ray.cli import app\n"
+        f"for command in {commands!r}:\n"
+        "    app(command, standalone_mode=False)\n"
+        "    print('loaded', sorted({'torch', 'ray'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=True)
+    loaded = [line for line in done.stdout.splitlines() if line.startswith("loaded")]
+    assert loaded == ["loaded []"] * len(commands)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

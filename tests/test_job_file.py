@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -74,9 +75,73 @@ def test_radii_may_be_fractions(job_file):
     assert job.report.radii == (0.0, 36 / 255)
 
 
+def test_numbers_may_be_strings_because_yaml_reads_1e_3_as_one(job_file):
+    text = yaml.safe_dump({**SRS, "certificate": {}}).replace("certificate: {}", "certificate: {alpha: 1e-3}")
+    assert "alpha: 1e-3" in text
+    assert load_job(job_file(text=text)).certificate.alpha == 0.001
+    assert load_job(job_file(), {"execution.workers": "2"}).execution.workers == 2
+
+
+@pytest.mark.parametrize("gpus", [0.0001, 0.3333, 0.5, 1, 2.0, 8])
+def test_a_worker_takes_what_ray_grants_of_gpus(job_file, gpus):
+    assert load_job(job_file({"execution": {"gpus_per_worker": gpus}})).execution.gpus_per_worker == gpus
+
+
+def train_job_without_data() -> str:
+    content = yaml.safe_load((JOBS / "digits-train.yaml").read_text())
+    return yaml.safe_dump({name: section for name, section in content.items() if name not in ("data", "evaluation")})
+
+
+def test_a_merge_key_takes_over_the_settings_that_are_not_written(job_file):
+    text = train_job_without_data() + (
+        "data: &data {kind: digits, split: train, every: 7}\nevaluation: {<<: *data, split: test}\n"
+    )
+    job = load_train_job(job_file(text=text))
+    assert (job.data.split, job.evaluation.split, job.evaluation.every) == ("train", "test", 7)
+
+
+def test_an_override_stays_in_its_section_where_another_is_an_alias_of_it(job_file):
+    text = train_job_without_data() + "data: &data {kind: digits, split: test}\nevaluation: *data\n"
+    job = load_train_job(job_file(text=text), {"data.split": "train"})
+    assert (job.data.split, job.evaluation.split) == ("train", "test")
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value"),
+    [
+        ("noise", "sigma", True),
+        ("sampling", "n", True),
+        ("sampling", "max_nonfinite", False),
+        ("certificate", "audit", False),
+        ("data", "every", True),
+        ("execution", "workers", True),
+        ("execution", "gpus_per_worker", True),
+        ("report", "radii", [0.25, True]),
+    ],
+)
+def test_true_and_false_are_no_numbers(job_file, section, name, value):
+    with pytest.raises(JobError) as error:
+        load_job(job_file({section: {**SRS.get(section, {}), name: value}}))
+    assert f"{name}: found {value!r}: no setting is true or false" in str(error.value)
+    assert section in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
+        ({"execution": {"gpus_per_worker": 1.5}}, "execution.gpus_per_worker: found 1.5: ray shares one GPU only"),
+        ({"execution": {"gpus_per_worker": 1 / 3}}, "expected a multiple of 0.0001"),
+        ({"execution": {"gpus_per_worker": 1e-5}}, "expected a multiple of 0.0001"),
+        ({"execution": {"gpus_per_worker": -1}}, "execution.gpus_per_worker: found -1"),
+        ({"execution": {"point_seconds": 0}}, "execution.point_seconds: found 0: input should be greater than 0"),
+        ({"sampling": {"method": "srs", "max_nonfinite": 1.1}}, "sampling.max_nonfinite: found 1.1"),
+        ({"sampling": {"method": "standard", "max_nonfinite": -1}}, "sampling.max_nonfinite: found -1"),
+        ({"data": {"kind": "parquet", "path": "a\0b"}}, "data.path: found 'a\\x00b'"),
+        ({"data": {"kind": "parquet", "path": ""}}, "data.path: found ''"),
+        ({"model": {"arch": "mdeq-tiny-digits", "weights": "w\0"}}, "model.weights: found 'w\\x00'"),
+        ({"output": ""}, "output: found ''"),
+        ({"report": {"radii": ["1/0"]}}, "report.radii.0: found '1/0': not a fraction"),
+        ({"report": {"radii": ["1" + "0" * 400 + "/1"]}}, "not a fraction"),
         ({"noise": {"sigma": -1}}, "noise.sigma: found -1: input should be greater than 0"),
         ({"noise": {"sigma": "loud"}}, "noise.sigma: found 'loud'"),
         ({"noise": {"sigma": float("nan")}}, "noise.sigma: found nan"),
@@ -119,7 +184,8 @@ def test_all_wrong_settings_are_named_at_once(job_file):
         ("- a\n- b", "expected a mapping of settings, found list"),
         ("", "expected a mapping of settings"),
         ("noise: {sigma: 1}\nnoise: {sigma: 2}", "'noise' is set twice"),
-        ("noise: !!python/object/apply:os.getcwd []", "not readable as YAML"),
+        ("output: 2026-02-30", "not readable as YAML: day is out of range"),
+        ("{[a]: 1}", "not readable as YAML"),
         ("model: 3\nsampling: 4", "model"),
     ],
 )
@@ -129,12 +195,40 @@ def test_a_file_that_is_no_job_is_refused(job_file, text, expected):
     assert expected in str(error.value)
 
 
-def test_a_missing_job_file_is_named():
-    with pytest.raises(JobError, match="no job file at nowhere"):
-        load_job("nowhere.yaml")
+def test_code_in_a_job_file_is_never_run(job_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for tag in ("object/apply:os.mkdir", "object/new:os.mkdir", "name:os.mkdir", "module:os"):
+        with pytest.raises(JobError, match="could not determine a constructor for the tag"):
+            load_job(job_file(text=f"noise: !!python/{tag} [executed]"))
+        with pytest.raises(JobError, match="not a YAML value"):
+            parse_override(f"noise.sigma=!!python/{tag} [executed]")
+    assert not (tmp_path / "executed").exists()
 
 
-@pytest.mark.parametrize("text", ["noise.sigma", "=3", "noise..sigma=1", "noise.sigma=[", "a b=1"])
+def test_a_job_file_that_cannot_be_read_is_named(tmp_path):
+    for path, reason in [
+        ("nowhere.yaml", "no job file at nowhere"),
+        (tmp_path, "cannot be read: Is a directory"),
+        (f"{tmp_path}/job.yaml/x", "no job file at|cannot be read"),
+        ("job\0.yaml", "embedded null byte"),
+        ("x" * 300, "cannot be read: File name too long"),
+    ]:
+        with pytest.raises(JobError, match=reason):
+            load_job(path)
+    (tmp_path / "latin1.yaml").write_bytes("output: Ergebnis für Köln".encode("latin-1"))
+    with pytest.raises(JobError, match=r"latin1\.yaml is not readable as YAML: 'utf-8' codec"):
+        load_job(tmp_path / "latin1.yaml")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_job_file_without_permission_is_named(job_file):
+    path = job_file()
+    path.chmod(0)
+    with pytest.raises(JobError, match="cannot be read: Permission denied"):
+        load_job(path)
+
+
+@pytest.mark.parametrize("text", ["noise.sigma", "=3", "noise..sigma=1", "noise.sigma=[", "a b=1", "output=2026-02-30"])
 def test_an_override_that_cannot_be_read_is_refused(text):
     with pytest.raises(JobError, match="--set"):
         parse_override(text)

@@ -24,7 +24,8 @@ def run_status(run: str | os.PathLike[str]) -> dict[str, Any]:
 
     `asked` = `done` + `in_error` + `pending`; the next run tries those in error again, and `errors` tells of the first
     few. `certified_accuracy` is of the points that ended, at 0 and the job's report radii; `points_per_hour` is the
-    last session's, up to its last row. Shares and rates are null where nothing ended yet; times are ISO 8601.
+    last session's, up to its last row, and `workers` those with a row so lately that they seem to be at work. Shares
+    and rates are null where nothing ended yet; times are ISO 8601.
     Raises RunDirectoryError where there is no readable run.
     """
     directory = RunDirectory.open(run)
@@ -45,6 +46,7 @@ def run_status(run: str | os.PathLike[str]) -> dict[str, Any]:
         "abstained": float((df["predicted"][done] == -1).mean()) if done.any() else None,
         "certified_accuracy": [asdict(at) for at in accuracies(df, radii, info.radius_cap)],
         "points_per_hour": _points_per_hour(df, started_at),
+        "workers": _workers_lately(df, pd.Timestamp.now("UTC")),
         "created_at": directory.created_at,
         "last_session_at": started_at,
         "sessions": len(directory.sessions),
@@ -64,6 +66,12 @@ def _points_per_hour(df: pd.DataFrame, started_at: str | None) -> float | None:
     return len(ended) * 3600.0 / (ended.max() - started).total_seconds() if len(ended) else None
 
 
+def _workers_lately(df: pd.DataFrame, now: pd.Timestamp) -> int:
+    """Workers that finished a point within the last minute, or three times the longest point, whichever is more."""
+    lately = max(60.0, 3.0 * df["seconds"].max()) if df["seconds"].notna().any() else 60.0
+    return int(df["worker"][now - df["finished_at"] <= pd.Timedelta(seconds=lately)].nunique())
+
+
 def status_text(state: dict[str, Any]) -> str:
     """The state that `run_status` found, as lines for a person."""
     lines = [
@@ -73,7 +81,8 @@ def status_text(state: dict[str, Any]) -> str:
     rate = state["points_per_hour"]
     if rate:
         left = timedelta(hours=(state["pending"] + state["in_error"]) / rate)
-        lines.append(f"{rate:.0f} points an hour in the last session; at that pace {_rounded(left)} to go")
+        workers = f"{state['workers']} worker{'s' * (state['workers'] != 1)} seen lately"
+        lines.append(f"{rate:.0f} points an hour in the last session, {workers}; at that pace {_rounded(left)} to go")
     shares = [
         f"{at['certified_accuracy']:.1%} at {at['radius_label']}"
         for at in state["certified_accuracy"]

@@ -273,10 +273,17 @@ class MDEQ(nn.Module):
     ) -> Tensor:
         """Logits, shape (B, classes), of images in [0, 1], solved from a zero start.
 
-        Without `solver` and `steps` it is the architecture's standard setting: Anderson, 30, or Broyden, 14.
+        With no setting given it is the architecture's reference, 30A or 14B at a tolerance of 1e-3: the base
+        classifier. Otherwise solver and steps not given are the reference's, and without `tolerance` all steps are
+        taken. Raises ValueError for an unknown solver, steps below 1, or a tolerance that is not above 0.
         """
-        reference = self.config.reference
-        setting = SolverSetting.named(solver or reference.solver.name, steps or reference.steps, tolerance)
+        setting = reference = self.config.reference
+        if (solver, steps, tolerance) != (None, None, None):
+            setting = SolverSetting.named(
+                reference.solver.name if solver is None else solver,
+                reference.steps if steps is None else steps,
+                tolerance,
+            )
         x_BCHW = x_BCHW.to(self.device, self.dtype)
         injection_BCHW = self.inject(x_BCHW)
         z_BD = solve(lambda z: self.f(z, injection_BCHW), self.zero_state(len(x_BCHW)), setting).z_BD

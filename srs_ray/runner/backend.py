@@ -23,15 +23,20 @@ class Backend(Protocol):
 
     device: str
 
+    @property
+    def ready(self) -> int:
+        """How many workers are ready to certify, or at it."""
+        ...
+
     def workers(self, points: int) -> int:
-        """How many workers that many points get."""
+        """How many workers that many points get, as things are now."""
         ...
 
     def describe(self, workers: int) -> str:
         """In words, what was chosen."""
         ...
 
-    def rows(self, spec: WorkerSpec, weights: Weights, indices: Sequence[int], workers: int) -> Rows:
+    def rows(self, spec: WorkerSpec, weights: Weights, indices: Sequence[int]) -> Rows:
         """One row for each point, in the order they finish; None now and then while there is nothing new."""
         ...
 
@@ -45,9 +50,15 @@ class InProcess:
 
     def __init__(self, execution: ExecutionSettings) -> None:
         available = torch.cuda.is_available()
+        if execution.point_seconds is not None:
+            raise JobError("execution.point_seconds needs workers that can be ended: set it to null, or run with Ray")
         if execution.device == "cuda" and not available:
             raise JobError("the job asks for execution.device cuda, but torch finds no CUDA device on this machine")
         self.device: str = "cuda" if available and execution.device != "cpu" else "cpu"
+
+    @property
+    def ready(self) -> int:
+        return 1
 
     def workers(self, points: int) -> int:
         return 1
@@ -55,7 +66,7 @@ class InProcess:
     def describe(self, workers: int) -> str:
         return f"this process, device {self.device}"
 
-    def rows(self, spec: WorkerSpec, weights: Weights, indices: Sequence[int], workers: int) -> Rows:
+    def rows(self, spec: WorkerSpec, weights: Weights, indices: Sequence[int]) -> Rows:
         worker = PointWorker(spec, weights, spec.job.execution.cpus_per_worker)
         for index in indices:
             yield _certify(worker, index, spec.job.execution.attempts)
@@ -74,4 +85,4 @@ def _certify(worker: PointWorker, index: int, attempts: int) -> Row:
         except Exception as error:
             log.warning("point %d, attempt %d of %d", index, attempt, attempts, exc_info=True)
             reason = error
-    return failed_row(index, worker.sigma, attempts, f"{type(reason).__name__}: {reason}")
+    return failed_row(worker.sigma, index, attempts, f"{type(reason).__name__}: {reason}")

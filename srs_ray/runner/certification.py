@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from statistics import median_low
 
 from rich.console import Console
 from rich.markup import escape
 
+from srs_ray.errors import RunDirectoryError
 from srs_ray.job import Job
-from srs_ray.runner.backend import Backend
+from srs_ray.runner.backend import Backend, Rows
 from srs_ray.runner.feasibility import check_feasible
 from srs_ray.runner.preparation import JobInputs, fingerprint_of, session_record
 from srs_ray.runner.progress import RunProgress, Tally
 from srs_ray.runner.signals import StopRequest
-from srs_ray.runs import RowWriter, RunDirectory
+from srs_ray.runs import Lease, RowWriter, RunDirectory
+from srs_ray.runs.schema import Row
 
 log = logging.getLogger(__name__)
 
@@ -57,14 +60,15 @@ def certify(job: Job, open_backend: Callable[[], Backend], console: Console, dow
     for warning in check_feasible(job):
         console.print(f"[yellow]warning:[/] {escape(warning)}", highlight=False)
     inputs = JobInputs.read(job, download)
-    backend = open_backend()
-    try:
-        return _run(inputs, backend, console)
-    finally:
-        backend.close()
+    with Lease.acquire(job.output) as lease:
+        backend = open_backend()
+        try:
+            return _run(inputs, backend, lease, console)
+        finally:
+            backend.close()
 
 
-def _run(inputs: JobInputs, backend: Backend, console: Console) -> RunSummary:
+def _run(inputs: JobInputs, backend: Backend, lease: Lease, console: Console) -> RunSummary:
     job = inputs.job
     spec = inputs.resolve(backend.device)
     workers = backend.workers(len(inputs.indices))
@@ -77,43 +81,73 @@ def _run(inputs: JobInputs, backend: Backend, console: Console) -> RunSummary:
     )
     for note in run.notes:
         console.print(f"[dim]note: {escape(note)}[/]", highlight=False)
-    finished_before = run.finished()
-    todo = [index for index in inputs.indices if index not in finished_before]
-    tally = _tally(run, set(inputs.indices))
-    console.print(
-        f"{escape(run.path)}: {len(todo)} of {len(inputs.indices)} points to do, {backend.describe(workers)}, "
-        f"batch {spec.batch}",
-        highlight=False,
+    console.print(f"{escape(run.path)}: {backend.describe(workers)}, batch {spec.batch}", highlight=False)
+    return finish(
+        run,
+        lease,
+        inputs.indices,
+        lambda indices: backend.rows(spec, inputs.weights, indices),
+        lambda: backend.ready,
+        median_low(job.report.radii) if job.report.radii else 0.0,
+        console,
     )
+
+
+def finish(
+    run: RunDirectory,
+    lease: Lease,
+    indices: Sequence[int],
+    rows_of: Callable[[Sequence[int]], Rows],
+    workers: Callable[[], int],
+    radius: float,
+    console: Console,
+) -> RunSummary:
+    """Does what a run directory lacks of the points `indices`, and keeps each row that `rows_of` yields.
+
+    `workers()` is how many are at work, and `radius` one that is watched, for who looks on. Raises RunDirectoryError
+    where rows cannot be kept, or another process has taken the lease over.
+    """
+    finished_before = run.finished()
+    todo = [index for index in indices if index not in finished_before]
+    tally = _tally(run, set(indices), radius)
+    console.print(f"{len(todo)} of {len(indices)} points to do", highlight=False)
     finished = 0
-    with StopRequest() as stop, RowWriter(run) as writer, RunProgress(console, len(inputs.indices), tally) as progress:
+    with StopRequest() as stop, RowWriter(run) as writer, RunProgress(console, len(indices), tally) as progress:
         if todo:
-            with closing(backend.rows(spec, inputs.weights, todo, workers)) as rows:
+            with closing(rows_of(todo)) as rows:
                 for row in rows:
                     if row is not None:
                         writer.add(row)
                         progress.add(row)
                         finished += row["status"] == "ok"
-                        if row["status"] != "ok":
-                            console.print(f"[red]point {row['index']}:[/] {escape(row['error'])}", highlight=False)
+                        _report(row)
                     writer.tick()
-                    progress.tick()
+                    progress.tick(workers())
+                    if lease.lost is not None:
+                        raise RunDirectoryError(lease.lost)
                     if stop.received is not None:
                         break
     return RunSummary(
         path=run.path,
-        asked=len(inputs.indices),
-        done=len(inputs.indices) - len(todo) + finished,
+        asked=len(indices),
+        done=len(indices) - len(todo) + finished,
         finished=finished,
         errors=tally.errors,
         signal=stop.received,
     )
 
 
-def _tally(run: RunDirectory, asked: set[int]) -> Tally:
+def _report(row: Row) -> None:
+    if row["status"] == "ok":
+        log.debug("point %d: %s, radius %.3g, %.3g s", row["index"], row["predicted"], row["radius"], row["seconds"])
+    else:
+        log.warning("point %d: %s", row["index"], row["error"])
+
+
+def _tally(run: RunDirectory, asked: set[int], radius: float) -> Tally:
     """Counts over the points asked for that earlier sessions finished."""
-    tally = Tally()
-    for row in run.rows(["index", "status", "predicted", "correct"]).to_pylist():
+    tally = Tally(radius)
+    for row in run.rows(["index", "status", "predicted", "correct", "radius"]).to_pylist():
         if row["index"] in asked and row["status"] == "ok":
             tally.add(row)
     return tally

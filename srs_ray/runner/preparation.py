@@ -13,12 +13,9 @@ from srs_ray.data import PointDataset, point_indices
 from srs_ray.job import Job
 from srs_ray.models.architectures import architecture
 from srs_ray.models.weights import Weights, build_model, read_weights
-from srs_ray.runner.worker import WorkerSpec, open_job_data
+from srs_ray.runner.worker import SAMPLING_VERSION, WorkerSpec, open_job_data
 from srs_ray.smoothing.noise import noise_generator, resolve_generator, self_check
 from srs_ray.smoothing.point import default_batch
-
-# What srs-ray draws for given settings. It is raised when a change to the program can change a count.
-SAMPLING_VERSION = 1
 
 _RECORDED_PACKAGES = ("srs-ray", "torch", "torchvision", "numpy", "scipy", "pillow", "pyarrow", "ray")
 
@@ -60,6 +57,7 @@ class JobInputs:
             data_identity=self.dataset.identity,
             generator=generator,
             noise_check=self_check(noise_generator(generator, "cpu")),
+            sampling_version=SAMPLING_VERSION,
         )
 
 
@@ -87,7 +85,7 @@ def fingerprint_of(spec: WorkerSpec, weights: Weights) -> dict[str, Any]:
         "noise.check": spec.noise_check,
         "execution.dtype": job.execution.dtype,
         "execution.seed": job.execution.seed,
-        "sampling.version": SAMPLING_VERSION,
+        "sampling.version": spec.sampling_version,
     }
     for section in ("sampling", "certificate"):
         fingerprint |= _flat(section, getattr(job, section).model_dump())

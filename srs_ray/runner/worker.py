@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gc
+import logging
 import socket
 import time
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
+import srs_ray
 from srs_ray import job as settings
 from srs_ray.data import PointDataset, open_dataset
 from srs_ray.errors import DataError, JobError, PointError
@@ -25,15 +29,30 @@ from srs_ray.smoothing.point import (
     StandardSampling,
 )
 
+log = logging.getLogger(__name__)
+
 Row = dict[str, Any]  # the columns of a run directory by name
+
+# What srs-ray draws for given settings. It is raised when a change to the program can change a count.
+SAMPLING_VERSION = 1
+
+# How torch, cuDNN, cuBLAS and oneDNN say, in a plain RuntimeError, that memory ran out.
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "bad_alloc",
+    "ALLOC_FAILED",
+    "could not create a primitive",
+)
 
 
 @dataclass(frozen=True)
 class WorkerSpec:
     """A job with everything resolved that must be the same on every worker.
 
-    `generator` is the noise generator's name; `noise_check` (drawn on a CPU) and `data_identity` are what the driver
-    sees: a worker that sees something else refuses to start.
+    `generator` is the noise generator's name; `noise_check` (drawn on a CPU), `data_identity` and `sampling_version`
+    are what the driver sees: a worker that sees something else refuses to start.
     """
 
     job: Job
@@ -43,6 +62,7 @@ class WorkerSpec:
     data_identity: dict[str, str | int]
     generator: str
     noise_check: str
+    sampling_version: int
 
 
 def sampling_of(job: Job) -> StandardSampling | SerializedSampling:
@@ -50,9 +70,16 @@ def sampling_of(job: Job) -> StandardSampling | SerializedSampling:
     section = job.sampling
     reference = section.reference.setting()
     if isinstance(section, settings.StandardSampling):
-        return StandardSampling(reference, section.n0, section.n)
-    setting = SolverSetting.named(section.solver, section.steps)
-    return SerializedSampling(setting, reference, section.n0, section.n, section.chains, section.warmup_steps)
+        return StandardSampling(reference, section.n0, section.n, section.max_nonfinite)
+    return SerializedSampling(
+        SolverSetting.named(section.solver, section.steps),
+        reference,
+        section.n0,
+        section.n,
+        section.chains,
+        section.warmup_steps,
+        section.max_nonfinite,
+    )
 
 
 def open_job_data(job: Job, path: str | None, download: bool = False) -> PointDataset:
@@ -85,7 +112,12 @@ class PointWorker:
         )
 
     def _check_same(self, spec: WorkerSpec) -> None:
-        """Two nodes with different files under one path, or a numpy that draws otherwise, must not share a table."""
+        """Nodes with other files under one path, or a program that draws otherwise, must not share a table."""
+        if spec.sampling_version != SAMPLING_VERSION:
+            raise JobError(
+                f"{socket.gethostname()}: srs-ray {srs_ray.__version__} here samples by version {SAMPLING_VERSION}, "
+                f"the driver's by version {spec.sampling_version}: install the same srs-ray on every node"
+            )
         if self.dataset.identity != spec.data_identity:
             differing = sorted(
                 key
@@ -108,14 +140,33 @@ class PointWorker:
         label: int | None = None
         try:
             label = self.dataset.label(index)
-            row = self.certifier.certify(self.dataset.image(index), index, label)
+            row = self._certify_in_memory(self.dataset.image(index), index, label)
         except PointError as error:
             seconds = time.perf_counter() - started
             row = PointRow(index, label, status="error", error=_one_line(error), sigma=self.sigma, seconds=seconds)
         return asdict(replace(row, attempt=attempt))
 
+    def _certify_in_memory(self, x_CHW: Tensor, index: int, label: int | None) -> PointRow:
+        """The point's row; where memory runs out, the batch is halved for this and all later points."""
+        while True:
+            try:
+                return self.certifier.certify(x_CHW, index, label)
+            except (MemoryError, RuntimeError) as error:
+                batch = self.certifier.batch
+                if batch == 1 or not _is_out_of_memory(error):
+                    raise
+                log.warning("point %d: out of memory with batch %d, going on with %d", index, batch, batch // 2)
+            self.certifier = replace(self.certifier, batch=batch // 2)
+            gc.collect()  # only now that the error is gone: its traceback held the tensors of the whole point
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
 
-def failed_row(index: int, sigma: float, attempts: int, reason: object) -> Row:
+
+def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
+    return isinstance(error, MemoryError) or any(phrase in str(error) for phrase in _OUT_OF_MEMORY)
+
+
+def failed_row(sigma: float, index: int, attempts: int, reason: object) -> Row:
     """The row of a point that was tried `attempts` times and given up."""
     times = "once" if attempts == 1 else f"{attempts} times"
     error = f"given up after it failed {times}: {_one_line(reason)}"

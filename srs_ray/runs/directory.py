@@ -6,8 +6,8 @@ import json
 import logging
 import os
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from typing import Any
@@ -16,12 +16,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from srs_ray.errors import RunDirectoryError
+from srs_ray.runs.compaction import merged, parts_to_merge
 from srs_ray.runs.effective import ORDER_COLUMNS, effective_rows
 from srs_ray.runs.fingerprint import ABSENT, differences, digest
+from srs_ray.runs.lease import LEASE_JSON
 from srs_ray.runs.parts import UnreadablePartError, decode_part, encode_part
+from srs_ray.runs.printable import printable, printable_table
 from srs_ray.runs.record import Json, RunRecord, UnreadableRecordError, session_changes
 from srs_ray.runs.schema import ROW_SCHEMA, Row, rows_to_table
-from srs_ray.runs.storage import Storage, open_storage
+from srs_ray.runs.storage import Storage, naming_errors, open_storage
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +33,7 @@ _POINTS = "points"
 _QUARANTINE = "quarantine"
 _PART_PATTERN = "part-*.parquet"
 _STALE_SECONDS = 3600.0  # no write takes an hour: an older temporary has no writer any more
-_LISTINGS = 10  # each one more only where parts vanished meanwhile, as they do once when a run is compacted
+_LISTINGS = 20  # two, and each one more only where parts came meanwhile, as they do when a run writes or is compacted
 
 
 class RunDirectory:
@@ -63,7 +66,7 @@ class RunDirectory:
         `points` holds start, stop and every; `session` is any JSON on this start (started_at, versions, device, ...).
         Parts that cannot be read are moved to quarantine/ with a logged warning: their points are to be done again.
         Raises RunDirectoryError, with nothing changed, where the fingerprint differs from the one that is there, the
-        folder belongs to something else, or it cannot be written.
+        folder belongs to something else, or it cannot be written. It keeps no other process out: a Lease does.
         """
         storage = open_storage(path)
         before = _read_record(storage)
@@ -75,7 +78,7 @@ class RunDirectory:
             _check_fingerprint(storage, before.fingerprint, fingerprint)
             record = before.continued(job, points, session)
         text = record.to_json().encode()
-        with _naming_errors(storage, f"cannot write {_RUN_JSON}"):
+        with naming_errors(storage, f"cannot write {_RUN_JSON}"):
             storage.make_folder("")
             storage.put(_RUN_JSON, text)  # before points/: a folder of ours is never without it
             storage.make_folder(_POINTS)
@@ -121,8 +124,9 @@ class RunDirectory:
     def rows(self, columns: Sequence[str] | None = None) -> pa.Table:
         """The effective rows, sorted by index: per index its newest `ok` row, else its newest `error` row.
 
-        All of ROW_SCHEMA, or only the named columns in that order. Raises ValueError for an unknown column,
-        RunDirectoryError where the files cannot be reached; unreadable parts are skipped with a logged warning.
+        All of ROW_SCHEMA, or only the named columns in that order; in text, characters that do not show are escaped.
+        Raises ValueError for an unknown column, RunDirectoryError where the files cannot be reached; unreadable parts
+        are skipped with a logged warning.
         """
         wanted = ROW_SCHEMA.names if columns is None else list(columns)
         unknown = [name for name in wanted if name not in ROW_SCHEMA.names]
@@ -144,11 +148,40 @@ class RunDirectory:
         """
         if not rows:
             return
-        data = encode_part(rows_to_table(rows), self._digest)
-        name = f"{_POINTS}/part-{uuid.uuid4().hex}.parquet"
         advice = "make room or repair access, then run the same command again"
-        with _naming_errors(self._storage, f"cannot write {len(rows)} rows to {_POINTS}/", advice):
-            self._storage.put(name, data)
+        with naming_errors(self._storage, f"cannot write {len(rows)} rows to {_POINTS}/", advice):
+            self._put_part(rows_to_table(rows))
+
+    def compact(self, at_least: int = 2) -> tuple[int, int]:
+        """Merge small parts, if there are `at_least` so many; returns the numbers of parts before and after.
+
+        No row is lost or out of a reader's sight at any moment: the merged part is durable before those that it
+        replaces are deleted. Every attempt stays, exact duplicates aside; parts that cannot be read stay as they are;
+        what another process merges at the same time is left to it. Raises RunDirectoryError where files cannot be
+        read, written or deleted.
+        """
+        with naming_errors(self._storage, f"cannot merge the parts of {_POINTS}/"):
+            before = self._part_sizes()
+            batches = parts_to_merge(before)
+            if sum(map(len, batches)) < at_least:
+                return len(before), len(before)
+            for batch in batches:
+                self._merge(batch)
+            return len(before), len(self._part_sizes())
+
+    def _merge(self, names: Sequence[str]) -> None:
+        tables: dict[str, pa.Table] = {}
+        for name in names:
+            # Gone: merged by another process. Unreadable: the next start moves it aside.
+            with suppress(FileNotFoundError, UnreadablePartError):
+                tables[name] = decode_part(self._storage.read(name), self._digest, ROW_SCHEMA.names)
+        if len(tables) > 1:
+            self._put_part(merged(list(tables.values())))
+            for name in tables:
+                self._storage.delete(name)
+
+    def _put_part(self, table: pa.Table) -> None:
+        self._storage.put(f"{_POINTS}/part-{uuid.uuid4().hex}.parquet", encode_part(table, self._digest))
 
     def _all_rows(self, columns: list[str]) -> pa.Table:
         readable, unreadable = self._read_parts(columns)
@@ -157,38 +190,42 @@ class RunDirectory:
                 self._reported.add(name)
                 log.warning("%s skipped: %s; its points count as not done", self._storage.where(name), reason)
         schema = pa.schema([ROW_SCHEMA.field(name) for name in columns])
-        return pa.concat_tables([schema.empty_table(), *(table.cast(schema) for table in readable)])
+        return printable_table(pa.concat_tables([schema.empty_table(), *(table.cast(schema) for table in readable)]))
 
     def _read_parts(self, columns: list[str]) -> tuple[list[pa.Table], dict[str, str]]:
         """Every part's columns, and for each part that cannot be read the reason."""
-        with _naming_errors(self._storage, f"cannot read {_POINTS}/"):
-            for _ in range(_LISTINGS):
-                readable: list[pa.Table] = []
-                unreadable: dict[str, str] = {}
-                try:
-                    for name in self._part_names():
-                        # Read apart from decoding: only bytes that did arrive can prove a part to be damaged.
+        readable: dict[str, pa.Table] = {}
+        unreadable: dict[str, str] = {}
+        with naming_errors(self._storage, f"cannot read {_POINTS}/"):
+            # A listing is no snapshot: while parts are merged, it may have passed the new part's place before that was
+            # there, and come to the old one's when that was gone. So we list until a second listing brings nothing new.
+            for listing in range(_LISTINGS):
+                new = [name for name in sorted(self._part_sizes()) if name not in readable and name not in unreadable]
+                if listing > 0 and not new:
+                    return [readable[name] for name in sorted(readable)], unreadable
+                for name in new:
+                    # Read apart from decoding: only bytes that did arrive can prove a part to be damaged.
+                    try:
                         data = self._storage.read(name)
-                        try:
-                            readable.append(decode_part(data, self._digest, columns))
-                        except UnreadablePartError as error:
-                            unreadable[name] = str(error)
-                except FileNotFoundError:
-                    continue  # merged into another part, or moved aside, since we listed them
-                return readable, unreadable
+                    except FileNotFoundError:
+                        continue  # merged into another part, or moved aside, since we listed it
+                    try:
+                        readable[name] = decode_part(data, self._digest, columns)
+                    except UnreadablePartError as error:
+                        unreadable[name] = str(error)
         raise RunDirectoryError(
-            f"{self._storage.where(_POINTS)}: parts kept vanishing while being read; "
+            f"{self._storage.where(_POINTS)}: parts kept coming and vanishing while being read; "
             "see that nothing else changes this folder, then try again"
         )
 
-    def _part_names(self) -> list[str]:
-        names = self._storage.list_files(_POINTS)
-        return [f"{_POINTS}/{name}" for name in names if fnmatchcase(name, _PART_PATTERN)]
+    def _part_sizes(self) -> dict[str, int]:
+        sizes = self._storage.file_sizes(_POINTS)
+        return {f"{_POINTS}/{name}": size for name, size in sizes.items() if fnmatchcase(name, _PART_PATTERN)}
 
     def _clean(self) -> None:
         """Sweep what dead writers left, and move parts that cannot be read out of the way."""
         _, unreadable = self._read_parts(ROW_SCHEMA.names)
-        with _naming_errors(self._storage, "cannot be cleaned up"):
+        with naming_errors(self._storage, "cannot be cleaned up"):
             for folder in ("", _POINTS):
                 self._storage.sweep_temporaries(folder, _STALE_SECONDS)
             for name, reason in unreadable.items():
@@ -201,7 +238,7 @@ class RunDirectory:
 
 
 def _read_record(storage: Storage) -> RunRecord | None:
-    with _naming_errors(storage, f"cannot read {_RUN_JSON}"):
+    with naming_errors(storage, f"cannot read {_RUN_JSON}"):
         try:
             text = storage.read(_RUN_JSON).to_pybytes()
         except FileNotFoundError:
@@ -213,8 +250,8 @@ def _read_record(storage: Storage) -> RunRecord | None:
 
 
 def _check_unused(storage: Storage) -> None:
-    with _naming_errors(storage, "cannot be listed"):
-        unused = storage.is_unused()
+    with naming_errors(storage, "cannot be listed"):
+        unused = storage.is_unused(but_for=LEASE_JSON)
     if not unused:
         raise RunDirectoryError(
             f"{storage.location}: holds files but no {_RUN_JSON}, so it is no run; "
@@ -223,7 +260,7 @@ def _check_unused(storage: Storage) -> None:
 
 
 def _check_fingerprint(storage: Storage, old: Json, new: Json) -> None:
-    changes = [f"{name}: {_shown(was)} there, {_shown(now)} now" for name, was, now in differences(old, new)]
+    changes = [f"{printable(name)}: {_shown(was)} there, {_shown(now)} now" for name, was, now in differences(old, new)]
     if changes:
         raise RunDirectoryError(
             f"{storage.location}: holds a run with other settings ({'; '.join(changes)}); "
@@ -233,12 +270,3 @@ def _check_fingerprint(storage: Storage, old: Json, new: Json) -> None:
 
 def _shown(value: Any) -> str:
     return str(value) if value is ABSENT else json.dumps(value)
-
-
-@contextmanager
-def _naming_errors(storage: Storage, what: str, advice: str = "check the path and your access to it") -> Iterator[None]:
-    """Turn a filesystem's refusal into a message for the user."""
-    try:
-        yield
-    except OSError as error:
-        raise RunDirectoryError(f"{storage.location}: {what} ({error.strerror or error}); {advice}") from error

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from srs_ray.runs.printable import printable
 from srs_ray.runs.schema import ROW_SCHEMA, SCHEMA_VERSION
 
 _VERSION_KEY = b"srs_ray.schema_version"
@@ -34,6 +35,7 @@ def decode_part(data: pa.Buffer, fingerprint_digest: str, columns: Sequence[str]
         with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
             _check_origin(file.schema_arrow, fingerprint_digest)
             table = file.read(columns=list(columns), use_threads=False)  # parts are small: threads cost more
+            table.validate(full=True)  # text that is no UTF-8 would fail wherever it is first used
             return table.select(columns).replace_schema_metadata(None)
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         raise UnreadablePartError(f"not a whole Parquet file ({_first_line(error)})") from error
@@ -43,7 +45,7 @@ def _check_origin(schema: pa.Schema, fingerprint_digest: str) -> None:
     metadata = schema.metadata or {}
     version = metadata.get(_VERSION_KEY, b"none").decode(errors="replace")
     if version != str(SCHEMA_VERSION):
-        raise UnreadablePartError(f"its schema version is {version}, expected {SCHEMA_VERSION}")
+        raise UnreadablePartError(f"its schema version is {printable(version)}, expected {SCHEMA_VERSION}")
     if metadata.get(_FINGERPRINT_KEY) != fingerprint_digest.encode():
         raise UnreadablePartError("its fingerprint is another run's")
     if not schema.equals(ROW_SCHEMA):
@@ -51,4 +53,4 @@ def _check_origin(schema: pa.Schema, fingerprint_digest: str) -> None:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
+    return printable(str(error).partition("\n")[0])

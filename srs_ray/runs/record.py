@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 from srs_ray.runs.fingerprint import differences, digest
+from srs_ray.runs.printable import printable_json
 from srs_ray.runs.schema import SCHEMA_VERSION
 
 Json = dict[str, Any]
@@ -60,7 +61,8 @@ class RunRecord:
         settings = document["fingerprint"].get("settings")
         if not isinstance(settings, dict) or digest(settings) != document["fingerprint"].get("digest"):
             raise UnreadableRecordError("the fingerprint's digest is not that of its settings; restore it from a copy")
-        return RunRecord(**{**{key: document[key] for key in _TYPES}, "fingerprint": settings})
+        # The fingerprint stays as it is, because it is compared; whoever shows some of it makes that printable.
+        return RunRecord(**{**{key: printable_json(document[key]) for key in _TYPES}, "fingerprint": settings})
 
 
 def session_changes(sessions: list[Json]) -> list[str]:

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import re
 import time
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as fs
 
 from srs_ray.errors import RunDirectoryError
+from srs_ray.runs.printable import printable
 
 _TEMPORARY_PREFIX = ".srs-ray-"  # a leading dot: readers of Parquet folders (pandas, pyarrow) skip such names
+_S3_PATIENCE = {"connect_timeout": 5.0, "request_timeout": 10.0}  # seconds without an answer, for each attempt
+_S3_ATTEMPTS = 4
+_SECRET_OPTION = re.compile("key|secret|token|password", re.IGNORECASE)
 
 
 class Storage:
@@ -30,26 +39,49 @@ class Storage:
         self._files = fs.SubTreeFileSystem(root, filesystem)
 
     def where(self, name: str) -> str:
-        """The place of `name` as the user would write it."""
-        return f"{self.location.rstrip('/')}/{name}"
+        """The place of `name` as the user would write it, without the options of a URI, for messages."""
+        folder = self.location.partition("?")[0] if "://" in self.location else self.location
+        return printable(f"{folder.rstrip('/')}/{name}")
 
-    def list_files(self, folder: str) -> list[str]:
-        """Base names of the files in a folder, sorted; none if there is no such folder."""
-        return sorted(info.base_name for info in self._list(folder) if info.type == fs.FileType.File)
+    def file_sizes(self, folder: str) -> dict[str, int]:
+        """Bytes of each file in a folder, by base name; none if there is no such folder.
 
-    def is_unused(self) -> bool:
-        """Whether the root is absent or empty, what an interrupted `put` left aside."""
-        return all(info.base_name.startswith(_TEMPORARY_PREFIX) for info in self._list(""))
+        A file that is made or deleted meanwhile may be among them or not.
+        """
+        return {info.base_name: info.size for info in self._list(folder) if info.type == fs.FileType.File}
+
+    def is_unused(self, but_for: str) -> bool:
+        """Whether the root is absent or empty, that file and what an interrupted `put` left aside."""
+        names = [info.base_name for info in self._list("")]
+        return all(name == but_for or name.startswith(_TEMPORARY_PREFIX) for name in names)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes that lock this folder out, where the filesystem can: an object store cannot."""
+        yield
 
     def read(self, name: str) -> pa.Buffer:
         """The whole file."""
         with self._files.open_input_file(name) as file:
-            return file.read_buffer()
+            try:
+                return file.read_buffer()
+            except OSError as error:  # an object deleted after it was opened is reported like any other failure
+                if self._files.get_file_info(name).type == fs.FileType.NotFound:
+                    raise FileNotFoundError(f"{self.where(name)} is gone") from error
+                raise
 
     def put(self, name: str, data: bytes | pa.Buffer) -> None:
         """Make or replace a file: on return it is durable, and nobody ever sees a part of it."""
-        with self._files.open_output_stream(name) as stream:  # an object store shows the object when it is closed
-            stream.write(data)
+        # The object appears when the stream is closed, and pyarrow closes it after an exception too. So the upload is
+        # in a thread, where no Ctrl-C comes between opening and writing; a request that fails makes closing fail.
+        # Should a store still keep the beginning of a part, it is no whole Parquet file: damaged, and quarantined.
+        with ThreadPoolExecutor(max_workers=1) as thread:
+            thread.submit(self._upload, name, data).result()
+
+    def delete(self, name: str) -> None:
+        """Delete a file, unless it is gone already."""
+        with suppress(FileNotFoundError):
+            self._files.delete_file(name)
 
     def make_folder(self, name: str) -> None:
         """Make a folder and those above it, unless they exist."""
@@ -68,6 +100,10 @@ class Storage:
     def sweep_temporaries(self, folder: str, older_than_seconds: float) -> None:
         """Delete what interrupted writes left in a folder. An object store keeps no such files where we see them."""
 
+    def _upload(self, name: str, data: bytes | pa.Buffer) -> None:
+        with self._files.open_output_stream(name) as stream:
+            stream.write(data)
+
     def _list(self, folder: str) -> list[fs.FileInfo]:
         return self._files.get_file_info(fs.FileSelector(folder, allow_not_found=True))
 
@@ -79,6 +115,17 @@ class LocalStorage(Storage):
         """`location` is what the user called the folder, for messages."""
         self._folder = Path(root).absolute()
         super().__init__(fs.LocalFileSystem(), str(self._folder), location)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes that lock this folder out; the system ends a lock with the process that has it."""
+        descriptor = os.open(self._folder, os.O_RDONLY)
+        try:
+            with suppress(OSError):  # some network mounts lock no folders
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
 
     def put(self, name: str, data: bytes | pa.Buffer) -> None:
         """Make or replace a file: on return it is durable, and nobody ever sees a part of it."""
@@ -120,11 +167,14 @@ class LocalStorage(Storage):
 def open_storage(path: str | os.PathLike[str]) -> Storage:
     """Storage at a local path, or at a URI of a filesystem that pyarrow knows; nothing is created or checked.
 
-    Raises RunDirectoryError where pyarrow cannot open the URI.
+    Credentials come from where pyarrow looks for them (the environment, ~/.aws), never from the URI. The endpoint of an
+    S3-compatible store comes from AWS_ENDPOINT_URL or the URI (?endpoint_override=host:port&scheme=http).
+    Raises RunDirectoryError where pyarrow cannot open the URI, or it carries credentials.
     """
     location = os.fspath(path)
     if "://" not in location:
         return LocalStorage(location, location)
+    _check_no_credentials(location)
     try:
         filesystem, root = fs.FileSystem.from_uri(location)
     except (OSError, ValueError) as error:
@@ -133,7 +183,44 @@ def open_storage(path: str | os.PathLike[str]) -> Storage:
         ) from error
     if isinstance(filesystem, fs.LocalFileSystem):
         return LocalStorage(root, location)
+    if filesystem.type_name == "s3":
+        filesystem = _less_patient(filesystem)
     return Storage(filesystem, root, location)
+
+
+def _less_patient(filesystem: fs.FileSystem) -> fs.FileSystem:
+    """The same S3 filesystem, giving a silent store up in a minute: from a URI, it would take some for each request."""
+    rebuild, (options,) = filesystem.__reduce__()  # as pickling does: all that the URI and the environment said
+    strategy = fs.AwsStandardS3RetryStrategy(max_attempts=_S3_ATTEMPTS)
+    return rebuild({**options, **_S3_PATIENCE, "retry_strategy": strategy})
+
+
+def _check_no_credentials(uri: str) -> None:
+    """Raise RunDirectoryError, without repeating them, where a URI holds what may be credentials."""
+    parts = urlsplit(uri)
+    user = parts.netloc.rpartition("@")[0]
+    port = parts.netloc.rpartition("@")[2].partition(":")[2]
+    options = unquote(parts.query)
+    if (
+        (user and (parts.scheme == "s3" or ":" in user))
+        or not (port.isdigit() or not port)  # s3://key:sec/ret@bucket: a slash in a secret ends the host's part
+        or "@" in options
+        or any(_SECRET_OPTION.search(option.partition("=")[0]) for option in options.split("&"))
+    ):
+        raise RunDirectoryError(
+            f"a URI of a run must not carry credentials, as the one given ({parts.scheme}://...) seems to; set them in "
+            "the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN) or in ~/.aws/credentials"
+        )
+
+
+@contextmanager
+def naming_errors(storage: Storage, what: str, advice: str = "check the path and your access to it") -> Iterator[None]:
+    """Turn a filesystem's refusal into a message for the user."""
+    try:
+        yield
+    except OSError as error:
+        reason = printable(error.strerror or str(error))
+        raise RunDirectoryError(f"{storage.location}: {what} ({reason}); {advice}") from error
 
 
 def _sync_folder(folder: Path) -> None:

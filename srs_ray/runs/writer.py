@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from types import TracebackType
 
+from srs_ray.errors import RunDirectoryError
 from srs_ray.runs.directory import RunDirectory
 from srs_ray.runs.schema import Row, check_row
+
+log = logging.getLogger(__name__)
+
+# Looked for at the start and after as many parts more: small parts stay fewer than twice this.
+_PARTS_TO_COMPACT = 32
 
 
 class RowWriter:
     """Collects rows and appends them to a run as one part, when there are enough or the oldest has waited enough.
 
+    Small parts are merged as they become many, so that a reader faces fewer than 100; a warning says where that fails.
     A context manager: leaving it flushes, after an exception too. Where a flush fails, RunDirectoryError says why and
     the rows stay here, so that a later flush can still keep them.
     """
@@ -31,6 +39,7 @@ class RowWriter:
         self._clock = clock
         self._rows: list[Row] = []
         self._oldest = 0.0
+        self._compact()
 
     def add(self, row: Row) -> None:
         """Take a row, and flush if it is time. Raises ValueError, the row not taken, where it breaks the schema."""
@@ -47,8 +56,20 @@ class RowWriter:
 
     def flush(self) -> None:
         """Make every row taken so far durable. Raises RunDirectoryError, and keeps them here, where that fails."""
+        if not self._rows:
+            return
         self._run.append(self._rows)
         self._rows = []
+        self._appended += 1
+        if self._appended >= _PARTS_TO_COMPACT:
+            self._compact()
+
+    def _compact(self) -> None:
+        self._appended = 0
+        try:
+            self._run.compact(at_least=_PARTS_TO_COMPACT)
+        except RunDirectoryError as error:
+            log.warning("%s; no row is lost, and the run goes on", error)
 
     def __enter__(self) -> RowWriter:
         return self

@@ -121,9 +121,14 @@ def noise_generator(name: str, device: str | torch.device) -> NoiseGenerator:
 
 
 def self_check(generator: NoiseGenerator) -> str:
-    """A digest of some fixed draws, for the fingerprint: a library that comes to draw other numbers is noticed."""
-    drawn = generator.normals(seed=2**40 + 1, point=7, stage=Stage.ESTIMATION, samples=range(3, 11), size=4097)
-    return hashlib.sha256(drawn.cpu().numpy().tobytes()).hexdigest()[:16]
+    """A digest of some fixed draws and audits, for the fingerprint: a library that draws otherwise is noticed."""
+    seed, index = 2**40 + 1, 7
+    drawn = generator.normals(seed, index, Stage.ESTIMATION, samples=range(3, 11), size=4097)
+    digest = hashlib.sha256(drawn.cpu().numpy().tobytes())
+    point = NoisyPoint(torch.zeros(1), 1.0, seed, index, generator)
+    for hits, audit in ((9_000, 400), (20_000, 4_000)):  # numpy chooses from few and from many by two algorithms
+        digest.update(point.audit_choice(np.arange(hits), audit).astype("<i8").tobytes())
+    return digest.hexdigest()[:16]
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import time
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from srs_ray.errors import PointError
 from srs_ray.models.mdeq import MDEQ, MDEQConfig
 from srs_ray.models.solvers import SolverSetting
 from srs_ray.smoothing.audit import Audit, audit_hits
@@ -25,16 +27,23 @@ ABSTAIN = -1
 
 @dataclass(frozen=True)
 class StandardSampling:
-    """Standard sampling: n0 samples select the class, n estimate its rate, all by the base classifier `reference`."""
+    """Standard sampling: n0 samples select the class, n estimate its rate, all by the base classifier `reference`.
+
+    A stage in which more than a share `max_nonfinite` of the samples have no finite answer makes the point an error.
+    """
 
     reference: SolverSetting
     n0: int = 100
     n: int = 10_000
+    max_nonfinite: float = 0.1
 
 
 @dataclass(frozen=True)
 class SerializedSampling:
-    """Serialized sampling by `setting` on `chains` chains; the base classifier `reference` is what is certified."""
+    """Serialized sampling by `setting` on `chains` chains; the base classifier `reference` is what is certified.
+
+    `max_nonfinite` is as in StandardSampling.
+    """
 
     setting: SolverSetting
     reference: SolverSetting
@@ -42,6 +51,7 @@ class SerializedSampling:
     n: int = 10_000
     chains: int = 400
     warmup_steps: int = 10
+    max_nonfinite: float = 0.1
 
 
 @dataclass(frozen=True)
@@ -93,7 +103,8 @@ class PointCertifier:
     """Everything that the certification of a point needs, but the point.
 
     `sigma` is in pixel units of [0, 1]; `batch` is how many samples go through the network at once. Rows of the same
-    settings on the same kind of device are equal bit for bit, whatever process made them.
+    settings on the same kind of device are equal bit for bit, whatever process made them. Raises ValueError for
+    settings that are out of range or do not go together.
     """
 
     model: MDEQ
@@ -109,27 +120,51 @@ class PointCertifier:
             raise ValueError(f"certificate {self.certificate.kind!r} does not go with {type(self.sampling).__name__}")
         if self.model.training:
             raise ValueError("the model is in training mode, in which samples depend on each other: call model.eval()")
+        self._check_ranges()
         use_exact_float32()
 
+    def _check_ranges(self) -> None:
+        sampling = self.sampling
+        if not 0 < self.sigma < math.inf:
+            raise ValueError(f"sigma is {self.sigma}, expected above 0 and finite")
+        if not 0 <= sampling.max_nonfinite <= 1:
+            raise ValueError(f"max_nonfinite is {sampling.max_nonfinite}, expected a share of 0 to 1")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed is {self.seed}, expected 0 to 2^63 - 1")
+        counts = {"n0": sampling.n0, "n": sampling.n, "batch": self.batch}
+        if isinstance(sampling, SerializedSampling):
+            counts |= {"chains": sampling.chains, "warmup_steps": sampling.warmup_steps}
+        for name, found in counts.items():
+            if found < 1:
+                raise ValueError(f"{name} is {found}, expected at least 1")
+        if self.certificate.audit < 0:
+            raise ValueError(f"audit is {self.certificate.audit}, expected at least 0")
+        p_lower(self.certificate.kind, 0, sampling.n, 0, 0, self.certificate.alpha)  # refuses its arguments by name
+
     def certify(self, x_CHW: Tensor, index: int, label: int | None) -> PointRow:
-        """The row of one point: image in [0, 1], its position in the data set (it keys the noise), its true class."""
+        """The row of one point: image in [0, 1], its position in the data set (it keys the noise), its true class.
+
+        Raises PointError for what is no such image, and where more samples than `max_nonfinite` have no finite answer.
+        """
         started = time.perf_counter()
         sampling = self.sampling
-        expected = self.model.config.input_shape
-        if tuple(x_CHW.shape) != expected:
-            raise ValueError(f"the model takes images of shape {expected}, found {tuple(x_CHW.shape)}")
+        fault = image_fault(x_CHW, self.model.config.input_shape)
+        if fault is not None:
+            raise PointError(fault)
         x_CHW = x_CHW.to(self.model.device, torch.float32)
         point = NoisyPoint(x_CHW, self.sigma, self.seed, index, self.generator)
         base = BaseClassifier(self.model, sampling.reference, self.batch)
         sampler = self._sampler(base, point)
 
         selection = sampler.draw(Stage.SELECTION, sampling.n0)
+        refuse_nonfinite(Stage.SELECTION, selection.classes_N, sampling.max_nonfinite)
         evaluations, fallbacks, unconverged = selection.evaluations, selection.fallbacks, selection.unconverged
         selected = selected_class(selection.classes_N)
         classes_N = np.empty(0, dtype=np.int64)
         audit = Audit(0, 0)
         if selected != NO_CLASS:
             estimation = sampler.draw(Stage.ESTIMATION, sampling.n)
+            refuse_nonfinite(Stage.ESTIMATION, estimation.classes_N, sampling.max_nonfinite)
             classes_N = estimation.classes_N
             if isinstance(sampling, SerializedSampling):
                 hits = np.flatnonzero(classes_N == selected)
@@ -182,6 +217,28 @@ class PointCertifier:
         )
 
 
+def image_fault(x_CHW: Tensor, shape: tuple[int, int, int]) -> str | None:
+    """What keeps a tensor from being an image of that shape with pixels in [0, 1]; None if nothing does."""
+    if tuple(x_CHW.shape) != shape:
+        return f"the model takes images of shape {shape}, found {tuple(x_CHW.shape)}"
+    if not x_CHW.is_floating_point():
+        return f"pixels are floating-point numbers in [0, 1], found {x_CHW.dtype}: divide 8-bit pixels by 255"
+    low, high = x_CHW.min().item(), x_CHW.max().item()  # NaN where any pixel is
+    if not (low >= 0 and high <= 1):
+        return f"pixels lie in [0, 1] and are finite, found {low:g} to {high:g}"
+    return None
+
+
+def refuse_nonfinite(stage: Stage, classes_N: np.ndarray, most: float) -> None:
+    """PointError where more than a share `most` of a stage's samples have NO_CLASS: a model that mostly overflows."""
+    broken = int((classes_N == NO_CLASS).sum())
+    if broken / len(classes_N) > most:
+        raise PointError(
+            f"{broken:,} of {len(classes_N):,} {stage.name.lower()} samples have no finite logits, and max_nonfinite "
+            f"is {most:g}: check the weights, or compute in dtype float64"
+        )
+
+
 def selected_class(classes_N: np.ndarray) -> int:
     """The most frequent class, the lowest of those tied; NO_CLASS if samples without a prediction outnumber it."""
     predicted = classes_N[classes_N != NO_CLASS]
@@ -230,6 +287,7 @@ def certify_point(
     reference: SolverSetting | None = None,
     n0: int = 100,
     n: int = 10_000,
+    max_nonfinite: float = 0.1,
     audit: int = 400,
     alpha: float = 0.001,
     certificate: str | None = None,
@@ -245,15 +303,23 @@ def certify_point(
     classifier `reference` (the architecture's own where None) smoothed by noise `sigma`: with probability at least
     1 - alpha over the sampling, it predicts `row.predicted` everywhere within l2 distance `row.radius` of the image.
     `index` keys the noise: the row of a run's point has its position in the data set here. `certificate` is `exact`
-    for srs and `cohen` for standard where None. Raises ValueError for settings that do not go together.
+    for srs and `cohen` for standard where None. Raises ValueError for settings that are out of range or do not go
+    together and for what is no image in [0, 1]; PointError where more than a share `max_nonfinite` of the samples of a
+    stage have no finite logits.
     """
+    fault = image_fault(x_CHW, model.config.input_shape)
+    if fault is not None:
+        raise ValueError(fault)
+    if index < 0:
+        raise ValueError(f"index is {index}, expected at least 0")
     reference = reference or model.config.reference
     sampling: StandardSampling | SerializedSampling
     if method == "standard":
-        sampling, settings = StandardSampling(reference, n0, n), Certificate(certificate or "cohen", alpha)
+        sampling = StandardSampling(reference, n0, n, max_nonfinite)
+        settings = Certificate(certificate or "cohen", alpha)
     elif method == "srs":
-        setting = SolverSetting.named(solver or reference.solver.name, steps)
-        sampling = SerializedSampling(setting, reference, n0, n, chains, warmup_steps)
+        setting = SolverSetting.named(reference.solver.name if solver is None else solver, steps)
+        sampling = SerializedSampling(setting, reference, n0, n, chains, warmup_steps, max_nonfinite)
         settings = Certificate(certificate or "exact", alpha, audit)
     else:
         raise ValueError(f"no sampling method {method!r}; there are srs and standard")
@@ -264,6 +330,6 @@ def certify_point(
         sigma=sigma,
         generator=noise_generator(noise, model.device),
         seed=seed,
-        batch=batch or default_batch(model.config, model.device.type),
+        batch=default_batch(model.config, model.device.type) if batch is None else batch,
     )
     return certifier.certify(x_CHW, index, label)

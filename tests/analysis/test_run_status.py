@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -42,6 +43,18 @@ def test_speed_is_the_last_sessions(write_run, points):
     idle = {**run.sessions[0], "started_at": "2025-03-01T13:00:00+00:00"}
     RunDirectory.create_or_continue(path, run.job, run.fingerprint, run.points, idle)
     assert run_status(path)["points_per_hour"] is None
+
+
+def test_workers_at_work_are_those_with_a_row_lately(write_run, points):
+    path = write_run("small", points)
+    assert run_status(path)["workers"] == 0  # the fixture's rows are old
+    now = datetime.now(UTC)
+    run = RunDirectory.open(path)
+    rows = run.rows().to_pylist()
+    for row, (worker, ago) in zip(rows, [("a", 1), ("a", 140), ("b", 140), ("c", 170), ("d", 200)], strict=True):
+        row |= {"worker": worker, "seconds": 50.0, "finished_at": now - timedelta(seconds=ago)}
+    run.append(rows)
+    assert run_status(path)["workers"] == 2
 
 
 def test_only_the_first_errors_are_told(write_run, points):

@@ -7,7 +7,7 @@ import torch
 
 from srs_ray.models.architectures import ARCHITECTURES, architecture
 from srs_ray.models.solvers import SolverSetting, solve
-from srs_ray.models.weights import build_model, random_weights
+from srs_ray.models.weights import build_model, load_model, random_weights
 
 ARCH = "mdeq-tiny-digits"
 
@@ -39,10 +39,17 @@ def test_a_samples_logits_do_not_depend_on_its_neighbours(model):
         assert torch.allclose(alone[0], together[row], atol=1e-4)
 
 
-def test_the_standard_setting_is_the_architectures(model):
-    x_BCHW = torch.rand(2, 1, 16, 16)
-    assert torch.equal(model.logits(x_BCHW), model.logits(x_BCHW, "anderson", 30))
+def test_without_a_setting_logits_are_those_of_the_architectures_reference():
+    model, x_BCHW = load_model(ARCH, "mdeq-tiny-digits-sigma25"), torch.rand(2, 1, 16, 16)
+    assert torch.equal(model.logits(x_BCHW), model.logits(x_BCHW, "anderson", 30, 1e-3))
+    assert not torch.equal(model.logits(x_BCHW), model.logits(x_BCHW, steps=30)), "steps alone: all of them are taken"
     assert str(architecture("mdeq-small-imagenet").reference) == "14B"
+
+
+@pytest.mark.parametrize("setting", [{"steps": 0}, {"solver": ""}, {"tolerance": 0.0}], ids=str)
+def test_a_setting_that_is_no_setting_is_refused_and_not_replaced_by_the_default(model, setting):
+    with pytest.raises(ValueError, match=r"not 0|no solver ''"):
+        model.logits(torch.rand(1, 1, 16, 16), **setting)
 
 
 def test_only_the_highest_resolution_is_injected(model):

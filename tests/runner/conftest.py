@@ -21,7 +21,8 @@ TIMES_AND_PLACES = ("seconds", "worker", "attempt", "finished_at")
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[str]:
     """The address of a real Ray cluster on this machine, with room for two workers."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": 200 * 2**20})
+    node = {"num_cpus": 2, "object_store_memory": 200 * 2**20, "_system_config": {"metrics_report_interval_ms": 1000}}
+    cluster = Cluster(initialize_head=True, head_node_args=node)
     yield cluster.address
     cluster.shutdown()
 

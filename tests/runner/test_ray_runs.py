@@ -7,10 +7,13 @@ import signal
 from pathlib import Path
 
 import pytest
+from ray.cluster_utils import Cluster
 
 from srs_ray.errors import DataError, JobError, SrsRayError
+from srs_ray.runner.certification import certify
 from srs_ray.runner.preparation import JobInputs
 from srs_ray.runner.ray_backend import RayBackend
+from srs_ray.runs import RunDirectory
 
 LONG = 8000  # samples for a point that takes several looks of the driver, so that a worker is found at work
 
@@ -58,7 +61,7 @@ def test_points_of_a_killed_worker_are_done_again_elsewhere(digits_job, tmp_path
     backend = RayBackend(job.execution, cluster)
     try:
         rows, dead = [], []
-        for row in backend.rows(inputs.resolve("cpu"), inputs.weights, list(inputs.indices), workers=2):
+        for row in backend.rows(inputs.resolve("cpu"), inputs.weights, list(inputs.indices)):
             if not dead:
                 kill_a_worker(cluster, dead)
             if row is not None:
@@ -76,12 +79,12 @@ def test_points_of_a_killed_worker_are_done_again_elsewhere(digits_job, tmp_path
 
 
 def test_only_the_point_a_worker_dies_under_is_given_up(digits_job, cluster):
-    job = digits_job(sampling={"n": LONG}, data={"stop": 30}, execution={"attempts": 2, "device": "cpu"})
+    job = digits_job(sampling={"n": LONG}, data={"stop": 30}, execution={"attempts": 2, "workers": 1, "device": "cpu"})
     inputs = JobInputs.read(job)
     backend = RayBackend(job.execution, cluster)
     try:
         rows, dead = [], []
-        for row in backend.rows(inputs.resolve("cpu"), inputs.weights, list(inputs.indices), workers=1):
+        for row in backend.rows(inputs.resolve("cpu"), inputs.weights, list(inputs.indices)):
             if row is not None:
                 rows.append(row)
             elif len(dead) < 2:
@@ -103,7 +106,7 @@ def test_a_workers_own_mistake_ends_the_run_with_its_message(digits_job, cluster
     backend = RayBackend(job.execution, cluster)
     try:
         with pytest.raises(DataError, match="is not what the driver sees"):
-            list(backend.rows(spec, inputs.weights, [0], workers=1))
+            list(backend.rows(spec, inputs.weights, [0]))
     finally:
         backend.close()
 
@@ -128,9 +131,41 @@ def test_workers_fill_the_cluster_and_no_more_than_there_are_points(digits_job, 
         assert backend.workers(points=1) == 1
     finally:
         backend.close()
+    backend = RayBackend(digits_job(execution={"workers": 5, "device": "cpu"}).execution, cluster)
+    try:
+        assert "5 workers with 1 CPU each, of which 3 wait for nodes to join" in backend.describe(5)
+    finally:
+        backend.close()
     backend = RayBackend(digits_job(execution={"cpus_per_worker": 3, "device": "cpu"}).execution, cluster)
     try:
-        with pytest.raises(JobError, match="has 3 CPU for a worker"):
+        with pytest.raises(JobError, match=r"has 3 CPU for a worker; set execution\.workers to a number"):
             backend.workers(points=100)
     finally:
         backend.close()
+
+
+def test_points_of_a_killed_node_are_done_on_a_node_that_joins(
+    digits_job, tmp_path, run_in_process, result_rows, console
+):
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 200 * 2**20})
+    doomed = nodes.add_node(num_cpus=1, object_store_memory=200 * 2**20)
+    job = digits_job(sampling={"n": LONG}, data={"stop": 30}, execution={"attempts": 1, "device": "cpu"})
+
+    class Backend(RayBackend):
+        def rows(self, *arguments):
+            joined = False
+            for row in super().rows(*arguments):
+                if not joined and workers_at_work(nodes.address):
+                    nodes.remove_node(doomed, allow_graceful=False)
+                    nodes.add_node(num_cpus=1, object_store_memory=200 * 2**20)
+                    joined = True
+                yield row
+
+    try:
+        assert certify(job, lambda: Backend(job.execution, nodes.address), console).exit_code == 0
+    finally:
+        nodes.shutdown()
+    undisturbed = digits_job(sampling={"n": LONG}, data={"stop": 30}, output=str(tmp_path / "undisturbed"))
+    run_in_process(undisturbed)
+    assert result_rows(job.output) == result_rows(undisturbed.output)
+    assert set(RunDirectory.open(job.output).rows(["attempt"])["attempt"].to_pylist()) == {1}

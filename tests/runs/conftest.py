@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import resource
 import subprocess
 import sys
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow.fs as fs
 import pytest
 
 from srs_ray.runs import RunDirectory
@@ -107,12 +110,12 @@ def start() -> Callable[..., RunDirectory]:
 
 @pytest.fixture(scope="session")
 def full_disk() -> Callable[[], Any]:
-    """A context in which the system refuses, after the first kilobyte, to write any file of this process further."""
+    """A context in which the system refuses to write any file of this process further than so many bytes."""
 
     @contextmanager
-    def context() -> Iterator[None]:
+    def context(after_bytes: int = 1024) -> Iterator[None]:
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1024, hard))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (after_bytes, hard))
         try:
             yield
         finally:
@@ -143,3 +146,30 @@ def unprivileged() -> Callable[..., list[str]]:
         return process.stdout.splitlines()
 
     return run
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """host:port of a server that speaks the S3 protocol, on loopback; its objects are in its memory."""
+    moto = pytest.importorskip("moto.server", reason="moto, the S3 server of the tests, is not installed")
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # else a line for each request
+    server.start()
+    yield "{}:{}".format(*server.get_host_and_port())
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3_endpoint, monkeypatch) -> str:
+    """The URI of a new bucket, which the environment leads to."""
+    for name, value in {
+        "AWS_ENDPOINT_URL": f"http://{s3_endpoint}",
+        "AWS_ACCESS_KEY_ID": "tests",
+        "AWS_SECRET_ACCESS_KEY": "hush-hush",
+        "AWS_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }.items():
+        monkeypatch.setenv(name, value)
+    name = f"bucket-{uuid.uuid4().hex}"
+    fs.S3FileSystem(endpoint_override=f"http://{s3_endpoint}", allow_bucket_creation=True).create_dir(name)
+    return f"s3://{name}"

@@ -153,3 +153,11 @@ def test_part_is_plain_parquet_that_reads_without_this_package(ok_row) -> None:
     table = rows_to_table([ok_row(0), ok_row(1)])
     data = encode_part(table, "0" * 64)
     assert pq.read_table(pa.BufferReader(data)).equals(table)
+
+
+def test_part_with_text_that_is_no_text_is_quarantined(part, start, tmp_path) -> None:
+    table = pq.read_table(part)
+    broken = pa.array([b"\xff"]).view(pa.string())
+    pq.write_table(table.set_column(table.schema.get_field_index("worker"), table.schema.field("worker"), broken), part)
+    assert start(tmp_path / "run").finished() == set()
+    assert names(tmp_path / "run" / "quarantine") == [part.name]

@@ -97,35 +97,54 @@ attempts = st.lists(
     min_size=1,
     max_size=4,
 )
+faults = ["disk full", "cut", "lost before its renaming"]
 steps = st.one_of(
-    st.tuples(st.sampled_from(["append", "append again", "disk full", "cut"]), attempts),
-    st.tuples(st.sampled_from(["continue", "open"]), st.just([])),
+    st.tuples(st.sampled_from(["append", "append again", *faults]), attempts),
+    st.tuples(st.sampled_from(["continue", "open", "compact", "compact, cut before it deleted all"]), st.just([])),
 )
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(steps, max_size=8))
-def test_any_history_gives_each_index_the_row_of_a_plain_model(start, ok_row, error_row, full_disk, history) -> None:
+@given(st.lists(steps, max_size=8), st.lists(st.sampled_from([*faults, "compact"]), max_size=3))
+def test_any_history_gives_each_index_the_row_of_a_plain_model_and_ends_with_every_point(
+    start, ok_row, error_row, full_disk, history, resumes
+) -> None:
     with tempfile.TemporaryDirectory() as folder:
         run = start(folder)
         model: dict[int, tuple[bool, int, int]] = {}
+        # At the end the same command, again and again, does what is missing, and the last time nothing goes wrong.
+        history = [*history, *((fault, None) for fault in [*resumes, "append"])]
         for step, made in history:
+            if made is None:
+                run = start(folder)
+                made = [(index, "ok", 4, 1) for index in sorted(set(range(7)) - run.finished())]
             rows = [
                 (ok_row if status == "ok" else error_row)(index, second, attempt=attempt)
                 for index, status, second, attempt in made
             ]
+            parts = {part: part.read_bytes() for part in Path(folder, "points").glob("part-*")}
             if step == "continue":
                 run = start(folder)
             elif step == "open":
                 run = RunDirectory.open(folder)
+            elif step == "compact":
+                run.compact()
+            elif step == "compact, cut before it deleted all":
+                run.compact()
+                for part in list(parts)[::2]:
+                    part.write_bytes(parts[part])
+            elif not rows:
+                continue
             elif step == "disk full":
                 with full_disk(), pytest.raises(RunDirectoryError):
                     run.append(rows)
-            elif step == "cut":  # a part of which a broken filesystem kept only the beginning
-                before = set(Path(folder, "points").iterdir())
+            elif step in ("cut", "lost before its renaming"):
                 run.append(rows)
-                (part,) = set(Path(folder, "points").iterdir()) - before
-                part.write_bytes(part.read_bytes()[:-5])
+                (part,) = set(Path(folder, "points").glob("part-*")) - set(parts)
+                if step == "cut":  # a part of which a broken filesystem kept only the beginning
+                    part.write_bytes(part.read_bytes()[:-5])
+                else:
+                    part.rename(part.with_name(f".srs-ray-{part.name}"))
             else:
                 for _ in range(2 if step == "append again" else 1):
                     run.append(rows)
@@ -133,6 +152,7 @@ def test_any_history_gives_each_index_the_row_of_a_plain_model(start, ok_row, er
                     model[index] = max(model.get(index, (False, -1, -1)), (status == "ok", second, attempt))
             assert effective(run) == model
             assert run.finished() == {index for index, (ok, _, _) in model.items() if ok}
+        assert {index for index, (ok, _, _) in effective(run).items() if ok} == set(range(7))
 
 
 def effective(run: RunDirectory) -> dict[int, tuple[bool, int, int]]:

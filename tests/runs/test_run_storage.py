@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from srs_ray.errors import RunDirectoryError
@@ -45,16 +43,11 @@ class CompactedWhileRead(LocalStorage):
 
     compacted = False
 
-    def list_files(self, folder: str) -> list[str]:
-        listed = super().list_files(folder)
+    def file_sizes(self, folder: str) -> dict[str, int]:
+        listed = super().file_sizes(folder)
         if not self.compacted:
             self.compacted = True
-            path = Path(self.location)
-            run = RunDirectory.open(path)
-            merged = run.rows().to_pylist()
-            run.append(merged)
-            for name in listed:
-                (path / folder / name).unlink()
+            RunDirectory.open(self.location).compact()
         return listed
 
 
@@ -68,18 +61,41 @@ def test_reader_survives_compaction_between_listing_and_reading(start, ok_row, e
     assert len(list((tmp_path / "points").iterdir())) == 1
 
 
+class CompactedWhileListed(LocalStorage):
+    """A folder listed in pages, in which another process merges all parts after the page that the new one is on."""
+
+    compacted = False
+
+    def file_sizes(self, folder: str) -> dict[str, int]:
+        first_page: dict[str, int] = {}
+        if not self.compacted:
+            self.compacted = True
+            RunDirectory.open(self.location).compact()
+            return first_page  # the old parts would have been on the second
+        return super().file_sizes(folder)
+
+
+def test_reader_survives_compaction_during_listing(start, ok_row, tmp_path) -> None:
+    run = start(tmp_path)
+    for index in (0, 1):
+        run.append([ok_row(index)])
+    record = RunRecord.from_json((tmp_path / "run.json").read_bytes())
+    reader = RunDirectory(CompactedWhileListed(tmp_path, str(tmp_path)), record)
+    assert reader.finished() == {0, 1}
+
+
 class ListsWhatIsGone(LocalStorage):
     """A folder whose listing never catches up, as a stale network mount's."""
 
-    def list_files(self, folder: str) -> list[str]:
-        return [*super().list_files(folder), "part-gone.parquet"]
+    def file_sizes(self, folder: str) -> dict[str, int]:
+        return {**super().file_sizes(folder), "part-gone.parquet": 1}
 
 
 def test_part_that_is_listed_but_never_there_ends_in_a_message(start, tmp_path) -> None:
     start(tmp_path)
     record = RunRecord.from_json((tmp_path / "run.json").read_bytes())
     reader = RunDirectory(ListsWhatIsGone(tmp_path, str(tmp_path)), record)
-    with pytest.raises(RunDirectoryError, match="parts kept vanishing"):
+    with pytest.raises(RunDirectoryError, match="parts kept coming and vanishing"):
         reader.finished()
 
 

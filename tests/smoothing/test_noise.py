@@ -142,8 +142,21 @@ def test_the_generator_follows_the_device_unless_it_is_named():
 
 @BOTH
 def test_the_self_check_is_a_digest_of_draws(generator):
+    """And of audits: numpy chooses from few hits by one algorithm, from many by another."""
     drawn = generator.normals(2**40 + 1, 7, Stage.ESTIMATION, range(3, 11), 4097)
-    assert self_check(generator) == hashlib.sha256(drawn.numpy().tobytes()).hexdigest()[:16]
+    point = NoisyPoint(torch.zeros(1), 1.0, 2**40 + 1, 7, generator)
+    few, many = point.audit_choice(np.arange(9_000), 400), point.audit_choice(np.arange(20_000), 4_000)
+    content = drawn.numpy().tobytes() + few.tobytes() + many.tobytes()
+    assert self_check(generator) == hashlib.sha256(content).hexdigest()[:16]
+
+
+@pytest.mark.parametrize("hits", [9_000, 20_000])
+def test_the_self_check_notices_a_numpy_that_chooses_otherwise(monkeypatch, hits):
+    audit_choice = NoisyPoint.audit_choice
+    before = self_check(Philox4x64())
+    otherwise = lambda point, among, audit: audit_choice(point, among, audit)[:: -1 if len(among) == hits else 1]  # noqa: E731
+    monkeypatch.setattr(NoisyPoint, "audit_choice", otherwise)
+    assert self_check(Philox4x64()) != before
 
 
 def test_a_point_beyond_the_key_of_philox4x32_is_refused():

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 
 import srs_ray
 from srs_ray.data import open_dataset
+from srs_ray.errors import PointError
 from srs_ray.models.architectures import ARCHITECTURES
 from srs_ray.models.solvers import SolverSetting
 from srs_ray.runs.schema import RESULT_COLUMNS, ROW_SCHEMA
@@ -15,7 +17,16 @@ from srs_ray.smoothing.audit import audit_hits
 from srs_ray.smoothing.base_classifier import NO_CLASS, BaseClassifier
 from srs_ray.smoothing.certificates import certified_radius, p_lower
 from srs_ray.smoothing.noise import NoisyPoint, Philox4x64, Stage
-from srs_ray.smoothing.point import PointRow, default_batch, selected_class, sparse_counts
+from srs_ray.smoothing.point import (
+    Certificate,
+    PointCertifier,
+    PointRow,
+    SerializedSampling,
+    StandardSampling,
+    default_batch,
+    selected_class,
+    sparse_counts,
+)
 from srs_ray.smoothing.samplers import SerializedSampler
 
 HERE = {"index": 4, "label": 6, "sigma": 0.25, "alpha": 0.001}
@@ -168,15 +179,49 @@ def test_samples_without_a_prediction_stay_in_n_and_are_no_hits(model, digit, br
 
 
 def _certifier(model, generator):
-    from srs_ray.smoothing.point import Certificate, PointCertifier, StandardSampling
-
     return PointCertifier(
         model, StandardSampling(model.config.reference, 20, 100), Certificate("cohen"), 0.25, generator, 0, 32
     )
 
 
-def test_a_point_without_any_prediction_abstains(model):
-    row = srs_ray.certify_point(model, torch.full((1, 16, 16), torch.nan), **SRS)
+@pytest.fixture(scope="module")
+def overflowing(model, digit):
+    """A copy of the model with a classifier so large that the logits of some noisy samples exceed float32."""
+    x_BCHW = NoisyPoint(digit, 0.25, 1, 4, Philox4x64()).samples(Stage.ESTIMATION, range(50))
+    larger = copy.deepcopy(model)
+    usual = model.logits(x_BCHW).abs().amax(dim=1).quantile(0.7)
+    larger.classifier.weight.data *= torch.finfo(torch.float32).max / usual
+    return larger
+
+
+@pytest.mark.parametrize("settings", [SRS, STANDARD], ids=["srs", "standard"])
+def test_a_point_is_an_error_when_more_samples_than_allowed_have_no_finite_logits(overflowing, digit, settings):
+    settings = settings | {"seed": 3}
+    row = srs_ray.certify_point(overflowing, digit, **settings, max_nonfinite=1.0)
+    broken = dict(zip(row.classes, row.counts, strict=True))[NO_CLASS]
+    in_selection = dict(zip(row.selection_classes, row.selection_counts, strict=True)).get(NO_CLASS, 0)
+    share = broken / row.n
+    assert in_selection / row.n0 < share < 0.5, "the samples that decide are those of estimation"
+    assert results(srs_ray.certify_point(overflowing, digit, **settings, max_nonfinite=share)) == results(row)
+    with pytest.raises(PointError, match=rf"^{broken} of {row.n} estimation samples have no finite logits.*weights"):
+        srs_ray.certify_point(overflowing, digit, **settings, max_nonfinite=share - 1e-9)
+    hits = dict(zip(row.classes, row.counts, strict=True))[row.selected]
+    kind = "cohen" if "method" in settings else "exact"
+    bound = p_lower(kind, hits, row.n, row.audited, row.disagreed, 0.001)
+    assert row.p_lower == bound, "what has no class counts in n, and as no hit"
+
+
+def test_a_model_that_overflows_at_once_is_found_in_the_selection_samples(model, digit):
+    broken = copy.deepcopy(model)
+    broken.classifier.weight.data *= 1e38
+    with pytest.raises(PointError, match=r"^30 of 30 selection samples"):
+        srs_ray.certify_point(broken, digit, **SRS)
+
+
+def test_a_point_without_any_prediction_abstains_where_that_is_allowed(model, digit):
+    broken = copy.deepcopy(model)
+    broken.classifier.weight.data *= 1e38
+    row = srs_ray.certify_point(broken, digit, **SRS, max_nonfinite=1.0)
     assert (row.predicted, row.radius, row.selected, row.p_lower) == (-1, 0.0, NO_CLASS, 0.0)
     assert (row.selection_classes, row.selection_counts, row.n) == ([NO_CLASS], [30], 0)
     assert row.correct is False
@@ -201,8 +246,59 @@ def test_settings_that_do_not_go_together_are_refused(model, digit):
         srs_ray.certify_point(model, digit, sigma=0.5, method="standard", certificate="exact")
     with pytest.raises(ValueError, match="no sampling method"):
         srs_ray.certify_point(model, digit, sigma=0.5, method="sequential")
-    with pytest.raises(ValueError, match=r"\(1, 16, 16\), found \(3, 16, 16\)"):
-        srs_ray.certify_point(model, torch.zeros(3, 16, 16), sigma=0.5)
+
+
+@pytest.mark.parametrize(
+    ("setting", "found"),
+    [
+        ({"sigma": 0.0}, "sigma is 0.0"),
+        ({"sigma": float("nan")}, "sigma is nan"),
+        ({"sigma": float("inf")}, "sigma is inf"),
+        ({"n0": 0}, "n0 is 0"),
+        ({"n": 0}, "n is 0"),
+        ({"chains": 0}, "chains is 0"),
+        ({"warmup_steps": 0}, "warmup_steps is 0"),
+        ({"steps": 0}, "not 0"),
+        ({"solver": ""}, "no solver ''"),
+        ({"batch": 0}, "batch is 0"),
+        ({"audit": -1}, "audit is -1"),
+        ({"alpha": 1.0}, "alpha .*found 1.0"),
+        ({"certificate": "exat"}, "certificate 'exat'"),
+        ({"max_nonfinite": 1.5}, "max_nonfinite is 1.5"),
+        ({"seed": -1}, "seed is -1"),
+        ({"seed": 2**63}, "seed is 9223372036854775808"),
+        ({"index": -1}, "index is -1"),
+    ],
+    ids=str,
+)
+def test_a_setting_out_of_range_is_refused_with_what_was_found(model, digit, setting, found):
+    with pytest.raises(ValueError, match=found):
+        srs_ray.certify_point(model, digit, **(SRS | setting))
+
+
+@pytest.mark.parametrize("certificate", [Certificate("exat"), Certificate("exact", alpha=1.0)])
+def test_a_wrong_certificate_is_refused_before_anything_is_sampled(model, certificate):
+    sampling = SerializedSampling(model.config.reference, model.config.reference)
+    with pytest.raises(ValueError, match=r"'exat'|found 1\.0"):
+        PointCertifier(model, sampling, certificate, 0.25, Philox4x64(), 0, 32)
+
+
+@pytest.mark.parametrize(
+    ("image", "found"),
+    [
+        (torch.full((1, 16, 16), 255, dtype=torch.uint8), "torch.uint8: divide 8-bit pixels by 255"),
+        (torch.full((1, 16, 16), 1.001), "found 1.001 to 1.001"),
+        (torch.full((1, 16, 16), -0.5), "found -0.5 to -0.5"),
+        (torch.zeros(1, 16, 16).index_fill_(2, torch.tensor([3]), torch.nan), "found nan to nan"),
+        (torch.full((1, 16, 16), torch.inf), "found inf to inf"),
+        (torch.zeros(3, 16, 16), r"\(1, 16, 16\), found \(3, 16, 16\)"),
+    ],
+)
+def test_what_is_no_image_is_the_callers_mistake_here_and_an_error_row_in_a_run(model, image, found):
+    with pytest.raises(ValueError, match=found):
+        srs_ray.certify_point(model, image, sigma=0.5)
+    with pytest.raises(PointError, match=found):
+        _certifier(model, Philox4x64()).certify(image, 4, 6)
 
 
 @pytest.mark.parametrize("device_type", ["cpu", "cuda"])

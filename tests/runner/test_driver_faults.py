@@ -1,0 +1,128 @@
+"""The driver, as a user starts it: killed, short of disk, started twice, at points that take too long."""
+
+from __future__ import annotations
+
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from srs_ray.errors import RunDirectoryError
+from srs_ray.runner.certification import certify
+from srs_ray.runner.ray_backend import RayBackend
+from srs_ray.runs import RunDirectory
+
+
+@pytest.fixture
+def command(digits_job, tmp_path):
+    """The command line that certifies a digits job; sections given are laid over it."""
+
+    def make(*arguments: str, **sections) -> list[str]:
+        job_file = tmp_path / "job.yaml"
+        job_file.write_text(yaml.safe_dump(digits_job(**sections).model_dump(mode="json")))
+        return [sys.executable, "-m", "srs_ray.cli", "certify", str(job_file), *arguments]
+
+    return make
+
+
+def start(command: list[str], **options) -> subprocess.Popen[str]:
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
+
+
+def finished(path: str) -> set[int]:
+    try:
+        return RunDirectory.open(path).finished()
+    except RunDirectoryError:  # killed before there was a run
+        return set()
+
+
+def wait_for(condition) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("kills", "points"), [(2, 8), pytest.param(20, 60, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])]
+)
+def test_a_driver_killed_at_random_moments_finishes_with_the_rows_of_an_undisturbed_one(
+    command, digits_job, cluster, tmp_path, run_in_process, result_rows, kills, points
+):
+    chance = random.Random(kills)
+    run = str(tmp_path / "run")
+    certify_points = command("--address", cluster, data={"stop": points, "every": 1})
+    kept: set[int] = set()
+    for _ in range(kills):
+        driver = start(certify_points)
+        time.sleep(chance.uniform(3, 25))
+        driver.send_signal(signal.SIGKILL)
+        driver.communicate()
+        assert kept <= finished(run)
+        kept = finished(run)
+    driver = start(certify_points)
+    out, _ = driver.communicate()
+    assert driver.returncode == 0, out
+    undisturbed = digits_job(data={"stop": points, "every": 1}, output=str(tmp_path / "undisturbed"))
+    run_in_process(undisturbed)
+    assert len(result_rows(run)) == points
+    assert result_rows(run) == result_rows(undisturbed.output)
+
+
+def test_a_full_disk_ends_the_run_with_a_clear_error_and_harms_nothing(command, tmp_path, digits_job, result_rows):
+    run = tmp_path / "run"
+    short = command("--no-ray", data={"stop": 20})
+    assert subprocess.run(short, check=False).returncode == 0
+    before = {part.name: part.read_bytes() for part in (run / "points").iterdir()}
+    room = max(map(len, before.values())) - 1  # run.json fits, a part does not
+    limit = resource.RLIMIT_FSIZE, (room, room)
+    whole = command("--no-ray")
+    full = start(whole, preexec_fn=lambda: resource.setrlimit(*limit))
+    out, _ = full.communicate()
+    assert full.returncode == 2, out
+    assert "error: " in out
+    assert "File too large" in out
+    assert "Traceback" not in out
+    assert {part.name: part.read_bytes() for part in (run / "points").iterdir()} == before
+    again = start(whole)
+    out, _ = again.communicate()
+    assert again.returncode == 0, out
+    assert [row["index"] for row in result_rows(str(run))] == [0, 10, 20, 30, 40, 50]
+
+
+def test_a_second_driver_refuses_while_the_first_lives_and_takes_over_when_it_is_dead(command, tmp_path):
+    run = tmp_path / "run"
+    long = command("--no-ray", data={"stop": 300, "every": 1})
+    first = start(long)
+    try:
+        wait_for(lambda: (run / "run.json").exists())
+        second = subprocess.run(long, capture_output=True, text=True, check=False)
+        assert second.returncode == 2
+        assert f"process {first.pid} of host" in second.stderr
+        wait_for(lambda: finished(str(run)))
+    finally:
+        first.kill()
+        first.communicate()
+    kept = finished(str(run))
+    third = start([*long, "--stop", str(max(kept) + 2)])
+    out, _ = third.communicate()
+    assert third.returncode == 0, out
+    assert f"{max(kept) + 2 - len(kept)} of them now" in out
+    assert not (run / "lease.json").exists()
+
+
+def test_points_over_their_time_limit_are_error_rows_and_done_once_there_is_time(digits_job, cluster, console):
+    limited = digits_job(
+        data={"stop": 20}, sampling={"n": 8000}, execution={"device": "cpu", "point_seconds": 0.05, "workers": 1}
+    )
+    summary = certify(limited, lambda: RayBackend(limited.execution, cluster), console)
+    assert (summary.done, summary.errors, summary.exit_code) == (0, 2, 3)
+    [first, second] = RunDirectory.open(limited.output).rows(["error"])["error"].to_pylist()
+    assert first == second == "given up after it failed once: it took longer than execution.point_seconds (0.05 s)"
+    free = digits_job(data={"stop": 20}, sampling={"n": 8000})
+    assert certify(free, lambda: RayBackend(free.execution, cluster), console).exit_code == 0

@@ -1,0 +1,208 @@
+"""The pool of workers on a real Ray of several nodes; its actors here do nothing but what each fault needs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from srs_ray.errors import JobError, SrsRayError
+from srs_ray.runner.pool import WorkerPool
+
+POISON = 5
+
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test
+
+
+class Actor:
+    """Answers with where and as which attempt a point was done."""
+
+    def prepare(self) -> str:
+        return self.node()
+
+    def node(self) -> str:
+        return ray.get_runtime_context().get_node_id()
+
+    def certify(self, index: int, attempt: int) -> dict[str, Any]:
+        self.work(index)
+        return {"index": index, "attempt": attempt, "pid": os.getpid(), "node": self.node()}
+
+    def work(self, index: int) -> None:
+        pass
+
+
+class DiesAtPoison(Actor):
+    def work(self, index: int) -> None:
+        if index == POISON:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class HangsAtPoison(Actor):
+    def work(self, index: int) -> None:
+        if index == POISON:
+            time.sleep(600)
+
+
+class FailsAtPoison(Actor):
+    def work(self, index: int) -> None:
+        if index == POISON:
+            raise RuntimeError("illegal memory access")
+
+
+class Slow(Actor):
+    def work(self, index: int) -> None:
+        time.sleep(0.5)
+
+
+class DiesAtStart(Actor):
+    def prepare(self) -> str:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError
+
+
+class MissesAPackage(Actor):
+    def __init__(self) -> None:
+        import no_such_package  # noqa: F401
+
+
+class RefusesToStart(Actor):
+    def prepare(self) -> str:
+        raise JobError("another srs-ray is installed here")
+
+
+class SickOn(Actor):
+    """Fails at every point on one node, well elsewhere."""
+
+    def prepare(self, node: str) -> str:
+        self.sick = self.node() == node
+        return self.node()
+
+    def work(self, index: int) -> None:
+        time.sleep(0.05)
+        if self.sick:
+            raise RuntimeError("uncorrectable memory error")
+
+
+@pytest.fixture
+def nodes() -> Iterator[Cluster]:
+    """A cluster whose head holds no worker; nodes are added by the test."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 100 * 2**20})
+    ray.init(address=cluster.address, log_to_driver=False)
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
+@pytest.fixture
+def one_node(cluster: str) -> Iterator[None]:
+    ray.init(address=cluster, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def add_node(cluster: Cluster) -> Any:
+    return cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20)
+
+
+def pool(actor: type[Actor], points: int, room: Callable[[], int], arguments: tuple[Any, ...] = (), **settings: Any):
+    return WorkerPool(
+        ray.remote(actor).options(num_cpus=1, max_restarts=0).remote,
+        arguments,
+        range(points),
+        room=room,
+        attempts=settings.get("attempts", 3),
+        point_seconds=settings.get("point_seconds"),
+        failed_row=lambda index, attempts, reason: {"index": index, "attempt": attempts, "error": reason},
+    )
+
+
+def finish(workers: WorkerPool) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The rows of points that were done, by index, and of those that were given up."""
+    try:
+        rows = sorted(filter(None, workers.rows()), key=lambda row: row["index"])
+    finally:
+        workers.kill()
+    return [row for row in rows if "error" not in row], [row for row in rows if "error" in row]
+
+
+def cpus() -> int:
+    return int(sum(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]))
+
+
+def test_a_point_that_kills_its_worker_every_time_is_given_up_and_charged_alone(one_node):
+    done, given_up = finish(pool(DiesAtPoison, 12, room=lambda: 1))
+    [row] = given_up
+    assert (row["index"], row["attempt"]) == (POISON, 3)
+    assert row["error"].startswith("its worker died (")
+    assert [row["index"] for row in done] == [index for index in range(12) if index != POISON]
+    assert {row["attempt"] for row in done} == {1}
+    assert len({row["pid"] for row in done}) >= 2
+
+
+def test_a_point_that_raises_gets_a_fresh_process_each_time(one_node):
+    done, [row] = finish(pool(FailsAtPoison, 8, room=lambda: 1, attempts=2))
+    assert (row["index"], row["attempt"], row["error"]) == (POISON, 2, "RuntimeError: illegal memory access")
+    assert len(done) == 7
+    assert {row["attempt"] for row in done} == {1}
+    before, after = ({row["pid"] for row in done if late == (row["index"] > POISON)} for late in (False, True))
+    assert not before & after
+
+
+def test_a_point_that_hangs_is_given_up_at_its_time_limit(one_node):
+    done, [row] = finish(pool(HangsAtPoison, 8, room=lambda: 2, point_seconds=2.0))
+    assert (row["index"], row["attempt"]) == (POISON, 1)
+    assert row["error"] == "it took longer than execution.point_seconds (2 s)"
+    assert len(done) == 7
+
+
+def test_workers_that_die_while_starting_end_the_run_after_some_attempts(one_node):
+    with pytest.raises(SrsRayError, match="every worker failed while starting, 3 times each"):
+        finish(pool(DiesAtStart, 4, room=lambda: 2))
+
+
+def test_a_package_that_workers_miss_is_named(one_node):
+    with pytest.raises(SrsRayError, match=r"it cannot be created: ModuleNotFoundError: .*'no_such_package'"):
+        finish(pool(MissesAPackage, 4, room=lambda: 1))
+
+
+def test_a_worker_that_refuses_to_start_ends_the_run_with_its_message(one_node):
+    with pytest.raises(JobError, match="another srs-ray"):
+        finish(pool(RefusesToStart, 4, room=lambda: 2))
+
+
+def test_a_killed_node_charges_nobody_and_a_late_node_takes_over(nodes):
+    first = add_node(nodes)
+    workers = pool(Slow, 8, room=cpus, attempts=1)
+    rows, second = [], None
+    for row in workers.rows():
+        rows += [row] if row is not None else []
+        if second is None and len(rows) == 2:
+            nodes.remove_node(first, allow_graceful=False)
+            second = add_node(nodes)
+    workers.kill()
+    assert sorted(row["index"] for row in rows) == list(range(8))
+    assert {row["attempt"] for row in rows} == {1}
+    assert len({row["node"] for row in rows}) == 2
+
+
+def test_work_spreads_to_nodes_that_join_and_avoids_a_sick_one(nodes):
+    sick = add_node(nodes)
+    workers = pool(SickOn, 60, room=cpus, arguments=(sick.node_id,))
+    rows, well = [], None
+    for row in workers.rows():
+        rows += [row] if row is not None else []
+        if well is None and workers.ready:
+            well = add_node(nodes)
+            time.sleep(2)
+    workers.kill()
+    done = [row for row in rows if "error" not in row]
+    assert {row["node"] for row in done} == {well.node_id}
+    assert len(rows) == 60
+    assert len(done) >= 55  # until the other node was there, the sick one had its three attempts at a few
