@@ -16,7 +16,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from srs_ray.runner.certification import finish
 from srs_ray.runner.pool import WorkerPool
 from srs_ray.runs import Lease, RunDirectory
 
-NODES = 4
+NODES, CPUS = 4, 2
 
 
 class SleepingActor:
@@ -116,10 +115,11 @@ def continue_run(path: Path, points: int) -> RunDirectory:
 def run_points(
     path: Path, points: int, arguments: argparse.Namespace, watch: Watch, events: dict[int, Callable[[], Any]]
 ) -> dict[str, float]:
-    """Does what the run lacks of so many points; `events` happen when so many points of this session are done."""
-    opened = time.monotonic()
-    share = NODES * 2 / arguments.workers
-    first_row: list[float] = []
+    """Does what the run lacks of so many points; an event happens when that many points of this session are done."""
+    opened, cpu = time.monotonic(), time.process_time()
+    share = NODES * CPUS / arguments.workers
+    pools: list[WorkerPool] = []
+    first_row_s: list[float] = []
 
     def rows_of(indices: Sequence[int]) -> Iterator[Any]:
         pool = WorkerPool(
@@ -129,33 +129,30 @@ def run_points(
             room=lambda: sum(int(node["Resources"].get("CPU", 0) / share) for node in ray.nodes() if node["Alive"]),
             attempts=3,
             point_seconds=None,
-            failed_row=lambda index, attempts, reason: sys.exit(f"point {index}: {reason}"),
+            failed_row=lambda index, failures, reason: sys.exit(f"point {index}: {reason}"),
         )
         pools.append(pool)
         done = 0
-        with closing(pool.rows()) as rows:
-            for row in rows:
-                if row is not None:
-                    first_row.append(time.monotonic() - opened) if not first_row else None
-                    done += 1
-                    watch.done += 1
-                    if done in events:
-                        events[done]()
-                yield row
+        for row in pool.rows():
+            if row is not None:
+                done += 1
+                watch.done += 1
+                if done == 1:
+                    first_row_s.append(time.monotonic() - opened)
+                if done in events:
+                    events[done]()
+            yield row
         pool.kill()
 
-    pools: list[WorkerPool] = []
-    started, cpu = time.monotonic(), time.process_time()
     with Lease.acquire(path) as lease:
         run = continue_run(path, points)
-        workers = lambda: pools[-1].ready if pools else 0  # noqa: E731
-        summary = finish(run, lease, range(points), rows_of, workers, 0.5, Console(stderr=True))
+        summary = finish(run, lease, range(points), rows_of, lambda: pools[-1].ready if pools else 0, 0.5, Console())
     if summary.missing:
         sys.exit(f"{summary.missing} points are missing")
     return {
         "points": summary.finished,
-        "first_row_s": first_row[0],
-        "wall_ms_per_point": 1000 * (time.monotonic() - started) / summary.finished,
+        "first_row_s": first_row_s[0],
+        "wall_ms_per_point": 1000 * (time.monotonic() - opened) / summary.finished,
         "driver_cpu_ms_per_point": 1000 * (time.process_time() - cpu) / summary.finished,
     }
 
@@ -182,7 +179,7 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
 
-    node = {"num_cpus": 2, "object_store_memory": 80 * 2**20}
+    node = {"num_cpus": CPUS, "object_store_memory": 80 * 2**20}
     cluster = Cluster(initialize_head=True, head_node_args={**node, "num_cpus": 0})
     nodes = [cluster.add_node(**node) for _ in range(NODES)]
     ray.init(address=cluster.address, logging_level=logging.ERROR, log_to_driver=False)
@@ -205,10 +202,10 @@ def main() -> None:
     ray.shutdown()
     cluster.shutdown()
     settled = [sample for sample in watch.samples if sample[1] > arguments.points // 10]
+    print(f"{arguments.workers} workers on {NODES} nodes, {os.cpu_count()} cores")
     if arguments.plot:
         plot(watch.samples, arguments.plot)
     result = {
-        "workers": arguments.workers,
         "first half, a node killed and a node joined": first,
         "second half, resumed": second,
         "memory_mb": {"a tenth done": round(settled[0][2]), "end": round(settled[-1][2])},

@@ -66,7 +66,10 @@ def main() -> None:
     except SrsRayError as error:
         if _debug:
             raise
-        messages.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
+        from srs_ray.runs.printable import printable
+
+        text = "\n".join(map(printable, str(error).splitlines()))
+        messages.print(f"[bold red]error:[/] {escape(text)}", highlight=False)
         sys.exit(WRONG_USAGE)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)

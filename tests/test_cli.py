@@ -196,7 +196,7 @@ def test_version_and_unknown_commands(srs_ray_command):
 
 @pytest.mark.parametrize(
     "command",
-    [["certify"], ["aggregate"], ["plot"], ["export"], ["status"], ["train"]]
+    [["certify"], ["submit"], ["compact"], ["aggregate"], ["plot"], ["export"], ["status"], ["train"]]
     + [["weights", name] for name in ("convert", "inspect", "init")],
     ids=" ".join,
 )

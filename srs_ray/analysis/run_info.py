@@ -63,7 +63,7 @@ class RunInfo:
         tolerance = setting_of(job, "sampling.reference.tolerance")
         split = setting_of(job, "data").get("split")
         return cls(
-            name=path.rstrip("/").rsplit("/", 1)[-1],
+            name=(path.partition("?")[0] if "://" in path else path).rstrip("/").rsplit("/", 1)[-1],
             path=path,
             arch=setting_of(job, "model.arch"),
             data=" ".join(filter(None, [setting_of(job, "data.kind"), split])),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -18,8 +19,9 @@ _PARTS_TO_COMPACT = 32
 
 
 class RowWriter:
-    """Collects rows and appends them to a run as one part, when there are enough or the oldest has waited enough.
+    """Collects rows and appends them to a run as one part, when there are enough or the last part is old enough.
 
+    So no row waits longer than `max_seconds`, and one that comes after a pause is kept at once.
     Small parts are merged as they become many, so that a reader faces fewer than 100; a warning says where that fails.
     A context manager: leaving it flushes, after an exception too. Where a flush fails, RunDirectoryError says why and
     the rows stay here, so that a later flush can still keep them.
@@ -38,20 +40,18 @@ class RowWriter:
         self._max_seconds = max_seconds
         self._clock = clock
         self._rows: list[Row] = []
-        self._oldest = 0.0
+        self._last_part = -math.inf
         self._compact()
 
     def add(self, row: Row) -> None:
         """Take a row, and flush if it is time. Raises ValueError, the row not taken, where it breaks the schema."""
         check_row(row)  # now, because one bad row would make every later flush of its neighbours fail
-        if not self._rows:
-            self._oldest = self._clock()
         self._rows.append(dict(row))
         self.tick()
 
     def tick(self) -> None:
         """Flush if it is time: to be called often, also while no rows come."""
-        if len(self._rows) >= self._max_rows or (self._rows and self._clock() - self._oldest >= self._max_seconds):
+        if len(self._rows) >= self._max_rows or self._clock() - self._last_part >= self._max_seconds:
             self.flush()
 
     def flush(self) -> None:
@@ -60,6 +60,7 @@ class RowWriter:
             return
         self._run.append(self._rows)
         self._rows = []
+        self._last_part = self._clock()
         self._appended += 1
         if self._appended >= _PARTS_TO_COMPACT:
             self._compact()

@@ -79,6 +79,7 @@ def test_the_script_is_valid_shell_and_its_requests_come_before_its_first_comman
     assert not any(line.startswith("#SBATCH") for line in lines[first:])
 
 
+@pytest.mark.slow
 def test_the_script_certifies_a_job_on_a_ray_of_its_own(allocation, tmp_path):
     process = allocation("--set", "report.radii=[0]")
     out, _ = process.communicate(timeout=200)

@@ -79,11 +79,12 @@ def wait_until(reached: Callable[[], object]) -> None:
         time.sleep(0.01)
 
 
-def test_second_driver_is_refused_while_the_first_lives_and_told_who_it_is(tmp_path) -> None:
-    with process(HOLDER, tmp_path, HEARTBEAT) as holder:
+def test_second_driver_is_refused_at_once_while_the_first_lives_and_told_who_it_is(tmp_path, caplog) -> None:
+    with process(HOLDER, tmp_path, 3600) as holder:
         assert holder.stdout.readline() == "held\n"
         with pytest.raises(RunDirectoryError) as refusal:
-            Lease.acquire(tmp_path)
+            Lease.acquire(tmp_path, HEARTBEAT)
+        assert caplog.messages == []
         holder.communicate()
     message = str(refusal.value)
     since = message.partition("(since ")[2].partition(")")[0]
@@ -184,7 +185,7 @@ def test_lease_of_another_host_that_changes_is_respected(tmp_path) -> None:
 
     def live() -> None:
         beat = 0
-        while not ended.wait(HEARTBEAT):
+        while not ended.wait(1.0):  # between the first look at the lease and the last
             beat += 1
             write_content(tmp_path, beat=beat)
 
@@ -192,7 +193,7 @@ def test_lease_of_another_host_that_changes_is_respected(tmp_path) -> None:
     other.start()
     try:
         with pytest.raises(RunDirectoryError, match="process 7 of host elsewhere"):
-            Lease.acquire(tmp_path, heartbeat_seconds=10 * HEARTBEAT)
+            Lease.acquire(tmp_path, heartbeat_seconds=2.0)
     finally:
         ended.set()
         other.join()

@@ -251,7 +251,7 @@ def test_command_line_works_on_an_object_store_and_keeps_credentials_to_itself(
         in_this_process("aggregate", f"{bucket}/run"),
         in_a_process("compact", f"{bucket}/run"),
     ]
-    expected = ["2 of them now", "0 of them now", "2 of 2 points done", "exact", "1 part before, 1 now"]
+    expected = ["2 of them now", "0 of them now", "2 of 2 points done", "exact", "2 parts before, 1 now"]
     assert [words in " ".join(text.split()) for words, text in zip(expected, said, strict=True)] == [True] * 5
     assert [name.partition("-")[0] for name in objects(f"{bucket}/run")] == ["points/part", "run.json"]
     assert (

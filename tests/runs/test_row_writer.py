@@ -23,52 +23,59 @@ def parts(path: Path) -> list[Path]:
 
 def test_rows_are_kept_as_one_part_when_there_are_enough(start, ok_row, tmp_path) -> None:
     writer = RowWriter(start(tmp_path), max_rows=3)
-    for index in (0, 1):
+    for index in (0, 1, 2):  # the first at once
         writer.add(ok_row(index))
-    assert parts(tmp_path) == []
-    writer.add(ok_row(2))
-    assert len(parts(tmp_path)) == 1
-    assert RunDirectory.open(tmp_path).finished() == {0, 1, 2}
+    assert RunDirectory.open(tmp_path).finished() == {0}
+    writer.add(ok_row(3))
+    assert len(parts(tmp_path)) == 2
+    assert RunDirectory.open(tmp_path).finished() == {0, 1, 2, 3}
 
 
-def test_rows_are_kept_when_the_oldest_of_them_has_waited_enough(start, ok_row, tmp_path) -> None:
+def test_a_row_after_a_pause_is_kept_at_once_and_no_row_waits_too_long(start, ok_row, tmp_path) -> None:
     clock = Clock()
     run = start(tmp_path)
     writer = RowWriter(run, max_seconds=30.0, clock=clock)
-    clock.now += 100  # time without rows does not count
     writer.add(ok_row(0))
+    assert run.finished() == {0}
     clock.now += 20
     writer.add(ok_row(1))
     clock.now += 9.5
     writer.tick()
-    assert run.finished() == set()
+    assert run.finished() == {0}
     clock.now += 0.5
     writer.tick()
     assert run.finished() == {0, 1}
-    writer.add(ok_row(2))
     clock.now += 29.5
-    writer.tick()
+    writer.add(ok_row(2))
     assert run.finished() == {0, 1}
     clock.now += 0.5
     writer.add(ok_row(3))
     assert run.finished() == {0, 1, 2, 3}
+    assert len(parts(tmp_path)) == 3
+    clock.now += 100
+    writer.tick()
+    assert len(parts(tmp_path)) == 3
+    writer.add(ok_row(4))
+    assert run.finished() == {0, 1, 2, 3, 4}
 
 
 def test_rows_are_kept_when_the_writer_is_left(start, ok_row, tmp_path) -> None:
     with RowWriter(start(tmp_path)) as writer:
         writer.add(ok_row(0))
-    assert RunDirectory.open(tmp_path).finished() == {0}
+        writer.add(ok_row(1))
+    assert RunDirectory.open(tmp_path).finished() == {0, 1}
 
 
 def test_rows_are_kept_when_the_writer_is_left_by_an_interrupt(start, ok_row, tmp_path) -> None:
     def interrupted() -> None:
         with RowWriter(start(tmp_path)) as writer:
             writer.add(ok_row(0))
+            writer.add(ok_row(1))
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
-    assert RunDirectory.open(tmp_path).finished() == {0}
+    assert RunDirectory.open(tmp_path).finished() == {0, 1}
 
 
 def test_writer_without_rows_leaves_no_part(start, tmp_path) -> None:
@@ -88,9 +95,10 @@ def test_row_that_breaks_the_schema_is_not_taken_and_spoils_no_other(start, ok_r
 def test_rows_outlive_a_full_disk_and_are_kept_by_a_later_flush(start, ok_row, full_disk, tmp_path) -> None:
     run = start(tmp_path)
     writer = RowWriter(run, max_rows=2)
-    writer.add(ok_row(0))
     with full_disk():
         with pytest.raises(RunDirectoryError) as refusal:
+            writer.add(ok_row(0))
+        with pytest.raises(RunDirectoryError):
             writer.add(ok_row(1))
         with pytest.raises(RunDirectoryError):
             writer.flush()
@@ -105,9 +113,8 @@ def test_rows_outlive_a_folder_that_is_gone_and_are_kept_once_it_is_back(start, 
     run = start(tmp_path)
     (tmp_path / "points").rename(tmp_path / "moved")
     writer = RowWriter(run)
-    writer.add(ok_row(0))
     with pytest.raises(RunDirectoryError, match="cannot write 1 rows"):
-        writer.flush()
+        writer.add(ok_row(0))
     (tmp_path / "moved").rename(tmp_path / "points")
     writer.flush()
     assert run.finished() == {0}
