@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 IN_FLIGHT = 2  # a worker never waits for the driver between two points
 POLL_SECONDS = 0.5
 ROOM_SECONDS = 5.0  # how often the cluster is asked whether there is room for more workers
+_STARTING = 8  # workers that start at once while none is ready
 _START_ATTEMPTS = 3
 
 
@@ -71,6 +72,7 @@ class WorkerPool:
         self._waiting = deque(indices)
         self._unfinished = len(indices)
         self._workers: list[_Worker] = []
+        self._places = 0  # for workers, when the cluster was last asked
         self._retired = 0
         self._room_asked_at = -math.inf
         self._charges: defaultdict[int, list[str | None]] = defaultdict(list)  # by point, the nodes where it failed
@@ -113,11 +115,13 @@ class WorkerPool:
         return ended
 
     def _grow(self) -> None:
-        """Adds workers where nodes have joined."""
-        if time.monotonic() - self._room_asked_at < ROOM_SECONDS:
-            return
-        self._room_asked_at = time.monotonic()
-        for _ in range(min(self._room(), self._unfinished) - self._retired - len(self._workers)):
+        """Adds workers as there is room, no more at a time than work already, so that the first ones begin soon."""
+        if time.monotonic() - self._room_asked_at >= ROOM_SECONDS:
+            self._places = min(self._room(), self._unfinished) - self._retired
+            self._room_asked_at = time.monotonic()
+        starting = len(self._workers) - self.ready
+        most = max(_STARTING, self.ready) - starting
+        for _ in range(min(self._places - len(self._workers), most)):
             worker = _Worker()
             self._workers.append(worker)
             self._start(worker)
@@ -210,6 +214,7 @@ class WorkerPool:
             self._start(worker)
         else:
             self._retired += 1
+            self._places -= 1
             self._workers.remove(worker)
         if not self._workers:
             raise SrsRayError(f"every worker failed while starting, {_START_ATTEMPTS} times each; the last: {reason}")

@@ -20,6 +20,7 @@ from srs_ray.runner.pool import WorkerPool
 from srs_ray.runner.worker import PointWorker, Row, WorkerSpec, failed_row
 
 _CONNECT_SECONDS = 10.0
+_HOW_TO_WAIT = "to wait for nodes that join, name the cluster (--address) and set execution.workers to a number"
 
 
 class CertifierActor:
@@ -50,9 +51,13 @@ class RayBackend:
         self.place = _attach(address, worker_logs)
         gpus = sum(node["Resources"].get("GPU", 0.0) for node in _nodes())
         self.device: str = execution.device if execution.device != "auto" else ("cuda" if gpus else "cpu")
-        if self.device == "cuda" and not gpus:
+        # Nodes may join a cluster that was named; a local Ray stays what it is.
+        self._waits = execution.workers != "auto" and _named(address) not in (None, "local")
+        if self.device == "cuda" and not gpus and not self._waits:
             self.close()
-            raise JobError(f"the job asks for execution.device cuda, but {self.place} has no GPU")
+            raise JobError(
+                f"the job asks for execution.device cuda, but {self.place} has no GPU; {_HOW_TO_WAIT}"
+            )
 
     def _needs(self) -> tuple[str, float]:
         """What one worker takes, by Ray's name of the resource."""
@@ -68,14 +73,11 @@ class RayBackend:
     def workers(self, points: int) -> int:
         resource, share = self._needs()
         room, wanted = self._room(), self.execution.workers
-        if wanted != "auto":
-            return min(wanted, points)
-        if not room:
+        if not room and not self._waits:
             raise JobError(
-                f"no node of {self.place} has {share:g} {resource} for a worker; "
-                "set execution.workers to a number to wait for nodes that are yet to join"
+                f"no node of {self.place} has {share:g} {resource} for a worker; {_HOW_TO_WAIT}"
             )
-        return min(room, points)
+        return min(room if wanted == "auto" else wanted, points)
 
     def describe(self, workers: int) -> str:
         resource, share = self._needs()
@@ -126,7 +128,7 @@ def _attach(address: str | None, worker_logs: bool) -> str:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    named = address or os.environ.get("RAY_ADDRESS")
+    named = _named(address)
     try:
         if named is not None:
             _check_reachable(named)
@@ -138,6 +140,10 @@ def _attach(address: str | None, worker_logs: bool) -> str:
         raise SrsRayError(f"cannot reach a Ray cluster at {named}: {error}{hint}") from error
     nodes = len(_nodes())
     return f"Ray at {ray.get_runtime_context().gcs_address} ({nodes} node{'s' * (nodes != 1)})"
+
+
+def _named(address: str | None) -> str | None:
+    return address or os.environ.get("RAY_ADDRESS")
 
 
 def _check_reachable(address: str) -> None:

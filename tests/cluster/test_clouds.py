@@ -46,7 +46,7 @@ def test_the_head_gets_no_points_and_the_workers_are_gpus_on_spot(prepared):
     assert any("ray start --head" in command and "--num-cpus=0" in command for command in head_start(prepared))
     assert head["max_workers"] == 0
     assert gpu["resources"]["GPU"] == 1
-    assert 1 <= gpu["min_workers"] < gpu["max_workers"] == prepared["max_workers"]
+    assert 0 <= gpu["min_workers"] < gpu["max_workers"] == prepared["max_workers"]
     node = gpu["node_config"]
     aws, gcp = node.get("InstanceMarketOptions"), node.get("scheduling", {})
     assert aws == {"MarketType": "spot"} or gcp.get("provisioningModel") == "SPOT"

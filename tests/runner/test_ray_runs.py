@@ -136,9 +136,14 @@ def test_workers_fill_the_cluster_and_no_more_than_there_are_points(digits_job, 
         assert "5 workers with 1 CPU each, of which 3 wait for nodes to join" in backend.describe(5)
     finally:
         backend.close()
+    backend = RayBackend(digits_job(execution={"workers": 2, "device": "cuda"}).execution, cluster)
+    try:
+        assert "2 workers with 1 GPU each, of which 2 wait for nodes to join" in backend.describe(2)
+    finally:
+        backend.close()
     backend = RayBackend(digits_job(execution={"cpus_per_worker": 3, "device": "cpu"}).execution, cluster)
     try:
-        with pytest.raises(JobError, match=r"has 3 CPU for a worker; set execution\.workers to a number"):
+        with pytest.raises(JobError, match="has 3 CPU for a worker; to wait for nodes that join"):
             backend.workers(points=100)
     finally:
         backend.close()
