@@ -168,7 +168,8 @@ class AuditedCertificate(Settings):
 class ExecutionSettings(Settings):
     """Where and how the job runs. Of these only dtype and seed can change a count.
 
-    A point that takes longer than `point_seconds` becomes an error row (null: it may take any time).
+    A point that takes longer than `point_seconds` becomes an error row (null: it may take any time). Let that be more
+    than a minute on a cluster: a node that is lost is silent for as long until Ray knows, and its points seem slow.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from ray.cluster_utils import Cluster
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
 
@@ -19,3 +21,12 @@ def shared() -> Path:
 @pytest.fixture(autouse=True, scope="session")
 def _few_threads() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[str]:
+    """The address of a real Ray cluster on this machine, with room for two workers."""
+    node = {"num_cpus": 2, "object_store_memory": 200 * 2**20, "_system_config": {"metrics_report_interval_ms": 1000}}
+    cluster = Cluster(initialize_head=True, head_node_args=node)
+    yield cluster.address
+    cluster.shutdown()

@@ -42,6 +42,14 @@ class _Worker:
     out_of_reach_at: int | None = None  # the point that it had begun when it could not be reached any more
 
 
+@dataclass(frozen=True)
+class _Charge:
+    """A failure of a point: where, and why."""
+
+    node: str | None
+    reason: str
+
+
 class WorkerPool:
     """Actors, the points that wait for them, and what is in flight.
 
@@ -73,9 +81,11 @@ class WorkerPool:
         self._unfinished = len(indices)
         self._workers: list[_Worker] = []
         self._places = 0  # for workers, when the cluster was last asked
+        self._room_then = 0
         self._retired = 0
+        self._begun = False  # whether any worker was ever ready
         self._room_asked_at = -math.inf
-        self._charges: defaultdict[int, list[str | None]] = defaultdict(list)  # by point, the nodes where it failed
+        self._charges: defaultdict[int, list[_Charge]] = defaultdict(list)
         self._in_flight: dict[ray.ObjectRef, tuple[_Worker, int | None]] = {}
 
     @property
@@ -92,7 +102,7 @@ class WorkerPool:
             self._grow()
             rows = [row for ref in self._ended() for row in self._take(ref)]
             rows += self._overdue()
-            self._feed()
+            rows += self._feed()
             self._unfinished -= len(rows)
             yield from rows
             if not rows:
@@ -117,7 +127,11 @@ class WorkerPool:
     def _grow(self) -> None:
         """Adds workers as there is room, no more at a time than work already, so that the first ones begin soon."""
         if time.monotonic() - self._room_asked_at >= ROOM_SECONDS:
-            self._places = min(self._room(), self._unfinished) - self._retired
+            room = self._room()
+            if room > self._room_then:  # a node has joined, perhaps in the place of one where no worker would start
+                self._retired = 0
+            self._room_then = room
+            self._places = min(room, self._unfinished) - self._retired
             self._room_asked_at = time.monotonic()
         starting = len(self._workers) - self.ready
         most = max(_STARTING, self.ready) - starting
@@ -133,26 +147,39 @@ class WorkerPool:
         worker.node = None
         self._in_flight[worker.actor.prepare.remote(*self._arguments)] = worker, None
 
-    def _feed(self) -> None:
-        """Hands waiting points to ready workers, evenly."""
+    def _feed(self) -> list[Row]:
+        """Hands waiting points to ready workers, evenly; the rows of those that have failed too often instead."""
+        rows = []
         for in_flight in range(IN_FLIGHT):
             for worker in self._workers:
-                if self._waiting and worker.ready and len(worker.points) == in_flight:
+                while self._waiting and worker.ready and len(worker.points) == in_flight:
                     index = self._next_point(worker)
+                    charges = self._charges_of(index)
+                    if len(charges) >= self._attempts:
+                        rows.append(self._failed_row(index, len(charges), charges[-1].reason))
+                        continue
                     worker.points.append(index)
                     if in_flight == 0:
                         worker.begun_at = time.monotonic()
-                    call = worker.actor.certify.remote(index, len(self._charges.get(index, ())) + 1)
-                    self._in_flight[call] = worker, index
+                    self._in_flight[worker.actor.certify.remote(index, len(charges) + 1)] = worker, index
+        return rows
 
     def _next_point(self, worker: _Worker) -> int:
         """The next point, but one that failed on this worker's node goes to another node if it can."""
         if self._charges and any(other.ready and other.node != worker.node for other in self._workers):
             for position, index in enumerate(self._waiting):
-                if worker.node not in self._charges.get(index, ()):
+                if all(charge.node != worker.node for charge in self._charges.get(index, ())):
                     del self._waiting[position]
                     return index
         return self._waiting.popleft()
+
+    def _charges_of(self, index: int) -> list[_Charge]:
+        """The point's failures, less those on nodes that died since: they may have taken their workers with them."""
+        charges = self._charges.get(index, [])
+        if len(charges) >= self._attempts:
+            alive = {entry["NodeID"] for entry in ray.nodes() if entry["Alive"]}
+            charges[:] = [charge for charge in charges if charge.node in alive]
+        return charges
 
     def _take(self, ref: ray.ObjectRef) -> list[Row]:
         """The rows that came of this call: none, or one."""
@@ -162,27 +189,31 @@ class WorkerPool:
         try:
             value = ray.get(ref)
         except RayTaskError as error:
-            if isinstance(error.cause, SrsRayError):
-                raise error.cause from None
             reason = f"{type(error.cause).__name__}: {error.cause}"
-            if index is None:
+            if index is None and not self._begun:  # as it will be on every other node
+                if isinstance(error.cause, SrsRayError):
+                    raise error.cause from None
                 raise SrsRayError(f"a worker cannot be set up: {reason}") from error
             # The next point may fail likewise in this process, as after a CUDA error: it must not eat up the queue.
-            return self._replace(worker, reason)
+            self._replace(worker, reason)
         except ActorUnavailableError:
             self._ask_again(worker)
-            return []
         except RayError as error:
-            return self._replace(worker, _reason(error), charged=not _node_is_gone(error, worker.node))
-        if index is not None:
-            worker.points.popleft()
-            worker.begun_at = time.monotonic()
-            return [value]
-        worker.node, worker.ready, worker.starts, worker.out_of_reach_at = value, True, 0, None
+            self._replace(worker, _reason(error), charged=not _node_is_gone(error, worker.node))
+        else:
+            if index is not None:
+                worker.points.remove(index)
+                worker.begun_at = time.monotonic()
+                return [value]
+            self._begun = True
+            worker.node, worker.ready, worker.starts, worker.out_of_reach_at = value, True, 0, None
         return []
 
     def _ask_again(self, worker: _Worker) -> None:
         """The worker cannot be reached, and Ray does not know yet whether it lives: its points are done elsewhere."""
+        if worker.node is None:  # it may never have heard that it is to be prepared
+            self._replace(worker, "it was out of reach while starting", charged=False)
+            return
         if worker.points:
             worker.out_of_reach_at = worker.points[0]
             log.warning("a worker at point %d is out of reach; its points go to others", worker.points[0])
@@ -196,16 +227,13 @@ class WorkerPool:
         worker.ready = False
         self._in_flight = {ref: call for ref, call in self._in_flight.items() if call[0] is not worker}
 
-    def _replace(self, worker: _Worker, reason: str, charged: bool = True) -> list[Row]:
+    def _replace(self, worker: _Worker, reason: str, charged: bool = True) -> None:
         """Gives a worker that failed a new actor; of its points only the one that it had begun is charged for it."""
-        begun = worker.points[0] if worker.points else None
+        begun = worker.points[0] if worker.points else worker.out_of_reach_at
         log.warning("a worker is replaced%s: %s", "" if begun is None else f" at point {begun}", reason)
-        self._take_back(worker)
-        rows = []
         if charged and begun is not None:
-            rows = self._charge(begun, worker.node, reason)
-        elif charged and worker.out_of_reach_at is not None:  # done elsewhere meanwhile, or at work
-            self._charges[worker.out_of_reach_at].append(worker.node)
+            self._charges[begun].append(_Charge(worker.node, reason))
+        self._take_back(worker)
         worker.out_of_reach_at = None
         ray.kill(worker.actor)
         if not charged:
@@ -216,23 +244,8 @@ class WorkerPool:
             self._retired += 1
             self._places -= 1
             self._workers.remove(worker)
-        if not self._workers:
+        if not self._workers and self._places <= 0:
             raise SrsRayError(f"every worker failed while starting, {_START_ATTEMPTS} times each; the last: {reason}")
-        return rows
-
-    def _charge(self, index: int, node: str | None, reason: str) -> list[Row]:
-        """Counts a failure of the point, which waits again; or gives it up."""
-        charges = self._charges[index]
-        charges.append(node)
-        if len(charges) >= self._attempts:  # a node that died since may have taken its workers with it before
-            alive = {entry["NodeID"] for entry in ray.nodes() if entry["Alive"]}
-            charges[:] = [place for place in charges if place in alive]
-        return self._give_up(index, len(charges), reason) if len(charges) >= self._attempts else []
-
-    def _give_up(self, index: int, failures: int, reason: str) -> list[Row]:
-        self._waiting.remove(index)
-        self._charges.pop(index, None)
-        return [self._failed_row(index, failures, reason)]
 
     def _overdue(self) -> list[Row]:
         """Ends the points that take longer than they may, and their actors with them."""
@@ -242,10 +255,11 @@ class WorkerPool:
         rows = []
         for worker in list(self._workers):
             if worker.points and time.monotonic() - worker.begun_at > limit:
-                index, failures = worker.points[0], len(self._charges.get(worker.points[0], ())) + 1
+                index = worker.points[0]
                 reason = f"it took longer than execution.point_seconds ({limit:g} s)"
-                rows += self._replace(worker, reason, charged=False)
-                rows += self._give_up(index, failures, reason)
+                self._replace(worker, reason, charged=False)
+                self._waiting.remove(index)
+                rows.append(self._failed_row(index, len(self._charges.get(index, ())) + 1, reason))
         return rows
 
 

@@ -55,9 +55,7 @@ class RayBackend:
         self._waits = execution.workers != "auto" and _named(address) not in (None, "local")
         if self.device == "cuda" and not gpus and not self._waits:
             self.close()
-            raise JobError(
-                f"the job asks for execution.device cuda, but {self.place} has no GPU; {_HOW_TO_WAIT}"
-            )
+            raise JobError(f"the job asks for execution.device cuda, but {self.place} has no GPU; {_HOW_TO_WAIT}")
 
     def _needs(self) -> tuple[str, float]:
         """What one worker takes, by Ray's name of the resource."""
@@ -74,9 +72,7 @@ class RayBackend:
         resource, share = self._needs()
         room, wanted = self._room(), self.execution.workers
         if not room and not self._waits:
-            raise JobError(
-                f"no node of {self.place} has {share:g} {resource} for a worker; {_HOW_TO_WAIT}"
-            )
+            raise JobError(f"no node of {self.place} has {share:g} {resource} for a worker; {_HOW_TO_WAIT}")
         return min(room if wanted == "auto" else wanted, points)
 
     def describe(self, workers: int) -> str:
@@ -87,6 +83,7 @@ class RayBackend:
 
     def rows(self, spec: WorkerSpec, weights: Weights, indices: Sequence[int]) -> Rows:
         resource, share = self._needs()
+        wanted = self.execution.workers
         options = {"num_gpus": share, "num_cpus": 0} if resource == "GPU" else {"num_cpus": share}
         # A worker that dies is replaced by a new actor, which Ray places wherever there is room, and at once.
         actor_class = ray.remote(CertifierActor).options(**options, max_restarts=0)
@@ -94,7 +91,7 @@ class RayBackend:
             actor_class.remote,
             (ray.put(spec), ray.put(weights), self.execution.cpus_per_worker),
             indices,
-            room=self._room if self.execution.workers == "auto" else lambda: self.workers(len(indices)),
+            room=self._room if wanted == "auto" else lambda: wanted,
             attempts=self.execution.attempts,
             point_seconds=self.execution.point_seconds,
             failed_row=partial(failed_row, spec.job.noise.sigma),

@@ -21,6 +21,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 from srs_ray.errors import JobError, SrsRayError
 from srs_ray.job import Job
 from srs_ray.models.weights import shipped_weights
+from srs_ray.runs.storage import check_no_credentials
 
 STOPPED = 143
 _CONNECT_SECONDS = 10.0
@@ -91,16 +92,15 @@ def _check_paths(job: Job) -> None:
     places = {"output": job.output, "data.path": job.data.path, "model.weights": job.model.weights}
     if job.model.weights in shipped_weights():
         del places["model.weights"]
-    relative = [f"{setting} {place}" for setting, place in places.items() if place and not _is_absolute(place)]
+    if "://" in job.output:
+        check_no_credentials(job.output)  # before the cluster gets to keep them
+        del places["output"]
+    relative = [f"{setting} {place}" for setting, place in places.items() if place and not place.startswith("/")]
     if relative:
         raise JobError(
             f"relative to this folder, which the cluster does not see: {', '.join(relative)}; give absolute paths as "
-            f"the cluster's nodes see them, or a URI (--set {relative[0].split()[0]}=/shared/...)"
+            f"the cluster's nodes see them (--set {relative[0].split()[0]}=/shared/...), for output also a URI"
         )
-
-
-def _is_absolute(place: str) -> bool:
-    return place.startswith("/") or "://" in place
 
 
 def _connect(address: str | None) -> JobSubmissionClient:

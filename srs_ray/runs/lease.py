@@ -117,7 +117,7 @@ class Lease:
                         )
                         return
                 outage = False
-            except OSError as error:
+            except Exception as error:  # whatever it is, the next heartbeat may succeed
                 if not outage:
                     where = self._storage.where(LEASE_JSON)
                     log.warning("%s cannot be renewed (%s); the run goes on", where, printable(str(error)))

@@ -174,7 +174,7 @@ def open_storage(path: str | os.PathLike[str]) -> Storage:
     location = os.fspath(path)
     if "://" not in location:
         return LocalStorage(location, location)
-    _check_no_credentials(location)
+    check_no_credentials(location)
     try:
         filesystem, root = fs.FileSystem.from_uri(location)
     except (OSError, ValueError) as error:
@@ -195,7 +195,7 @@ def _less_patient(filesystem: fs.FileSystem) -> fs.FileSystem:
     return rebuild({**options, **_S3_PATIENCE, "retry_strategy": strategy})
 
 
-def _check_no_credentials(uri: str) -> None:
+def check_no_credentials(uri: str) -> None:
     """Raise RunDirectoryError, without repeating them, where a URI holds what may be credentials."""
     parts = urlsplit(uri)
     user = parts.netloc.rpartition("@")[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 import subprocess
+import tomllib
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -66,6 +67,7 @@ def test_what_is_sent_exists_and_is_installed_with_the_pinned_versions(prepared)
     source = PurePosixPath(home) / "srs-ray"
     assert {remote.relative_to(source).as_posix() for remote in sent} == {
         "pyproject.toml",
+        tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["readme"],  # or it cannot be built
         "constraints.txt",
         "srs_ray",
     }

@@ -1,12 +1,11 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ray.cluster_utils import Cluster
 from rich.console import Console
 
 from srs_ray.job import Job
@@ -16,15 +15,6 @@ from srs_ray.runner.ray_backend import RayBackend
 from srs_ray.runs import RunDirectory
 
 TIMES_AND_PLACES = ("seconds", "worker", "attempt", "finished_at")
-
-
-@pytest.fixture(scope="session")
-def cluster() -> Iterator[str]:
-    """The address of a real Ray cluster on this machine, with room for two workers."""
-    node = {"num_cpus": 2, "object_store_memory": 200 * 2**20, "_system_config": {"metrics_report_interval_ms": 1000}}
-    cluster = Cluster(initialize_head=True, head_node_args=node)
-    yield cluster.address
-    cluster.shutdown()
 
 
 @pytest.fixture

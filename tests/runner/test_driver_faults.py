@@ -49,7 +49,7 @@ def wait_for(condition) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kills", "points"), [(2, 8), pytest.param(20, 60, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])]
+    ("kills", "points"), [(1, 6), pytest.param(20, 60, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])]
 )
 def test_a_driver_killed_at_random_moments_finishes_with_the_rows_of_an_undisturbed_one(
     command, digits_job, cluster, tmp_path, run_in_process, result_rows, kills, points
@@ -116,13 +116,11 @@ def test_a_second_driver_refuses_while_the_first_lives_and_takes_over_when_it_is
     assert not (run / "lease.json").exists()
 
 
-def test_points_over_their_time_limit_are_error_rows_and_done_once_there_is_time(digits_job, cluster, console):
-    limited = digits_job(
-        data={"stop": 20}, sampling={"n": 8000}, execution={"device": "cpu", "point_seconds": 0.05, "workers": 1}
-    )
+def test_a_point_over_its_time_limit_is_an_error_row_and_done_once_there_is_time(digits_job, cluster, console):
+    limited = digits_job(data={"stop": 10}, sampling={"n": 8000}, execution={"device": "cpu", "point_seconds": 0.01})
     summary = certify(limited, lambda: RayBackend(limited.execution, cluster), console)
-    assert (summary.done, summary.errors, summary.exit_code) == (0, 2, 3)
-    [first, second] = RunDirectory.open(limited.output).rows(["error"])["error"].to_pylist()
-    assert first == second == "given up after it failed once: it took longer than execution.point_seconds (0.05 s)"
-    free = digits_job(data={"stop": 20}, sampling={"n": 8000})
+    assert (summary.done, summary.errors, summary.exit_code) == (0, 1, 3)
+    [error] = RunDirectory.open(limited.output).rows(["error"])["error"].to_pylist()
+    assert error == "given up after it failed once: it took longer than execution.point_seconds (0.01 s)"
+    free = digits_job(data={"stop": 10}, sampling={"n": 8000})
     assert certify(free, lambda: RayBackend(free.execution, cluster), console).exit_code == 0

@@ -77,6 +77,19 @@ class RefusesToStart(Actor):
         raise JobError("another srs-ray is installed here")
 
 
+class OnlyTheFirstStarts(Actor):
+    def prepare(self, marker: str) -> str:
+        try:
+            open(marker, "x").close()
+        except FileExistsError:
+            time.sleep(2)
+            raise JobError("no data on this node") from None
+        return self.node()
+
+    def work(self, index: int) -> None:
+        time.sleep(0.5)
+
+
 class SickOn(Actor):
     """Fails at every point on one node, well elsewhere."""
 
@@ -175,6 +188,12 @@ def test_a_package_that_workers_miss_is_named(one_node):
 def test_a_worker_that_refuses_to_start_ends_the_run_with_its_message(one_node):
     with pytest.raises(JobError, match="another srs-ray"):
         finish(pool(RefusesToStart, 4, room=lambda: 2))
+
+
+def test_a_worker_that_cannot_start_later_does_not_end_a_run_that_goes_well_elsewhere(one_node, tmp_path):
+    done, given_up = finish(pool(OnlyTheFirstStarts, 20, room=lambda: 2, arguments=(str(tmp_path / "marker"),)))
+    assert (len(done), given_up) == (20, [])
+    assert len({row["pid"] for row in done}) == 1
 
 
 def test_a_killed_node_charges_nobody_and_a_late_node_takes_over(nodes):

@@ -19,7 +19,7 @@ import pytest
 import yaml
 from ray.job_submission import JobSubmissionClient
 
-from srs_ray.errors import JobError, SrsRayError
+from srs_ray.errors import JobError, RunDirectoryError, SrsRayError
 from srs_ray.job import Job
 from srs_ray.runner.submission import Submission, submit
 from srs_ray.runs import RunDirectory
@@ -233,6 +233,12 @@ def test_paths_that_mean_nothing_on_the_cluster_are_refused(digits_job, changes,
     assert named in str(error.value)
     setting = named.split()[0]
     assert f"--set {setting}=" in str(error.value)
+
+
+def test_credentials_in_a_uri_never_leave_this_machine(digits_job):
+    with pytest.raises(RunDirectoryError, match="must not carry credentials") as error:
+        submit(digits_job(output="s3://key:secret@bucket/run"), "http://127.0.0.1:1")
+    assert "secret@" not in str(error.value)
 
 
 @pytest.mark.parametrize("output", ["/shared/run", "s3://bucket/run"])

@@ -122,7 +122,7 @@ def test_a_job_that_asks_for_cuda_never_falls_back_to_the_cpu(job: TrainJob) -> 
         ("data", {"kind": "digits"}, "name the split to train on"),
         ("output", "weights.pt", r"\.safetensors"),
         ("noise", {"sigma": 0.25, "generator": "philox4x32"}, "generator"),
-        ("training", {"unrolled_epochs": 0, "equilibrium_epochs": 0}, "no epoch"),
+        ("training", {"unrolled_epochs": 0, "equilibrium_epochs": 0}, "expected at least one epoch"),
         ("training", {"unrolled_epochs": 0, "equilibrium_epochs": 1, "solve_steps": [5, 2]}, "least, most"),
     ],
 )
