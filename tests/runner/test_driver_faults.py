@@ -74,45 +74,41 @@ def test_a_driver_killed_at_random_moments_finishes_with_the_rows_of_an_undistur
     assert result_rows(run) == result_rows(undisturbed.output)
 
 
-def test_a_full_disk_ends_the_run_with_a_clear_error_and_harms_nothing(command, tmp_path, digits_job, result_rows):
-    run = tmp_path / "run"
-    short = command("--no-ray", data={"stop": 20})
-    assert subprocess.run(short, check=False).returncode == 0
-    before = {part.name: part.read_bytes() for part in (run / "points").iterdir()}
+def test_a_full_disk_ends_the_run_with_a_clear_error_and_harms_nothing(
+    digits_job, tmp_path, run_in_process, result_rows
+):
+    points = tmp_path / "run" / "points"
+    assert run_in_process(digits_job(data={"stop": 20})).exit_code == 0
+    before = {part.name: part.read_bytes() for part in points.iterdir()}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     room = max(map(len, before.values())) - 1  # run.json fits, a part does not
-    limit = resource.RLIMIT_FSIZE, (room, room)
-    whole = command("--no-ray")
-    full = start(whole, preexec_fn=lambda: resource.setrlimit(*limit))
-    out, _ = full.communicate()
-    assert full.returncode == 2, out
-    assert "error: " in out
-    assert "File too large" in out
-    assert "Traceback" not in out
-    assert {part.name: part.read_bytes() for part in (run / "points").iterdir()} == before
-    again = start(whole)
-    out, _ = again.communicate()
-    assert again.returncode == 0, out
-    assert [row["index"] for row in result_rows(str(run))] == [0, 10, 20, 30, 40, 50]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+    try:
+        with pytest.raises(RunDirectoryError, match=r"cannot write 1 rows to points/ \(File too large\); make room"):
+            run_in_process(digits_job())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert {part.name: part.read_bytes() for part in points.iterdir()} == before
+    assert run_in_process(digits_job()).finished == 4
+    assert [row["index"] for row in result_rows(str(tmp_path / "run"))] == [0, 10, 20, 30, 40, 50]
 
 
-def test_a_second_driver_refuses_while_the_first_lives_and_takes_over_when_it_is_dead(command, tmp_path):
+def test_a_second_driver_refuses_while_the_first_lives_and_takes_over_when_it_is_dead(
+    command, digits_job, tmp_path, run_in_process
+):
     run = tmp_path / "run"
-    long = command("--no-ray", data={"stop": 300, "every": 1})
-    first = start(long)
+    first = start(command("--no-ray", data={"stop": 300, "every": 1}))
     try:
         wait_for(lambda: (run / "run.json").exists())
-        second = subprocess.run(long, capture_output=True, text=True, check=False)
-        assert second.returncode == 2
-        assert f"process {first.pid} of host" in second.stderr
+        with pytest.raises(RunDirectoryError, match=f"process {first.pid} of host"):
+            run_in_process(digits_job(data={"stop": 300, "every": 1}))
         wait_for(lambda: finished(str(run)))
     finally:
         first.kill()
         first.communicate()
     kept = finished(str(run))
-    third = start([*long, "--stop", str(max(kept) + 2)])
-    out, _ = third.communicate()
-    assert third.returncode == 0, out
-    assert f"{max(kept) + 2 - len(kept)} of them now" in out
+    summary = run_in_process(digits_job(data={"stop": max(kept) + 2, "every": 1}))
+    assert (summary.exit_code, summary.finished) == (0, max(kept) + 2 - len(kept))
     assert not (run / "lease.json").exists()
 
 
