@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import os
 import re
@@ -190,6 +191,9 @@ def open_storage(path: str | os.PathLike[str]) -> Storage:
 
 def _less_patient(filesystem: fs.FileSystem) -> fs.FileSystem:
     """The same S3 filesystem, giving a silent store up in a minute: from a URI, it would take some for each request."""
+    # To be ended first of all: ended after Ray's threads, it now and then crashed a process at its exit.
+    atexit.unregister(fs.ensure_s3_finalized)
+    atexit.register(fs.ensure_s3_finalized)
     rebuild, (options,) = filesystem.__reduce__()  # as pickling does: all that the URI and the environment said
     strategy = fs.AwsStandardS3RetryStrategy(max_attempts=_S3_ATTEMPTS)
     return rebuild({**options, **_S3_PATIENCE, "retry_strategy": strategy})
