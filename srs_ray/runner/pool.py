@@ -152,8 +152,10 @@ class WorkerPool:
         rows = []
         for in_flight in range(IN_FLIGHT):
             for worker in self._workers:
-                while self._waiting and worker.ready and len(worker.points) == in_flight:
+                while worker.ready and len(worker.points) == in_flight:
                     index = self._next_point(worker)
+                    if index is None:
+                        break
                     charges = self._charges_of(index)
                     if len(charges) >= self._attempts:
                         rows.append(self._failed_row(index, len(charges), charges[-1].reason))
@@ -164,14 +166,14 @@ class WorkerPool:
                     self._in_flight[worker.actor.certify.remote(index, len(charges) + 1)] = worker, index
         return rows
 
-    def _next_point(self, worker: _Worker) -> int:
-        """The next point, but one that failed on this worker's node goes to another node if it can."""
-        if self._charges and any(other.ready and other.node != worker.node for other in self._workers):
-            for position, index in enumerate(self._waiting):
-                if all(charge.node != worker.node for charge in self._charges.get(index, ())):
-                    del self._waiting[position]
-                    return index
-        return self._waiting.popleft()
+    def _next_point(self, worker: _Worker) -> int | None:
+        """The next point for this worker: none that failed on its node while a worker elsewhere may have it."""
+        for position, index in enumerate(self._waiting):
+            failed_on = {charge.node for charge in self._charges.get(index, ())}
+            if worker.node not in failed_on or not any(w.ready and w.node not in failed_on for w in self._workers):
+                del self._waiting[position]
+                return index
+        return None
 
     def _charges_of(self, index: int) -> list[_Charge]:
         """The point's failures, less those on nodes that died since: they may have taken their workers with them."""
