@@ -1,7 +1,8 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -30,3 +31,25 @@ def cluster() -> Iterator[str]:
     cluster = Cluster(initialize_head=True, head_node_args=node)
     yield cluster.address
     cluster.shutdown()
+
+
+@pytest.fixture(scope="session")
+def digits_settings() -> Callable[..., dict[str, Any]]:
+    """The settings of a quick job on real digits; sections given are laid over them."""
+
+    def make(**sections: Any) -> dict[str, Any]:
+        job: dict[str, Any] = {
+            "model": {"arch": "mdeq-tiny-digits", "weights": "mdeq-tiny-digits-sigma25"},
+            "data": {"kind": "digits", "stop": 60, "every": 10},
+            "noise": {"sigma": 0.25},
+            "sampling": {"method": "srs", "n0": 20, "n": 150, "chains": 16, "steps": 1},
+            "certificate": {"alpha": 0.01, "audit": 100},
+            "execution": {"device": "cpu"},
+            "report": {"radii": [0, 0.125]},
+            "output": "run",
+        }
+        for name, section in sections.items():
+            job[name] = {**job[name], **section} if isinstance(section, dict) else section
+        return job
+
+    return make

@@ -17,24 +17,15 @@ import srs_ray
 from srs_ray import cli
 from srs_ray.runs import RunDirectory
 
-JOB = {
-    "model": {"arch": "mdeq-tiny-digits", "weights": "mdeq-tiny-digits-sigma25"},
-    "data": {"kind": "digits", "stop": 80, "every": 10},
-    "noise": {"sigma": 0.25},
-    "sampling": {"method": "srs", "n0": 20, "n": 200, "chains": 16, "steps": 1},
-    "certificate": {"alpha": 0.01, "audit": 150},
-    "execution": {"device": "cpu"},
-    "report": {"radii": [0, 0.125]},
-    "output": "runs/srs",
-}
-
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
+def folder(tmp_path_factory, digits_settings) -> Path:
     """A working directory with a job file and two finished runs, srs and standard."""
     folder = tmp_path_factory.mktemp("cli")
-    (folder / "job.yaml").write_text(yaml.safe_dump(JOB))
-    standard = JOB | {
+    settings = {"data": {"stop": 80}, "sampling": {"n": 200}, "certificate": {"audit": 150}, "output": "runs/srs"}
+    job = digits_settings(**settings)
+    (folder / "job.yaml").write_text(yaml.safe_dump(job))
+    standard = job | {
         "sampling": {"method": "standard", "n0": 20, "n": 100},
         "certificate": {},
         "output": "runs/standard",

@@ -80,8 +80,7 @@ class WorkerPool:
         self._waiting = deque(indices)
         self._unfinished = len(indices)
         self._workers: list[_Worker] = []
-        self._places = 0  # for workers, when the cluster was last asked
-        self._room_then = 0
+        self._room_then = 0  # when the cluster was last asked
         self._retired = 0
         self._begun = False  # whether any worker was ever ready
         self._room_asked_at = -math.inf
@@ -131,7 +130,6 @@ class WorkerPool:
             if room > self._room_then:  # a node has joined, perhaps in the place of one where no worker would start
                 self._retired = 0
             self._room_then = room
-            self._places = min(room, self._unfinished) - self._retired
             self._room_asked_at = time.monotonic()
         starting = len(self._workers) - self.ready
         most = max(_STARTING, self.ready) - starting
@@ -139,6 +137,11 @@ class WorkerPool:
             worker = _Worker()
             self._workers.append(worker)
             self._start(worker)
+
+    @property
+    def _places(self) -> int:
+        """How many workers there may be: not more than points, and none where they would not start."""
+        return min(self._room_then, self._unfinished) - self._retired
 
     def _start(self, worker: _Worker) -> None:
         """Gives the worker a new actor; it gets points when that is placed and prepared."""
@@ -244,7 +247,6 @@ class WorkerPool:
             self._start(worker)
         else:
             self._retired += 1
-            self._places -= 1
             self._workers.remove(worker)
         if not self._workers and self._places <= 0:
             raise SrsRayError(f"every worker failed while starting, {_START_ATTEMPTS} times each; the last: {reason}")

@@ -25,19 +25,10 @@ STAND_INS = {
     "srun": 'while [[ $1 == --* ]]; do shift; done\nexec "$@"\n',
     "scontrol": '[[ $1 == show ]] && echo 127.0.0.1 || echo "$@" >> scontrol.log\n',
 }
-JOB = {
-    "model": {"arch": "mdeq-tiny-digits", "weights": "mdeq-tiny-digits-sigma25"},
-    "data": {"kind": "digits", "stop": 20, "every": 10},
-    "noise": {"sigma": 0.25},
-    "sampling": {"method": "srs", "n0": 20, "n": 200, "chains": 16, "steps": 1},
-    "certificate": {"alpha": 0.01, "audit": 150},
-    "execution": {"device": "cpu"},
-    "output": "run",
-}
 
 
 @pytest.fixture
-def allocation(tmp_path) -> Callable[..., subprocess.Popen[str]]:
+def allocation(tmp_path, digits_settings) -> Callable[..., subprocess.Popen[str]]:
     """Starts the script in a folder with a job file, as the first node of an allocation of one node with one CPU."""
     try:
         seen = subprocess.run([*ALONE, "ps", "-e"], capture_output=True, text=True, timeout=30).stdout
@@ -45,7 +36,7 @@ def allocation(tmp_path) -> Callable[..., subprocess.Popen[str]]:
         seen = ""
     if len(seen.splitlines()) != 2:  # a heading and itself
         pytest.skip("`ray stop` cannot be kept from other processes here: no process namespaces for this user")
-    (tmp_path / "job.yaml").write_text(yaml.safe_dump(JOB))
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(digits_settings(data={"stop": 20})))
     (tmp_path / ".venv").symlink_to(Path(sys.executable).parent.parent)
     (tmp_path / "slurm").mkdir()
     for name, text in STAND_INS.items():

@@ -18,25 +18,9 @@ TIMES_AND_PLACES = ("seconds", "worker", "attempt", "finished_at")
 
 
 @pytest.fixture
-def digits_job(tmp_path: Path) -> Callable[..., Job]:
+def digits_job(digits_settings: Callable[..., dict[str, Any]], tmp_path: Path) -> Callable[..., Job]:
     """A quick job on real digits; sections given are laid over it."""
-
-    def make(**sections: dict[str, Any]) -> Job:
-        job: dict[str, Any] = {
-            "model": {"arch": "mdeq-tiny-digits", "weights": "mdeq-tiny-digits-sigma25"},
-            "data": {"kind": "digits", "stop": 60, "every": 10},
-            "noise": {"sigma": 0.25},
-            "sampling": {"method": "srs", "n0": 20, "n": 150, "chains": 16, "steps": 1},
-            "certificate": {"alpha": 0.01, "audit": 100},
-            "execution": {"device": "cpu"},
-            "report": {"radii": [0, 0.125]},
-            "output": str(tmp_path / "run"),
-        }
-        for name, section in sections.items():
-            job[name] = {**job[name], **section} if isinstance(section, dict) else section
-        return Job.model_validate(job)
-
-    return make
+    return lambda **sections: Job.model_validate(digits_settings(**{"output": str(tmp_path / "run"), **sections}))
 
 
 @pytest.fixture

@@ -22,16 +22,6 @@ from srs_ray.errors import RunDirectoryError
 from srs_ray.runs import Lease, RunDirectory, storage
 from srs_ray.runs.storage import open_storage
 
-JOB = {
-    "model": {"arch": "mdeq-tiny-digits", "weights": "mdeq-tiny-digits-sigma25"},
-    "data": {"kind": "digits", "stop": 20, "every": 10},
-    "noise": {"sigma": 0.25},
-    "sampling": {"method": "srs", "n0": 20, "n": 100, "chains": 16, "steps": 1},
-    "certificate": {"alpha": 0.01, "audit": 50},
-    "execution": {"device": "cpu"},
-    "report": {"radii": [0, 0.125]},
-}
-
 
 @pytest.fixture
 def one_attempt(monkeypatch) -> None:
@@ -226,9 +216,9 @@ def test_access_that_is_denied_is_named_in_a_message(bucket, s3_endpoint, start)
 
 
 def test_command_line_works_on_an_object_store_and_keeps_credentials_to_itself(
-    bucket, tmp_path, monkeypatch, capsys
+    bucket, digits_settings, tmp_path, monkeypatch, capsys
 ) -> None:
-    (tmp_path / "job.yaml").write_text(yaml.safe_dump(JOB | {"output": f"{bucket}/run"}))
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(digits_settings(data={"stop": 20}, output=f"{bucket}/run")))
     monkeypatch.chdir(tmp_path)
 
     def in_a_process(*arguments: str) -> str:
