@@ -12,7 +12,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from srs_ray.errors import JobError
-from srs_ray.job import Job, Settings, TrainJob
+from srs_ray.job import Job, Settings
+from srs_ray.train_job import TrainJob
 
 JobType = TypeVar("JobType", Job, TrainJob)
 

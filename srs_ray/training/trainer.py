@@ -1,130 +1,315 @@
-"""Gaussian-augmented training (Cohen et al. 2019) of an MDEQ, an epoch at a time, on images that are in memory."""
+"""A model in training, a batch at a time: losses, gradients, optimiser, schedule and all randomness.
+
+Shapes: B images of a batch, M noisy copies of each, N = M B noisy images, D elements of a state, K classes.
+"""
 
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from srs_ray.errors import SrsRayError
-from srs_ray.job import TrainingSettings
 from srs_ray.models.mdeq import MDEQ
-from srs_ray.models.solvers import SolverSetting, solve
+from srs_ray.models.solvers import FixedPointIteration, FixedPointMap, SolverSetting
+from srs_ray.train_job import ImplicitGradient, TrainingSettings
+from srs_ray.training.adversary import attack
 from srs_ray.training.augmentation import augment
-from srs_ray.training.gradients import unroll
+from srs_ray.training.dropout import variational_dropout
+from srs_ray.training.gradients import implicit, unroll
 from srs_ray.training.jacobian import jacobian_energy
 from srs_ray.training.weight_normalization import add_weight_normalization
 
 Phase = Literal["unrolled", "equilibrium"]
+_ORDER, _BATCH = 0, 1  # domains of the seeds
 
 
 @dataclass(frozen=True)
-class EpochLosses:
-    """Means over an epoch's batches: cross-entropy, and the Jacobian's `|J|_F^2 / D` where it was regularised."""
+class Share:
+    """Which part of each batch a process of a data-parallel training takes: images rank, rank + size, ..."""
 
-    phase: Phase
-    loss: float
-    jacobian: float | None
+    rank: int = 0
+    size: int = 1
+
+    def agree(self, here: bool) -> bool:
+        """Whether it is so in any of the processes, which all ask at the same place."""
+        if self.size == 1:
+            return here
+        flag = torch.tensor(float(here), device="cuda" if torch.distributed.get_backend() == "nccl" else "cpu")
+        torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
+        return bool(flag)
+
+    def average(self, tensors: list[Tensor]) -> None:
+        """Puts the mean over the processes into each of the tensors, in one message."""
+        flat = torch.cat([tensor.flatten() for tensor in tensors])
+        torch.distributed.all_reduce(flat)
+        flat /= self.size
+        for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(mean.view_as(tensor))
+
+
+@dataclass(frozen=True)
+class _States:
+    """What a batch was solved to, and what is read off it: `final_ND` counts as the answer."""
+
+    final_ND: Tensor
+    intermediate: tuple[Tensor, ...] = ()
+    serial_ND: Tensor | None = None
+    energy: Tensor | None = None
 
 
 class Trainer:
-    """A model in training: its weights under weight normalisation, the optimiser, the schedule, all randomness.
+    """A model under weight normalisation with its optimiser, schedule and moving average.
 
-    `sigma` is in pixel units of [0, 1]. Every random number (order, crops, noise, steps, probes) is drawn from one
-    generator on the model's device, seeded with `seed`.
+    `sigma` is in pixel units of [0, 1]; `batches` counts those of an epoch. All random numbers of a batch (crops, noise,
+    steps, probes, masks) are a function of (seed, epoch, batch, rank), so that a training goes on from any batch.
     """
 
-    def __init__(self, model: MDEQ, settings: TrainingSettings, sigma: float, seed: int, points: int) -> None:
+    def __init__(
+        self, model: MDEQ, settings: TrainingSettings, sigma: float, seed: int, batches: int, share: Share = Share()
+    ) -> None:
         self.model = model
         self.settings = settings
         self.sigma = sigma
-        self.generator = torch.Generator(model.device).manual_seed(seed)
-        self.epoch = 0
+        self.seed = seed
+        self.batches = batches
+        self.share = share
+        self.generator = torch.Generator(model.device)
         add_weight_normalization(model)
         model.requires_grad_(True)
-        self.optimizer = torch.optim.AdamW(
-            model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-        )
-        batches = settings.epochs * math.ceil(points / settings.batch)
-        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, batches)
+        self.optimizer = _optimizer(model, settings)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate)
+        self.average: AveragedModel | None = None
+        if settings.ema > 0:
+            self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema), use_buffers=True)
 
-    def train_epoch(self, x_NCHW: Tensor, y_N: Tensor) -> EpochLosses:
-        """One pass over the images (in [0, 1]) in random order; SrsRayError if a loss or a gradient is not finite."""
-        self.epoch += 1
-        phase: Phase = "unrolled" if self.epoch <= self.settings.unrolled_epochs else "equilibrium"
+    @property
+    def trained(self) -> MDEQ:
+        """The model as it is evaluated and written: the moving average where there is one."""
+        return self.model if self.average is None else self.average.module
+
+    def order(self, epoch: int, points: int) -> Tensor:
+        """The images of an epoch (from 1) in random order, on the CPU; the same for every share."""
+        generator = torch.Generator().manual_seed(_seed(self.seed, _ORDER, epoch))
+        return torch.randperm(points, generator=generator)
+
+    def phase(self, epoch: int) -> Phase:
+        """The phase of an epoch (from 1)."""
+        return "unrolled" if epoch <= self.settings.unrolled_epochs else "equilibrium"
+
+    def step(self, epoch: int, batch: int, x_BCHW: Tensor, y_B: Tensor) -> dict[str, Tensor]:
+        """Trains on this share's images (in [0, 1]) of a batch (from 0) of an epoch (from 1).
+
+        What comes back is not waited for: the losses by name, `loss` first, and the norm of the `gradient` before
+        clipping; `jacobian` (|J|_F^2 / D), `intermediate` and `serial` where the recipe has them.
+        """
+        self.generator.manual_seed(_seed(self.seed, _BATCH, epoch, batch, self.share.rank))
         self.model.train()
-        order_N = torch.randperm(len(x_NCHW), generator=self.generator, device=x_NCHW.device)
-        losses, energies, norms = [], [], []
-        for batch, rows_B in enumerate(order_N.split(self.settings.batch)):
-            regularised = phase == "equilibrium" and self._is_regularised(batch)
-            x_BCHW = self._noisy(augment(x_NCHW[rows_B], self.settings.augment, self.generator))
-            logits_BK, energy = self._logits(x_BCHW, phase, regularised)
-            loss = F.cross_entropy(logits_BK, y_N[rows_B])
-            losses.append(loss.detach())
-            if energy is not None:
-                energies.append(energy.detach())
-                loss = loss + self.settings.jacobian.weight * energy
-            norms.append(self._descend(loss))
-        if not torch.isfinite(torch.stack(losses + norms)).all():
-            raise SrsRayError(
-                f"training diverged: loss or gradient is not finite in epoch {self.epoch} ({phase}); try a smaller "
-                f"training.learning_rate (now {self.settings.learning_rate:g}), a smaller training.clip (now "
-                f"{self.settings.clip:g}) or more training.unrolled_epochs (now {self.settings.unrolled_epochs})"
-            )
-        return EpochLosses(phase, _mean(losses), _mean(energies) if energies else None)
+        settings, phase = self.settings, self.phase(epoch)
+        copies = settings.copies if phase == "equilibrium" else max(1, settings.adversary.samples * self._attacks)
+        x_BCHW = augment(x_BCHW, settings.augment, self.generator)
+        noise_MBCHW = self.sigma * self._normal(copies, *x_BCHW.shape)
+        with variational_dropout(self.model, settings.dropout, copies * len(x_BCHW), self.generator):
+            if self._attacks:
+                x_BCHW = self._attacked(x_BCHW, y_B, noise_MBCHW, epoch)
+            regularised = phase == "equilibrium" and self._is_regularised(epoch, batch)
+            states = self._solve((x_BCHW + noise_MBCHW).flatten(0, 1), phase, copies, regularised)
+            losses = self._losses(states, y_B.repeat(copies))
+        weights = {
+            "loss": 1.0,
+            "intermediate": settings.intermediate.weight,
+            "serial": settings.serial.weight,
+            "jacobian": settings.jacobian.weight,
+        }
+        total = sum((weights[name] * loss for name, loss in losses.items()), start=torch.zeros((), device=y_B.device))
+        return {name: loss.detach() for name, loss in losses.items()} | {"gradient": self._descend(total)}
 
-    def _is_regularised(self, batch: int) -> bool:
+    def state(self) -> dict[str, Any]:
+        """All that a training which goes on needs, in tensors and plain values."""
+        average = None if self.average is None else self.average.state_dict()
+        parts = {"model": self.model, "optimizer": self.optimizer, "schedule": self.schedule}
+        return {name: part.state_dict() for name, part in parts.items()} | {"average": average}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes on from a `state`."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+
+    @property
+    def _attacks(self) -> bool:
+        return self.settings.adversary.steps > 0
+
+    def _is_regularised(self, epoch: int, batch: int) -> bool:
         jacobian = self.settings.jacobian
-        return jacobian.weight > 0 and batch % jacobian.every == 0
+        ended = jacobian.last_epoch is not None and epoch > jacobian.last_epoch
+        return jacobian.weight > 0 and not ended and batch % jacobian.every == 0
 
-    def _noisy(self, x_BCHW: Tensor) -> Tensor:
-        noise_BCHW = torch.randn(x_BCHW.shape, generator=self.generator, device=x_BCHW.device)
-        return x_BCHW + self.sigma * noise_BCHW
+    def _rate(self, step: int) -> float:
+        """The learning rate's share of its peak: a linear rise, then a cosine's half wave down to 0."""
+        total = self.settings.epochs * self.batches
+        rise = self.settings.warmup * total
+        if step < rise:
+            return (step + 1) / (rise + 1)
+        return 0.5 * (1 + math.cos(math.pi * (step - rise) / (total - rise)))
 
-    def _logits(self, x_BCHW: Tensor, phase: Phase, regularised: bool) -> tuple[Tensor, Tensor | None]:
-        """Logits with their gradient, and the Jacobian's energy if it is asked for.
+    def _normal(self, *shape: int) -> Tensor:
+        return torch.randn(shape, generator=self.generator, device=self.generator.device)
+
+    def _integer(self, least: int, most: int) -> int:
+        return int(torch.randint(least, most + 1, (), generator=self.generator, device=self.generator.device))
+
+    def _precision(self) -> AbstractContextManager[object]:
+        return torch.autocast(
+            self.model.device.type, dtype=torch.bfloat16, enabled=self.settings.precision == "bfloat16"
+        )
+
+    def _map(self, injection_NCHW: Tensor) -> FixedPointMap:
+        def f(z_ND: Tensor) -> Tensor:
+            with self._precision():
+                return self.model.f(z_ND, injection_NCHW).float()
+
+        return f
+
+    def _inject(self, x_NCHW: Tensor) -> Tensor:
+        with self._precision():
+            return self.model.inject(x_NCHW)
+
+    def _head(self, z_ND: Tensor) -> Tensor:
+        with self._precision():
+            return self.model.head(z_ND).float()
+
+    def _solve(self, x_NCHW: Tensor, phase: Phase, copies: int, regularised: bool) -> _States:
+        """The states of a batch with their gradient.
 
         The normalised weights are computed once per `cached` block; a block without gradient must not be shared with
         one that needs it.
         """
-        model, settings = self.model, self.settings
-        injection_BCHW = model.inject(x_BCHW)
-        start_BD = model.zero_state(len(x_BCHW))
-
-        def f(z_BD: Tensor) -> Tensor:
-            return model.f(z_BD, injection_BCHW)
-
+        settings = self.settings
+        f = self._map(self._inject(x_NCHW))
+        zero_ND = self.model.zero_state(len(x_NCHW))
         if phase == "unrolled":
             with parametrize.cached():
-                return model.head(unroll(f, start_BD, settings.unrolled_steps)), None
+                return self._unrolled(f, zero_ND)
+        with parametrize.cached(), torch.no_grad():
+            solved_ND, passed = self._solved(f, zero_ND)
+        solved_ND = solved_ND.detach().requires_grad_(regularised)
         with parametrize.cached():
-            start_BD = solve(f, start_BD, self._solver_setting()).z_BD.detach().requires_grad_(regularised)
-        with parametrize.cached():
-            first_BD = f(start_BD)
-            energy = jacobian_energy(first_BD, start_BD, self.generator) if regularised else None
-            return model.head(unroll(f, first_BD, settings.gradient_steps - 1)), energy
+            first_ND: Tensor | None = None
+            if regularised or not isinstance(settings.gradient, ImplicitGradient):
+                first_ND = f(solved_ND)
+            energy = jacobian_energy(first_ND, solved_ND, self.generator) if regularised and first_ND is not None else None
+            if isinstance(settings.gradient, ImplicitGradient):
+                backward = settings.gradient
+                setting = SolverSetting.named(backward.solver, backward.steps, backward.tolerance)
+                final_ND = implicit(f, solved_ND, setting)
+            else:
+                assert first_ND is not None
+                final_ND = unroll(f, first_ND, settings.gradient.steps - 1)
+            intermediate = tuple(f(z_ND) for z_ND in passed)
+            serial_ND = None
+            if settings.serial.weight > 0:
+                serial_ND = f(solved_ND.detach().roll(len(x_NCHW) // copies, dims=0))
+        return _States(final_ND, intermediate, serial_ND, energy)
 
-    def _solver_setting(self) -> SolverSetting:
-        """The architecture's solver with a random number of steps, so that no one number is trained for."""
-        least, most = self.settings.solve_steps
-        device = self.generator.device
-        steps = int(torch.randint(least, most + 1, (), generator=self.generator, device=device))
-        return SolverSetting(self.model.config.reference.solver, steps)
+    def _unrolled(self, f: FixedPointMap, zero_ND: Tensor) -> _States:
+        """All evaluations with their gradient; random ones of their states bear an intermediate loss."""
+        chosen = self._chosen(self.settings.unrolled_steps - 1)
+        z_ND, intermediate = zero_ND, []
+        for step in range(self.settings.unrolled_steps):
+            z_ND = f(z_ND)
+            if step in chosen:
+                intermediate.append(z_ND)
+        return _States(z_ND, tuple(intermediate))
+
+    def _solved(self, f: FixedPointMap, zero_ND: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The state after a random number of solver steps from zero, and random ones that it passed through."""
+        steps = self._integer(*self.settings.solve_steps)
+        chosen = self._chosen(steps)
+        iteration = FixedPointIteration(f, zero_ND, SolverSetting(self.model.config.reference.solver, steps))
+        passed = []
+        for step in range(steps):
+            if step in chosen:
+                passed.append(iteration.z_BD)
+            iteration.advance()
+        return iteration.z_BD, passed
+
+    def _chosen(self, states: int) -> set[int]:
+        """Which of the states 0, 1, ... before the last bear a loss."""
+        wanted = self.settings.intermediate.states if self.settings.intermediate.weight > 0 else 0
+        order = torch.randperm(states, generator=self.generator, device=self.generator.device)
+        return set(order[:wanted].tolist())
+
+    def _losses(self, states: _States, y_N: Tensor) -> dict[str, Tensor]:
+        """All states go through the head at once, so that its batch statistics are those of the mixture."""
+        serial = () if states.serial_ND is None else (states.serial_ND,)
+        read = (states.final_ND, *states.intermediate, *serial)
+        final_NK, *others = self._head(torch.cat(read)).chunk(len(read))
+        losses = {"loss": F.cross_entropy(final_NK, y_N)}
+        if states.intermediate:
+            passed = others[: len(states.intermediate)]
+            losses["intermediate"] = torch.stack([F.cross_entropy(logits_NK, y_N) for logits_NK in passed]).mean()
+        if serial:
+            losses["serial"] = F.kl_div(
+                F.log_softmax(others[-1], dim=1),
+                F.log_softmax(final_NK.detach(), dim=1),
+                reduction="batchmean",
+                log_target=True,
+            )
+        if states.energy is not None:
+            losses["jacobian"] = states.energy
+        return losses
+
+    def _attacked(self, x_BCHW: Tensor, y_B: Tensor, noise_MBCHW: Tensor, epoch: int) -> Tensor:
+        """The images moved by SmoothAdv, by a model that does not learn from it."""
+        adversary, phase = self.settings.adversary, self.phase(epoch)
+        radius = adversary.radius * min(1.0, epoch / (adversary.warmup_epochs + 1))
+        copies = len(noise_MBCHW)
+
+        def logits_of(x_NCHW: Tensor) -> Tensor:
+            return self._head(self._solve(x_NCHW, phase, copies, False).final_ND)
+
+        self.model.eval().requires_grad_(False)
+        try:
+            return attack(logits_of, x_BCHW, y_B, noise_MBCHW, radius, adversary.steps)
+        finally:
+            self.model.train().requires_grad_(True)
 
     def _descend(self, loss: Tensor) -> Tensor:
         """One step of the optimiser; the gradient's norm before clipping."""
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        if self.share.size > 1:
+            # Not DistributedDataParallel: it follows one forward pass of one module, and here the layer is called many
+            # times, and differentiated twice.
+            gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+            self.share.average(gradients + [b for b in self.model.buffers() if b.is_floating_point()])
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
         self.optimizer.step()
         self.schedule.step()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
         return norm
 
 
-def _mean(values: list[Tensor]) -> float:
-    return float(torch.stack(values).mean())
+def _optimizer(model: MDEQ, settings: TrainingSettings) -> torch.optim.Optimizer:
+    rate, decay = settings.learning_rate, settings.weight_decay
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(
+            model.parameters(), rate, momentum=settings.momentum, weight_decay=decay, nesterov=settings.momentum > 0
+        )
+    return torch.optim.AdamW(model.parameters(), rate, weight_decay=decay)
+
+
+def _seed(*place: int) -> int:
+    """A seed of its own for each place in the training."""
+    return int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -1,11 +1,12 @@
-"""A training from its job to its weights file."""
+"""A training from its job to its weights and their card; one that was stopped goes on from its checkpoint."""
 
 from __future__ import annotations
 
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,121 +16,274 @@ from torch import Tensor
 from torch.nn.utils import parametrize
 
 import srs_ray
-from srs_ray.data import load_all, open_dataset, point_indices
-from srs_ray.errors import DataError, JobError, PointError, WeightsError
-from srs_ray.job import DataSettings, TrainJob
+from srs_ray.errors import JobError, SrsRayError, WeightsError
 from srs_ray.models.architectures import architecture
-from srs_ray.models.mdeq import MDEQ, MDEQConfig
+from srs_ray.models.mdeq import MDEQ
 from srs_ray.models.weights import Weights, build_model, random_weights, read_weights, write_weights
+from srs_ray.runs.fingerprint import differences
+from srs_ray.train_job import TrainJob
+from srs_ray.training import checkpoint
 from srs_ray.training.chain_agreement import ChainAgreement, chain_agreement
+from srs_ray.training.checkpoint import Checkpoint
 from srs_ray.training.evaluation import NoisyEvaluation, evaluate
-from srs_ray.training.trainer import EpochLosses, Trainer
+from srs_ray.training.images import Images
+from srs_ray.training.log import TrainingLog
+from srs_ray.training.reports import EpochReport, StepReport
+from srs_ray.training.trainer import Share, Trainer
 from srs_ray.training.weight_normalization import folded_tensors
 
-FINAL_DRAWS = 5
-AGREEMENT_POINTS = 20
-
-
-@dataclass(frozen=True)
-class EpochReport:
-    """What an epoch (1 to `epochs`) brought: its losses, the model on the evaluation points, the wall time of both."""
-
-    epoch: int
-    epochs: int
-    losses: EpochLosses
-    evaluation: NoisyEvaluation
-    seconds: float
-
-    def __str__(self) -> str:
-        jacobian = "" if self.losses.jacobian is None else f", jacobian {self.losses.jacobian:.4f}"
-        accuracy = ", ".join(f"{share:.1%} ({steps})" for steps, share in self.evaluation.accuracy.items())
-        return (
-            f"epoch {self.epoch}/{self.epochs} {self.losses.phase}: loss {self.losses.loss:.3f}{jacobian}; "
-            f"noisy accuracy (steps) {accuracy}; residual {self.evaluation.residual:.1e}; {self.seconds:.1f} s"
-        )
+REPORT_EVERY = 20
+"""Batches between two reports; between them nothing waits for the device."""
+_EPOCH_AGREEMENT = {"samples": 100, "chains": 10}
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """The weights as they were written to `path`, and what was measured on exactly these."""
+    """The weights as they were written to `path`, with what was measured on exactly these."""
 
     path: Path
     weights: Weights
-    epochs: tuple[EpochReport, ...]
-    evaluation: NoisyEvaluation
-    agreement: ChainAgreement
 
 
-@dataclass(frozen=True)
-class _Images:
-    """Images in memory, their classes, and what they are (data set, digests, which points)."""
+class Training:
+    """A training that has been opened: data, model and trainer, new or where it was left.
 
-    x_NCHW: Tensor
-    y_N: Tensor
-    record: dict[str, Any]
+    Raises an SrsRayError where data, weights or device are not to be had, the output cannot be written or is another
+    training's. `share` is this process' part of a data-parallel training, whose process 0 alone writes and reports.
+    """
+
+    def __init__(self, job: TrainJob, command: str | None = None, share: Share = Share()) -> None:
+        self.job = job
+        self.command = command
+        self.share = share
+        self.path = _writable(Path(job.output))
+        self.folder = training_folder(job)
+        self.device = _device(job.execution.device)
+        self.start = _initial_weights(job)
+        config = architecture(job.model.arch)
+        self.model = build_model(config.name, self.start, self.device)
+        self.data, self.evaluation = (
+            Images(section, config, self.device) for section in (job.data, job.evaluation)
+        )
+        self.fingerprint = self._fingerprint()
+        self.trained = self._is_trained()
+        self.batches = -(-len(self.data) // job.training.batch)
+        self.trainer = Trainer(self.model, job.training, job.noise.sigma, job.execution.seed, self.batches, share)
+        self.reports: list[EpochReport] = []
+        self.epoch, self.batch, self.seconds = 1, 0, 0.0
+        self._sums: defaultdict[str, tuple[float, int]] = defaultdict(lambda: (0.0, 0))
+        self._restore()
+
+    def run(
+        self,
+        report: Callable[[StepReport | EpochReport], object] = lambda _: None,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> TrainingResult | None:
+        """Trains to the end and writes weights and card; None if `stopped` became true, which keeps a checkpoint.
+
+        On a CPU the same job gives the same weights (for one number of threads and one version of torch), however
+        often it was stopped. Raises an SrsRayError if the training diverges.
+        """
+        if self.trained:
+            return TrainingResult(self.path, read_weights(self.path))
+        with TrainingLog(self.folder, self.reports, self._step, enabled=self.share.rank == 0) as log:
+
+            def tell(told: StepReport | EpochReport) -> None:
+                if self.share.rank == 0:
+                    log(told)
+                    report(told)
+
+            while self.epoch <= self.job.training.epochs:
+                if not self._train_epoch(tell, stopped):
+                    self._save()
+                    return None
+        return self._finish() if self.share.rank == 0 else None
 
     @property
-    def points(self) -> tuple[Tensor, Tensor]:
-        return self.x_NCHW, self.y_N
+    def _step(self) -> int:
+        return (self.epoch - 1) * self.batches + self.batch
 
+    def _train_epoch(self, tell: Callable[[StepReport | EpochReport], None], stopped: Callable[[], bool]) -> bool:
+        """The rest of the current epoch; False if it was stopped on the way."""
+        began = saved = time.monotonic()
+        before = self.seconds
+        size = self.job.training.batch
+        order_N = self.trainer.order(self.epoch, len(self.data))
+        shares = [rows_B[self.share.rank :: self.share.size] for rows_B in order_N.split(size)[self.batch :]]
+        waiting: list[dict[str, Tensor]] = []
+        for x_BCHW, y_B in self.data.batches(shares, self.job.execution.cpus_per_worker - 1):
+            waiting.append(self.trainer.step(self.epoch, self.batch, x_BCHW, y_B))
+            self.batch += 1
+            now = time.monotonic()
+            self.seconds = before + now - began
+            if self.batch % REPORT_EVERY == 0 or self.batch == self.batches:
+                tell(self._gathered(waiting))
+                waiting = []
+            if self.batch < self.batches:
+                if self.share.agree(stopped()):
+                    if waiting:
+                        tell(self._gathered(waiting))
+                    return False
+                if now - saved > 60 * self.job.execution.checkpoint_minutes and not waiting:
+                    self._save()
+                    saved = now
+        if self.share.rank == 0:
+            self._end_epoch(tell, began, before)
+        self.epoch, self.batch, self.seconds = self.epoch + 1, 0, 0.0
+        self._sums.clear()
+        self._save()
+        return self.epoch > self.job.training.epochs or not self.share.agree(stopped())
 
-def train(job: TrainJob, report: Callable[[EpochReport], object] = lambda _: None) -> TrainingResult:
-    """Trains as the job says, calls `report` after every epoch, and writes the weights with how they came to be.
+    def _end_epoch(self, tell: Callable[[StepReport | EpochReport], None], began: float, before: float) -> None:
+        evaluation, agreement = self._measured()
+        losses = {name: total / count for name, (total, count) in self._sums.items()}
+        seconds = before + time.monotonic() - began
+        epochs, phase = self.job.training.epochs, self.trainer.phase(self.epoch)
+        done = EpochReport(self.epoch, epochs, phase, losses, evaluation, agreement, seconds)
+        self.reports.append(done)
+        tell(done)
 
-    On a CPU the same job gives the same weights (for one number of threads and one version of torch). Raises an
-    SrsRayError where data, weights or device are not to be had, the output cannot be written, or training diverges.
-    """
-    config = architecture(job.model.arch)
-    path = _writable(Path(job.output))
-    device = _device(job.execution.device)
-    data, evaluation = (_images(section, config, device) for section in (job.data, job.evaluation))
-    start = _initial_weights(job)
-    model = build_model(config.name, start, device)
-    reports = tuple(_epochs(job, model, data, evaluation, report))
+    def _gathered(self, waiting: list[dict[str, Tensor]]) -> StepReport:
+        """The means of the losses that nobody has looked at yet; SrsRayError where one is not finite."""
+        losses: defaultdict[str, list[float]] = defaultdict(list)
+        for step in waiting:
+            for name, value in step.items():
+                losses[name].append(float(value))
+        for name, values in losses.items():
+            if not all(map(torch.isfinite, torch.tensor(values))):
+                raise self._diverged(name)
+            total, count = self._sums[name]
+            self._sums[name] = (total + sum(values), count + len(values))
+        means = {name: sum(values) / len(values) for name, values in losses.items()}
+        phase, rate = self.trainer.phase(self.epoch), self.trainer.optimizer.param_groups[0]["lr"]
+        return StepReport(self.epoch, self.batch, self.batches, phase, means, rate)
 
-    trained = Weights(folded_tensors(model), {})
-    model = build_model(config.name, trained, device)
-    final = evaluate(model, *evaluation.points, job.noise.sigma, _evaluation_noise(job, device), FINAL_DRAWS)
-    apart = max(1, len(evaluation.y_N) // AGREEMENT_POINTS)
-    agreed_NCHW = evaluation.x_NCHW[::apart][:AGREEMENT_POINTS]
-    agreement = chain_agreement(model, agreed_NCHW, job.noise.sigma, job.execution.seed)
+    def _diverged(self, name: str) -> SrsRayError:
+        settings = self.job.training
+        return SrsRayError(
+            f"training diverged: {name} is not finite in epoch {self.epoch} ({self.trainer.phase(self.epoch)}); try a "
+            f"smaller training.learning_rate (now {settings.learning_rate:g}), a smaller training.clip (now "
+            f"{settings.clip:g}) or more training.unrolled_epochs (now {settings.unrolled_epochs})"
+        )
 
-    metadata = {
-        "architecture": config.name,
-        "initial_weights": start.metadata.get("training", start.digest),
-        **_as_json(
-            data=data.record,
-            evaluation=evaluation.record,
-            sigma=job.noise.sigma,
-            epochs=job.training.epochs,
-            seed=job.execution.seed,
-            recipe=job.training.model_dump(),
-            noisy_accuracy={steps: round(share, 4) for steps, share in final.accuracy.items()},
-            residual=float(f"{final.residual:.3g}"),
-            chain_agreement=asdict(agreement),
-            versions={"srs-ray": srs_ray.__version__, "torch": torch.__version__},
-        ),
-    }
-    weights = Weights(trained.tensors, metadata)
-    write_weights(weights, path)
-    return TrainingResult(path, weights, reports, final, agreement)
-
-
-def _epochs(
-    job: TrainJob, model: MDEQ, data: _Images, evaluation: _Images, report: Callable[[EpochReport], object]
-) -> Iterator[EpochReport]:
-    """Trains the model, and reports each epoch as it ends."""
-    trainer = Trainer(model, job.training, job.noise.sigma, job.execution.seed, len(data.y_N))
-    for epoch in range(1, job.training.epochs + 1):
-        began = time.monotonic()
-        losses = trainer.train_epoch(*data.points)
-        model.eval()
-        noise = _evaluation_noise(job, model.device)
+    def _measured(self) -> tuple[NoisyEvaluation, ChainAgreement | None]:
+        """The model as it stands, on a few of the evaluation points."""
+        section, sigma = self.job.evaluation, self.job.noise.sigma
+        model = self.trainer.trained.eval()
         with parametrize.cached():
-            reached = evaluate(model, *evaluation.points, job.noise.sigma, noise)
-        done = EpochReport(epoch, job.training.epochs, losses, reached, time.monotonic() - began)
-        report(done)
-        yield done
+            x_NCHW, y_N = self.evaluation.spread(section.epoch_points)
+            evaluation = evaluate(model, x_NCHW, y_N, sigma, self._evaluation_noise())
+            if not section.epoch_agreement_points:
+                return evaluation, None
+            x_NCHW, _ = self.evaluation.spread(section.epoch_agreement_points)
+            return evaluation, chain_agreement(model, x_NCHW, sigma, self.job.execution.seed, **_EPOCH_AGREEMENT)
+
+    def _finish(self) -> TrainingResult:
+        """Measures what is written, on all evaluation points, and writes weights and card."""
+        job, section = self.job, self.job.evaluation
+        tensors = folded_tensors(self.trainer.trained)
+        model = build_model(job.model.arch, Weights(tensors, {}), self.device)
+        points = self.evaluation.spread(len(self.evaluation))
+        final = evaluate(model, *points, job.noise.sigma, self._evaluation_noise(), section.draws)
+        agreed_NCHW, _ = self.evaluation.spread(section.agreement_points)
+        agreement = chain_agreement(model, agreed_NCHW, job.noise.sigma, job.execution.seed)
+        threads = f", {torch.get_num_threads()} threads" if self.device.type == "cpu" else ""
+        card = {
+            "architecture": job.model.arch,
+            "sigma": job.noise.sigma,
+            "note": job.note,
+            "initial_weights": self.start.metadata.get("training", self.start.digest),
+            "data": self.data.record,
+            "evaluation": self.evaluation.record,
+            "epochs": job.training.epochs,
+            "seed": job.execution.seed,
+            "recipe": job.training.model_dump(mode="json"),
+            "noisy_accuracy": {steps: round(share, 4) for steps, share in final.accuracy.items()},
+            "residual": float(f"{final.residual:.3g}"),
+            "spectral_radius": float(f"{final.spectral_radius:.3g}"),
+            "chain_agreement": asdict(agreement),
+            "hours": round(sum(report.seconds for report in self.reports) / 3600, 3),
+            "device": f"{_device_name(self.device)}{threads}, {job.execution.workers} workers",
+            "command": self.command,
+            "versions": {"srs-ray": srs_ray.__version__, "torch": torch.__version__},
+            "fingerprint": self.fingerprint,
+        }
+        weights = Weights(tensors, {name: _text(value) for name, value in card.items()})
+        write_weights(weights, self.path)
+        write_card(weights, self.path)
+        (self.folder / "checkpoint.pt").unlink(missing_ok=True)
+        return TrainingResult(self.path, weights)
+
+    def _save(self) -> None:
+        if self.share.rank == 0:
+            plain = [report.plain() for report in self.reports]
+            state = self.trainer.state()
+            kept = Checkpoint(self.fingerprint, self.epoch, self.batch, state, dict(self._sums), self.seconds, plain)
+            checkpoint.save(kept, self.folder / "checkpoint.pt")
+
+    def _restore(self) -> None:
+        kept = checkpoint.load(self.folder / "checkpoint.pt", self.fingerprint, self.device)
+        if kept is not None:
+            self.trainer.restore(kept.trainer)
+            self.epoch, self.batch, self.seconds = kept.epoch, kept.batch, kept.seconds
+            self._sums.update(kept.sums)
+            self.reports = [EpochReport.of(plain) for plain in kept.reports]
+
+    def _is_trained(self) -> bool:
+        """Whether the output is this training's; SrsRayError if it is another's."""
+        if not self.path.exists():
+            return False
+        found = json.loads(read_weights(self.path).metadata.get("fingerprint", "{}"))
+        changed = differences(found, self.fingerprint)
+        if changed:
+            named = "; ".join(f"{name}: {was} there, {now} here" for name, was, now in changed[:4])
+            more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
+            raise WeightsError(
+                f"{self.path} holds other weights ({named}{more}): give another output, or remove it first"
+            )
+        return True
+
+    def _fingerprint(self) -> dict[str, Any]:
+        """All that decides what comes out, but for the machine."""
+        job = self.job
+        sections = {
+            "model": {"arch": job.model.arch, "weights": self.start.digest},
+            "data": self.data.record,
+            "evaluation": self.evaluation.record
+            | job.evaluation.model_dump(include={"epoch_points", "epoch_agreement_points", "draws", "agreement_points"}),
+            "noise": job.noise.model_dump(),
+            "training": job.training.model_dump(mode="json"),
+            "execution": {"device": self.device.type, "workers": job.execution.workers, "seed": job.execution.seed},
+        }
+        return dict(_flat("", sections))
+
+    def _evaluation_noise(self) -> torch.Generator:
+        """The same noise after every epoch, so that epochs can be compared; not that of the training."""
+        return torch.Generator(self.device).manual_seed(self.job.execution.seed + 1)
+
+
+def train(
+    job: TrainJob,
+    report: Callable[[StepReport | EpochReport], object] = lambda _: None,
+    stopped: Callable[[], bool] = lambda: False,
+    command: str | None = None,
+) -> TrainingResult | None:
+    """Trains as the job says, in this process: `Training(job).run(...)`."""
+    return Training(job, command).run(report, stopped)
+
+
+def training_folder(job: TrainJob) -> Path:
+    """Where checkpoint and logs of a training lie: beside its output."""
+    return Path(job.output).with_suffix(".training")
+
+
+def write_card(weights: Weights, path: Path) -> None:
+    """The card of weights at `path` as a JSON file beside them."""
+    card = {"digest": weights.digest} | {name: _value(text) for name, text in weights.metadata.items()}
+    try:
+        path.with_suffix(".json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise WeightsError(f"cannot write the card of {path}: {error}") from error
 
 
 def _initial_weights(job: TrainJob) -> Weights:
@@ -138,27 +292,22 @@ def _initial_weights(job: TrainJob) -> Weights:
     return read_weights(job.model.weights)
 
 
-def _as_json(**values: object) -> dict[str, str]:
-    return {name: json.dumps(value) for name, value in values.items()}
+def _flat(prefix: str, values: dict[str, Any]) -> list[tuple[str, Any]]:
+    pairs: list[tuple[str, Any]] = []
+    for name, value in values.items():
+        pairs += _flat(f"{prefix}{name}.", value) if isinstance(value, dict) else [(prefix + name, value)]
+    return pairs
 
 
-def _evaluation_noise(job: TrainJob, device: torch.device) -> torch.Generator:
-    """The same noise after every epoch, so that epochs can be compared; not that of the training."""
-    return torch.Generator(device).manual_seed(job.execution.seed + 1)
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
-def _images(section: DataSettings, config: MDEQConfig, device: torch.device) -> _Images:
-    """The images that a section of the job asks for, in memory; their record names no path."""
-    shape, classes = config.input_shape, config.classes
-    dataset = open_dataset(section.kind, section.path, section.split, shape, class_count=classes)
-    rows = point_indices(len(dataset), section.start, section.stop, section.every)
+def _value(text: str) -> object:
     try:
-        x_NCHW, y_N = load_all(dataset)
-    except PointError as error:
-        raise DataError(f"{error}; training needs every image: mend or remove this one") from error
-    chosen = slice(rows.start, rows.stop, rows.step)
-    record = {**dataset.identity, "start": rows.start, "stop": rows.stop, "every": rows.step}
-    return _Images(x_NCHW[chosen].to(device), y_N[chosen].to(device), record)
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
 
 
 def _device(name: str) -> torch.device:
@@ -169,10 +318,15 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
 def _writable(path: Path) -> Path:
     """Found out before the training and not after it."""
+    folder = path.with_suffix(".training")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise WeightsError(f"cannot write weights to {path}: {error}") from error
     if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):

@@ -1,0 +1,181 @@
+"""Every setting of a training with its type, its default and its check; `srs_ray.job_file` reads the files."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from srs_ray.job import Architecture, DataSettings, PathOrName, Settings, SolverName
+
+Count = Annotated[int, Field(ge=1)]
+
+
+class PhantomGradient(Settings):
+    """The gradient of the last `steps` evaluations, made at the equilibrium (Geng et al. 2021; 1: Fung et al. 2021)."""
+
+    kind: Literal["phantom"]
+    steps: int = Field(2, ge=1)
+
+
+class ImplicitGradient(Settings):
+    """The gradient by the implicit function theorem: a backward fixed-point solve, per sample."""
+
+    kind: Literal["implicit"]
+    solver: SolverName = "anderson"
+    steps: int = Field(12, ge=1)
+    tolerance: float | None = Field(1e-3, gt=0)
+
+
+class JacobianSettings(Settings):
+    """Jacobian regularisation (Bai, Koltun, Kolter 2021): `weight` times |J_f|^2 / D in every `every`-th batch.
+
+    It ends after the epoch `last_epoch` (null: never).
+    """
+
+    weight: float = Field(0.0, ge=0)
+    every: int = Field(1, ge=1)
+    last_epoch: int | None = Field(None, ge=1)
+
+
+class IntermediateSettings(Settings):
+    """Losses on random intermediate states (Yang et al. 2023): `weight` times the loss on `states` of them."""
+
+    weight: float = Field(0.0, ge=0)
+    states: int = Field(1, ge=1)
+
+
+class SerialSettings(Settings):
+    """What serialized sampling asks of a layer, trained for directly.
+
+    Of each image `copies` noisy copies are solved; one evaluation that starts from another copy's equilibrium, as in a
+    chain, is to say what the copy's own equilibrium says: `weight` times the Kullback-Leibler divergence between them.
+    """
+
+    weight: float = Field(0.0, ge=0)
+    copies: int = Field(2, ge=2)
+
+
+class AdversarySettings(Settings):
+    """SmoothAdv (Salman et al. 2019): each image is moved by `steps` steps of projected gradient ascent on the smoothed loss.
+
+    `radius` is in l2, pixel units of [0, 1], and grows from 0 over the first `warmup_epochs`. The smoothed loss is
+    taken over `samples` noisy copies of the image, which are then trained on. No steps: no adversary.
+    """
+
+    steps: int = Field(0, ge=0)
+    radius: float = Field(0.25, gt=0)
+    samples: int = Field(2, ge=1)
+    warmup_epochs: int = Field(0, ge=0)
+
+
+class TrainingSettings(Settings):
+    """Gaussian-augmented training: first unrolled from zero, then at the equilibrium.
+
+    At the equilibrium a random number of solver steps (random depth), from `solve_steps[0]` to `solve_steps[1]`, is made
+    without a gradient; `gradient` says how the loss reaches the layer from there. `dropout` is variational: one mask per
+    image and channel for all evaluations of a solve. The learning rate rises linearly over the first share `warmup` of
+    all batches, then falls to 0 along a cosine. `clip` bounds the gradient's norm. `ema`, above 0, is the decay
+    of the exponential moving average of the weights, which is then what is evaluated and written. `precision` bfloat16
+    computes the layer in mixed precision; weights and solver stay in float32.
+    """
+
+    unrolled_epochs: int = Field(ge=0)
+    equilibrium_epochs: int = Field(ge=0)
+    unrolled_steps: int = Field(5, ge=1)
+    solve_steps: tuple[Count, Count] = (4, 8)
+    gradient: Annotated[PhantomGradient | ImplicitGradient, Field(discriminator="kind")] = PhantomGradient(
+        kind="phantom"
+    )
+    jacobian: JacobianSettings = JacobianSettings()
+    intermediate: IntermediateSettings = IntermediateSettings()
+    serial: SerialSettings = SerialSettings()
+    adversary: AdversarySettings = AdversarySettings()
+    dropout: float = Field(0.0, ge=0, lt=1)
+    batch: int = Field(96, ge=1)
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: float = Field(1e-3, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(0.0, ge=0)
+    warmup: float = Field(0.0, ge=0, lt=1)
+    clip: float = Field(1.0, gt=0)
+    ema: float = Field(0.0, ge=0, lt=1)
+    precision: Literal["float32", "bfloat16"] = "float32"
+    augment: Literal["none", "crop-flip"] = "none"
+
+    @property
+    def epochs(self) -> int:
+        """Of both phases."""
+        return self.unrolled_epochs + self.equilibrium_epochs
+
+    @property
+    def copies(self) -> int:
+        """How many noisy copies of an image a batch of the second phase holds."""
+        serial = self.serial.copies if self.serial.weight > 0 else 1
+        return max(serial, self.adversary.samples if self.adversary.steps > 0 else 1)
+
+    @model_validator(mode="after")
+    def _trains(self) -> TrainingSettings:
+        if self.epochs == 0:
+            raise ValueError("unrolled_epochs and equilibrium_epochs are both 0; expected at least one epoch in all")
+        if self.solve_steps[0] > self.solve_steps[1]:
+            raise ValueError(f"solve_steps is {list(self.solve_steps)}; expected [least, most]")
+        return self
+
+
+class TrainModelSettings(Settings):
+    """The architecture that is trained, from random weights or from `weights`."""
+
+    arch: Architecture
+    weights: PathOrName | None = None
+
+
+class EvaluationSettings(DataSettings):
+    """The points that the model is measured on.
+
+    After each epoch on `epoch_points` of them, spread evenly, and the chains' agreement on `epoch_agreement_points`; at the
+    end on all of them, under `draws` draws of noise, and the agreement on `agreement_points`.
+    """
+
+    epoch_points: int = Field(500, ge=1)
+    epoch_agreement_points: int = Field(5, ge=0)
+    draws: int = Field(5, ge=1)
+    agreement_points: int = Field(50, ge=1)
+
+
+class TrainExecutionSettings(Settings):
+    """Where a training runs, its seed, and how often, apart from each epoch's end, it keeps a checkpoint."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    workers: int = Field(1, ge=1)
+    cpus_per_worker: int = Field(1, ge=1)
+    seed: int = Field(0, ge=0, lt=2**63)
+    checkpoint_minutes: float = Field(10.0, gt=0)
+
+
+class TrainNoiseSettings(Settings):
+    """Gaussian training noise in pixel units of [0, 1]."""
+
+    sigma: float = Field(gt=0)
+
+
+class TrainJob(Settings):
+    """A training, as `srs-ray train` runs it; `output` is the safetensors file that it writes.
+
+    `note` goes into the card: what a reader of the figures should know.
+    """
+
+    model: TrainModelSettings
+    data: DataSettings
+    evaluation: EvaluationSettings
+    noise: TrainNoiseSettings
+    training: TrainingSettings
+    execution: TrainExecutionSettings = TrainExecutionSettings()
+    output: Annotated[PathOrName, Field(pattern=r"\.safetensors$")]
+    note: str | None = None
+
+    @model_validator(mode="after")
+    def _names_its_split(self) -> TrainJob:
+        if self.data.split is None and self.data.kind in ("cifar10", "digits", "imagenet"):
+            raise ValueError("data.split is missing: name the split to train on; left out, it is the test split")
+        return self
