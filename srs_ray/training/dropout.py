@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -31,7 +31,7 @@ def variational_dropout(model: MDEQ, rate: float, batch: int, generator: torch.G
             hook.remove()
 
 
-def _multiply_by(mask_BC11: Tensor):  # noqa: ANN202
+def _multiply_by(mask_BC11: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
     def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         return output * mask_BC11.to(output.dtype)
 

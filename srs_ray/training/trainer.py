@@ -93,7 +93,9 @@ class Trainer:
     @property
     def trained(self) -> MDEQ:
         """The model as it is evaluated and written: the moving average where there is one."""
-        return self.model if self.average is None else self.average.module
+        model = self.model if self.average is None else self.average.module
+        assert isinstance(model, MDEQ)
+        return model
 
     def order(self, epoch: int, points: int) -> Tensor:
         """The images of an epoch (from 1) in random order, on the CPU; the same for every share."""
@@ -134,8 +136,12 @@ class Trainer:
     def state(self) -> dict[str, Any]:
         """All that a training which goes on needs, in tensors and plain values."""
         average = None if self.average is None else self.average.state_dict()
-        parts = {"model": self.model, "optimizer": self.optimizer, "schedule": self.schedule}
-        return {name: part.state_dict() for name, part in parts.items()} | {"average": average}
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "average": average,
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Goes on from a `state`."""
