@@ -105,7 +105,7 @@ def resident_mb() -> float:
 
 
 def continue_run(path: Path, points: int) -> RunDirectory:
-    job = load_job(Path(__file__).parents[1] / "jobs/cifar10-small-srs-3a.yaml").model_dump(mode="json")
+    job = load_job(Path(__file__).parents[1] / "jobs/paper/cifar10-small-srs-3a.yaml").model_dump(mode="json")
     session = {"started_at": datetime.now(UTC).isoformat(timespec="seconds")}
     return RunDirectory.create_or_continue(
         path, job, {"benchmark": "scheduling"}, {"start": 0, "stop": points, "every": 1}, session

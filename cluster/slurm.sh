@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # One job over a Slurm allocation. Pre-empted or out of time, it keeps its points and has itself started again:
 #
-#   sbatch cluster/slurm.sh jobs/cifar10-small-srs-3a.yaml --output /shared/runs/small-srs-3a
+#   sbatch cluster/slurm.sh jobs/paper/cifar10-small-srs-3a.yaml --output /shared/runs/small-srs-3a
 #
 # from the repository, on a file system that all nodes see, after `make setup`. What follows the script's name goes to
 # `srs-ray certify`. Change first: nodes, GPUs and CPUs per node, and the partition or account that your site asks for.

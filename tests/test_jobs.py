@@ -12,11 +12,11 @@ from srs_ray.job_file import load_job
 from srs_ray.runner.feasibility import check_feasible
 from srs_ray.smoothing.certificates import certified_radius, p_cap, smallest_audit
 
-JOBS = Path(__file__).resolve().parent.parent / "jobs"
+JOBS = Path(__file__).resolve().parent.parent / "jobs" / "paper"
 CIFAR_RADII = (0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 IMAGENET_RADII = (0, 0.5, 1, 1.5, 2, 2.5, 3)
 
-# name: (architecture, method, solver, steps, sigma, every, published certified accuracy in %)
+# name: (architecture, method, solver, steps, sigma, every, what is published: certified accuracy in %, or only ACR)
 ROWS = {
     "cifar10-large-standard-1a": ("large-cifar10", "standard", "anderson", 1, 0.5, 20, "28 19 13 8 5 3 1"),
     "cifar10-large-standard-5a": ("large-cifar10", "standard", "anderson", 5, 0.5, 20, "50 41 32 21 15 10 6"),
@@ -25,6 +25,7 @@ ROWS = {
     "cifar10-large-srs-1a": ("large-cifar10", "srs", "anderson", 1, 0.5, 20, "63 53 45 32 22 16 12"),
     "cifar10-large-srs-3a": ("large-cifar10", "srs", "anderson", 3, 0.5, 20, "66 54 45 33 23 16 11"),
     "cifar10-small-standard-30a": ("small-cifar10", "standard", "anderson", 30, 0.5, 20, "62 50 38 30 22 13 9"),
+    "cifar10-small-srs-1a": ("small-cifar10", "srs", "anderson", 1, 0.5, 20, "ACR 0.56"),
     "cifar10-small-srs-3a": ("small-cifar10", "srs", "anderson", 3, 0.5, 20, "60 50 38 29 21 12 8"),
     "cifar10-small-standard-30a-smoothadv": (
         *("small-cifar10", "standard", "anderson", 30, 0.5, 20),
@@ -36,8 +37,8 @@ ROWS = {
 }
 
 
-def test_every_published_row_has_its_job_and_every_other_job_is_the_demos():
-    assert {path.stem for path in JOBS.glob("*.yaml") if not path.stem.startswith("digits-")} == set(ROWS)
+def test_every_published_row_has_its_job_and_there_is_no_other():
+    assert {path.stem for path in JOBS.glob("*.yaml")} == set(ROWS)
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -56,6 +57,12 @@ def test_a_job_has_the_settings_of_its_row(name):
         assert sampling.chains == (64 if "imagenet" in arch else 400)
     assert job.output == f"runs/{name}"
     assert f"\n#   {published}" in (JOBS / f"{name}.yaml").read_text()
+
+
+def test_the_small_cifar10_jobs_take_the_weights_that_ship_with_the_package():
+    names = [name for name in ROWS if name.startswith("cifar10-small-") and not name.endswith("-smoothadv")]
+    weights = {load_job(JOBS / f"{name}.yaml").model.weights for name in names}
+    assert (len(names), weights) == (3, {"mdeq-small-cifar10-sigma50"})
 
 
 @pytest.mark.parametrize("name", ROWS)

@@ -61,7 +61,7 @@ def image_files() -> dict[PurePosixPath, Path]:
 def test_the_image_is_built_of_files_that_the_repository_has_and_needs_no_more():
     files = image_files()
     assert all(path.is_file() for path in files.values())
-    needed = {"pyproject.toml", "constraints.txt", "srs_ray/cli.py", "jobs/imagenet-small-srs-3b.yaml"}
+    needed = {"pyproject.toml", "constraints.txt", "srs_ray/cli.py", "jobs/paper/imagenet-small-srs-3b.yaml"}
     assert {str(PurePosixPath("/opt/srs-ray") / name) for name in needed} <= set(map(str, files))
     packages = [p for p in (ROOT / "srs_ray").rglob("*") if p.is_file() and "__pycache__" not in p.parts]
     assert set(packages) <= set(files.values())
