@@ -73,7 +73,7 @@ class TrainingSettings(Settings):
     """Gaussian-augmented training: first unrolled from zero, then at the equilibrium.
 
     At the equilibrium a random number of solver steps (random depth), from `solve_steps[0]` to `solve_steps[1]`, is made
-    without a gradient; `gradient` says how the loss reaches the layer from there. `dropout` is variational: one mask per
+    without a gradient, by `solver` (null: the architecture's own); `gradient` says how the loss reaches the layer from there. `dropout` is variational: one mask per
     image and channel for all evaluations of a solve. The learning rate rises linearly over the first share `warmup` of
     all batches, then falls to 0 along a cosine. `clip` bounds the gradient's norm. `ema`, above 0, is the decay
     of the exponential moving average of the weights, which is then what is evaluated and written. `precision` bfloat16
@@ -83,6 +83,7 @@ class TrainingSettings(Settings):
     unrolled_epochs: int = Field(ge=0)
     equilibrium_epochs: int = Field(ge=0)
     unrolled_steps: int = Field(5, ge=1)
+    solver: SolverName | None = None
     solve_steps: tuple[Count, Count] = (4, 8)
     gradient: Annotated[PhantomGradient | ImplicitGradient, Field(discriminator="kind")] = PhantomGradient(
         kind="phantom"

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import torch
@@ -46,6 +47,11 @@ class Weights:
             hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             hasher.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
         return hasher.hexdigest()
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """How the weights were made and how good they are, as far as the file says: its metadata, decoded."""
+        return {name: _decoded(text) for name, text in self.metadata.items()}
 
 
 def shipped_weights() -> list[str]:
@@ -196,8 +202,20 @@ def write_weights(weights: Weights, path: Path) -> None:
         raise WeightsError(f"cannot write weights to {path}: {error}") from error
 
 
+def write_card(weights: Weights, path: Path) -> None:
+    """Writes the card of the weights at `path` beside them, as JSON; WeightsError if the file cannot be written.
+
+    It is for readers: what the program uses is in the weights' own file.
+    """
+    try:
+        text = json.dumps({"digest": weights.digest, **weights.card}, indent=2, ensure_ascii=False)
+        path.with_suffix(".json").write_text(f"{text}\n", encoding="utf-8")
+    except OSError as error:
+        raise WeightsError(f"cannot write the card of {path}: {error}") from error
+
+
 def describe(weights: Weights) -> dict[str, object]:
-    """What `srs-ray weights inspect` prints: sizes, digest, which architectures fit, and the file's metadata."""
+    """What `srs-ray weights inspect` prints: sizes, digest, which architectures fit, and the card."""
     counted = [tensor for name, tensor in weights.tensors.items() if not name.endswith("num_batches_tracked")]
     return {
         "tensors": len(weights.tensors),
@@ -205,7 +223,7 @@ def describe(weights: Weights) -> dict[str, object]:
         "types": sorted({str(tensor.dtype).removeprefix("torch.") for tensor in counted}),
         "digest": weights.digest,
         "fits": fitting_architectures(weights),
-        "metadata": {key: _decoded(value) for key, value in weights.metadata.items()},
+        "card": weights.card,
     }
 
 

@@ -60,6 +60,13 @@ def certify(job: Job, open_backend: Callable[[], Backend], console: Console, dow
     for warning in check_feasible(job):
         console.print(f"[yellow]warning:[/] {escape(warning)}", highlight=False)
     inputs = JobInputs.read(job, download)
+    trained_at = inputs.weights.card.get("sigma")
+    if trained_at is not None and trained_at != job.noise.sigma:
+        console.print(
+            f"[yellow]warning:[/] the weights were trained at sigma {trained_at}, the job's noise.sigma is "
+            f"{job.noise.sigma:g}: certificates are valid, but radii are usually best at the sigma of the training",
+            highlight=False,
+        )
     with Lease.acquire(job.output) as lease:
         backend = open_backend()
         try:

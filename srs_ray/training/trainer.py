@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from srs_ray.training.jacobian import jacobian_energy
 from srs_ray.training.weight_normalization import add_weight_normalization
 
 Phase = Literal["unrolled", "equilibrium"]
+T = TypeVar("T")
 _ORDER, _BATCH = 0, 1  # domains of the seeds
 
 
@@ -46,13 +47,25 @@ class Share:
         torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
         return bool(flag)
 
-    def average(self, tensors: list[Tensor]) -> None:
-        """Puts the mean over the processes into each of the tensors, in one message."""
-        flat = torch.cat([tensor.flatten() for tensor in tensors])
+    def rows(self, order_B: Tensor) -> Tensor:
+        """Its part of a batch, never empty: of a batch with fewer images than processes some take the same image."""
+        return order_B[self.rank % len(order_B) :: self.size]
+
+    def average(self, tensors: list[Tensor], images: int) -> None:
+        """Puts the mean over the processes, weighted by their `images`, into each of the tensors, in one message."""
+        flat = torch.cat([tensor.flatten() for tensor in tensors] + [tensors[0].new_ones(1)]) * images
         torch.distributed.all_reduce(flat)
-        flat /= self.size
+        flat = flat[:-1] / flat[-1]
         for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(mean.view_as(tensor))
+
+    def of_first(self, value: T) -> T:
+        """The value that process 0 passes, in all of the processes."""
+        if self.size == 1:
+            return value
+        held = [value]
+        torch.distributed.broadcast_object_list(held)
+        return held[0]
 
 
 @dataclass(frozen=True)
@@ -131,7 +144,7 @@ class Trainer:
             "jacobian": settings.jacobian.weight,
         }
         total = sum((weights[name] * loss for name, loss in losses.items()), start=torch.zeros((), device=y_B.device))
-        return {name: loss.detach() for name, loss in losses.items()} | {"gradient": self._descend(total)}
+        return {name: loss.detach() for name, loss in losses.items()} | {"gradient": self._descend(total, len(x_BCHW))}
 
     def state(self) -> dict[str, Any]:
         """All that a training which goes on needs, in tensors and plain values."""
@@ -241,7 +254,8 @@ class Trainer:
         """The state after a random number of solver steps from zero, and random ones that it passed through."""
         steps = self._integer(*self.settings.solve_steps)
         chosen = self._chosen(steps)
-        iteration = FixedPointIteration(f, zero_ND, SolverSetting(self.model.config.reference.solver, steps))
+        solver = self.settings.solver or self.model.config.reference.solver.name
+        iteration = FixedPointIteration(f, zero_ND, SolverSetting.named(solver, steps))
         passed = []
         for step in range(steps):
             if step in chosen:
@@ -290,7 +304,7 @@ class Trainer:
         finally:
             self.model.train().requires_grad_(True)
 
-    def _descend(self, loss: Tensor) -> Tensor:
+    def _descend(self, loss: Tensor, images: int) -> Tensor:
         """One step of the optimiser; the gradient's norm before clipping."""
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -298,7 +312,7 @@ class Trainer:
             # Not DistributedDataParallel: it follows one forward pass of one module, and here the layer is called many
             # times, and differentiated twice.
             gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-            self.share.average(gradients + [b for b in self.model.buffers() if b.is_floating_point()])
+            self.share.average(gradients + [b for b in self.model.buffers() if b.is_floating_point()], images)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
         self.optimizer.step()
         self.schedule.step()

@@ -19,7 +19,7 @@ import srs_ray
 from srs_ray.errors import JobError, SrsRayError, WeightsError
 from srs_ray.models.architectures import architecture
 from srs_ray.models.mdeq import MDEQ
-from srs_ray.models.weights import Weights, build_model, random_weights, read_weights, write_weights
+from srs_ray.models.weights import Weights, build_model, random_weights, read_weights, write_card, write_weights
 from srs_ray.runs.fingerprint import differences
 from srs_ray.train_job import TrainJob
 from srs_ray.training import checkpoint
@@ -56,7 +56,9 @@ class Training:
         self.job = job
         self.command = command
         self.share = share
-        self.path = _writable(Path(job.output))
+        self.path = Path(job.output)
+        if share.rank == 0:
+            _writable(self.path)
         self.folder = training_folder(job)
         self.device = _device(job.execution.device)
         self.start = _initial_weights(job)
@@ -66,7 +68,6 @@ class Training:
             Images(section, config, self.device) for section in (job.data, job.evaluation)
         )
         self.fingerprint = self._fingerprint()
-        self.trained = self._is_trained()
         self.batches = -(-len(self.data) // job.training.batch)
         self.trainer = Trainer(self.model, job.training, job.noise.sigma, job.execution.seed, self.batches, share)
         self.reports: list[EpochReport] = []
@@ -85,7 +86,7 @@ class Training:
         often it was stopped. Raises an SrsRayError if the training diverges.
         """
         if self.trained:
-            return TrainingResult(self.path, read_weights(self.path))
+            return TrainingResult(self.path, read_weights(self.path)) if self.share.rank == 0 else None
         with TrainingLog(self.folder, self.reports, self._step, enabled=self.share.rank == 0) as log:
 
             def tell(told: StepReport | EpochReport) -> None:
@@ -109,7 +110,7 @@ class Training:
         before = self.seconds
         size = self.job.training.batch
         order_N = self.trainer.order(self.epoch, len(self.data))
-        shares = [rows_B[self.share.rank :: self.share.size] for rows_B in order_N.split(size)[self.batch :]]
+        shares = [self.share.rows(rows_B) for rows_B in order_N.split(size)[self.batch :]]
         waiting: list[dict[str, Tensor]] = []
         for x_BCHW, y_B in self.data.batches(shares, self.job.execution.cpus_per_worker - 1):
             waiting.append(self.trainer.step(self.epoch, self.batch, x_BCHW, y_B))
@@ -222,7 +223,21 @@ class Training:
             checkpoint.save(kept, self.folder / "checkpoint.pt")
 
     def _restore(self) -> None:
-        kept = checkpoint.load(self.folder / "checkpoint.pt", self.fingerprint, self.device)
+        """Goes on where process 0 was left, which alone need reach the output."""
+        found = None
+        if self.share.rank == 0:
+            # On the CPU: the other processes would get it on this one's device.
+            path, cpu = self.folder / "checkpoint.pt", torch.device("cpu")
+            found = self.fingerprint, self._is_trained(), checkpoint.load(path, self.fingerprint, cpu)
+        first = self.share.of_first(found)
+        assert first is not None
+        fingerprint, self.trained, kept = first
+        changed = [f"{name}: {was} there, {now} here" for name, was, now in differences(fingerprint, self.fingerprint)]
+        if changed:
+            raise JobError(
+                f"process {self.share.rank} does not find what process 0 does ({'; '.join(changed)}): give every node "
+                f"the same data, weights and kind of device"
+            )
         if kept is not None:
             self.trainer.restore(kept.trainer)
             self.epoch, self.batch, self.seconds = kept.epoch, kept.batch, kept.seconds
@@ -233,7 +248,7 @@ class Training:
         """Whether the output is this training's; SrsRayError if it is another's."""
         if not self.path.exists():
             return False
-        found = json.loads(read_weights(self.path).metadata.get("fingerprint", "{}"))
+        found = read_weights(self.path).card.get("fingerprint", {})
         changed = differences(found, self.fingerprint)
         if changed:
             named = "; ".join(f"{name}: {was} there, {now} here" for name, was, now in changed[:4])
@@ -277,15 +292,6 @@ def training_folder(job: TrainJob) -> Path:
     return Path(job.output).with_suffix(".training")
 
 
-def write_card(weights: Weights, path: Path) -> None:
-    """The card of weights at `path` as a JSON file beside them."""
-    card = {"digest": weights.digest} | {name: _value(text) for name, text in weights.metadata.items()}
-    try:
-        path.with_suffix(".json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise WeightsError(f"cannot write the card of {path}: {error}") from error
-
-
 def _initial_weights(job: TrainJob) -> Weights:
     if job.model.weights is None:
         return random_weights(job.model.arch, job.execution.seed)
@@ -303,13 +309,6 @@ def _text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _value(text: str) -> object:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
-
-
 def _device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise JobError("execution.device is cuda, but torch finds no CUDA device here: use cpu, or a machine with one")
@@ -322,8 +321,8 @@ def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
-def _writable(path: Path) -> Path:
-    """Found out before the training and not after it."""
+def _writable(path: Path) -> None:
+    """SrsRayError if it is not: found out before the training and not after it."""
     folder = path.with_suffix(".training")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -332,4 +331,3 @@ def _writable(path: Path) -> Path:
     if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
         found = "it is a folder" if path.is_dir() else "no permission"
         raise WeightsError(f"cannot write weights to {path}: {found}; give another output")
-    return path

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from srs_ray.data import load_all, open_dataset
-from srs_ray.job import JacobianSettings, TrainingSettings
+from srs_ray.train_job import JacobianSettings, TrainingSettings
 from srs_ray.models.weights import Weights, build_model, random_weights
 from srs_ray.training.evaluation import evaluate
 from srs_ray.training.trainer import Trainer
@@ -17,7 +17,7 @@ BRIEF = TrainingSettings(
     equilibrium_epochs=2,
     unrolled_steps=3,
     solve_steps=(3, 5),
-    gradient_steps=1,
+    gradient=PhantomGradient(kind="phantom", steps=1),
     jacobian=JacobianSettings(weight=1.0, every=2),
     batch=32,
     learning_rate=1e-2,

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor
 
 from srs_ray.models.solvers import SolverSetting, solve
-from srs_ray.training.gradients import unroll
+from srs_ray.training.gradients import implicit, unroll
 
 SIZE = 12
 GENERATOR = torch.Generator().manual_seed(0)
@@ -68,3 +69,50 @@ def test_unrolling_from_zero_keeps_the_gradient_of_every_evaluation() -> None:
     assert torch.equal(unrolled, by_hand)
     expected, found = (torch.autograd.grad(loss(z), bias)[0] for z in (by_hand, unrolled))
     assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize(("solver", "steps"), [("naive", 80), ("anderson", 30), ("broyden", 30)])
+def test_the_implicit_gradient_is_that_of_central_differences(solver: str, steps: int) -> None:
+    bias = BIAS.clone().requires_grad_()
+    setting = SolverSetting.named(solver, steps, 1e-10)
+    z_BD = implicit(lambda z: layer(z, bias), equilibrium(BIAS), setting)
+    (found,) = torch.autograd.grad(loss(z_BD), bias)
+    expected = implicit_gradient()
+    assert float((found - expected).norm() / expected.norm()) < 1e-7
+
+
+def test_the_implicit_gradient_reaches_the_input_through_the_equilibrium() -> None:
+    """What an adversary climbs: d loss / d x by central differences, x the input of every evaluation."""
+
+    def loss_of(x_BD: Tensor) -> Tensor:
+        def f(z_BD: Tensor) -> Tensor:
+            return torch.tanh(z_BD @ COUPLING + x_BD)
+
+        solved_BD = solve(f, torch.zeros_like(x_BD), SolverSetting.named("naive", 120)).z_BD
+        return loss(implicit(f, solved_BD, SolverSetting.named("anderson", 30, 1e-10)))
+
+    x_BD = INPUT_BD.clone().requires_grad_()
+    (found_BD,) = torch.autograd.grad(loss_of(x_BD), x_BD)
+    step = 1e-5
+    for sample, element in ((0, 0), (1, 5), (2, 11)):
+        shift_BD = torch.zeros_like(INPUT_BD)
+        shift_BD[sample, element] = step
+        slope = (loss_of(INPUT_BD + shift_BD) - loss_of(INPUT_BD - shift_BD)) / (2 * step)
+        assert found_BD[sample, element].item() == pytest.approx(slope.item(), rel=1e-6, abs=1e-8)
+
+
+def test_the_backward_solve_of_the_implicit_gradient_is_cut_off_at_its_steps() -> None:
+    """One naive step from g is `J' g + g`, the phantom gradient of two evaluations made at z* itself."""
+    bias = BIAS.clone().requires_grad_()
+    solved_BD = equilibrium(BIAS)
+    z_BD = implicit(lambda z: layer(z, bias), solved_BD, SolverSetting.named("naive", 1))
+    (found,) = torch.autograd.grad(loss(z_BD), bias)
+    (expected,) = torch.autograd.grad(loss(unroll(lambda z: layer(z, bias), solved_BD, 2)), bias)
+    assert torch.allclose(found, expected, rtol=1e-12)
+
+
+def test_without_a_graph_the_implicit_gradient_is_one_evaluation() -> None:
+    solved_BD = equilibrium(BIAS)
+    with torch.no_grad():
+        z_BD = implicit(lambda z: layer(z, BIAS), solved_BD, SolverSetting.named("naive", 1))
+    assert torch.equal(z_BD, layer(solved_BD, BIAS))

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from srs_ray.errors import DataError, JobError, SrsRayError, WeightsError
-from srs_ray.job import TrainJob
+from srs_ray.train_job import TrainJob
 from srs_ray.models.weights import load_model, random_weights, read_weights, write_weights
 from srs_ray.training import EpochReport, TrainingResult, train
 

@@ -5,7 +5,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from srs_ray.job import JacobianSettings, TrainingSettings
+from srs_ray.train_job import JacobianSettings, TrainingSettings
 from srs_ray.training import EpochReport, TrainingProgress
 from srs_ray.training.evaluation import NoisyEvaluation
 from srs_ray.training.trainer import EpochLosses, Phase
