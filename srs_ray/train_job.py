@@ -50,10 +50,12 @@ class SerialSettings(Settings):
 
     Of each image `copies` noisy copies are solved; one evaluation that starts from another copy's equilibrium, as in a
     chain, is to say what the copy's own equilibrium says: `weight` times the Kullback-Leibler divergence between them.
+    It begins with the epoch `first_epoch` (from 1), or with the second phase if that is later.
     """
 
     weight: float = Field(0.0, ge=0)
     copies: int = Field(2, ge=2)
+    first_epoch: int = Field(1, ge=1)
 
 
 class AdversarySettings(Settings):
@@ -102,17 +104,20 @@ class TrainingSettings(Settings):
     clip: float = Field(1.0, gt=0)
     ema: float = Field(0.0, ge=0, lt=1)
     precision: Literal["float32", "bfloat16"] = "float32"
-    augment: Literal["none", "crop-flip"] = "none"
+    augment: Literal["none", "flip", "crop-flip"] = "none"
 
     @property
     def epochs(self) -> int:
         """Of both phases."""
         return self.unrolled_epochs + self.equilibrium_epochs
 
-    @property
-    def copies(self) -> int:
-        """How many noisy copies of an image a batch of the second phase holds."""
-        serial = self.serial.copies if self.serial.weight > 0 else 1
+    def is_serial(self, epoch: int) -> bool:
+        """Whether that epoch (from 1) has the serial loss."""
+        return self.serial.weight > 0 and epoch >= max(self.serial.first_epoch, self.unrolled_epochs + 1)
+
+    def copies(self, epoch: int) -> int:
+        """How many noisy copies of an image a batch of that epoch (from 1) holds."""
+        serial = self.serial.copies if self.is_serial(epoch) else 1
         return max(serial, self.adversary.samples if self.adversary.steps > 0 else 1)
 
     @model_validator(mode="after")

@@ -8,17 +8,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-Augmentation = Literal["none", "crop-flip"]
+Augmentation = Literal["none", "flip", "crop-flip"]
 PADDED_PART = 8
 
 
 def augment(x_BCHW: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
-    """`none`: the images as they are. `crop-flip`, the custom on CIFAR: a random crop of each image, padded with zeros
-    by an eighth of its size on each side, mirrored left to right with probability 1/2.
+    """`none`: the images as they are. `flip`: mirrored left to right with probability 1/2. `crop-flip`, the custom on
+    CIFAR: before that a random crop of each image, padded with zeros by an eighth of its size on each side.
     """
     if augmentation == "none":
         return x_BCHW
-    x_BCHW = _random_crop(x_BCHW, generator)
+    if augmentation == "crop-flip":
+        x_BCHW = _random_crop(x_BCHW, generator)
     mirrored_B = torch.randint(0, 2, (len(x_BCHW),), generator=generator, device=x_BCHW.device).bool()
     return torch.where(mirrored_B.view(-1, 1, 1, 1), x_BCHW.flip(3), x_BCHW)
 

@@ -40,7 +40,9 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
             os.fsync(file.fileno())
         aside.replace(path)
     except (OSError, RuntimeError) as error:  # torch's writer tells of a full disk by a RuntimeError
-        raise WeightsError(f"cannot write the checkpoint {path}: {error}; what was trained since the last is lost") from error
+        raise WeightsError(
+            f"cannot write the checkpoint {path}: {error}; what was trained since the last is lost"
+        ) from error
 
 
 def load(path: Path, fingerprint: Mapping[str, Any], device: torch.device) -> Checkpoint | None:

@@ -11,8 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from srs_ray.train_job import TrainingSettings
-from srs_ray.training.reports import EpochReport, StepReport
-from srs_ray.training.trainer import Phase
+from srs_ray.training.reports import REPORT_EVERY, EpochReport, StepReport
 
 
 class TrainingProgress:
@@ -21,8 +20,8 @@ class TrainingProgress:
     def __init__(self, console: Console, settings: TrainingSettings) -> None:
         self.console = console
         self.settings = settings
-        self.seconds: defaultdict[Phase, float] = defaultdict(float)
-        self.epochs_done: defaultdict[Phase, float] = defaultdict(float)
+        self.seconds: defaultdict[float, float] = defaultdict(float)  # by the work of an epoch
+        self.epochs_done: defaultdict[float, float] = defaultdict(float)
         self.last: StepReport | None = None
         self.epoch: EpochReport | None = None
         self.began = time.monotonic()
@@ -50,14 +49,11 @@ class TrainingProgress:
     def __call__(self, report: StepReport | EpochReport) -> None:
         """Counts some batches or an epoch's end, and shows it."""
         now = time.monotonic()
-        self.seconds[report.phase] += now - self.began
+        work = epoch_work(self.settings, report.epoch)
+        self.seconds[work] += now - self.began
         self.began = now
         if isinstance(report, StepReport):
-            same = self.last is not None and self.last.epoch == report.epoch
-            before = self.last.batch if same and self.last is not None else 0
-            # A training that goes on in mid-epoch has not spent time here on the batches before.
-            fresh = min(report.batch - before, _MOST_BATCHES) if self.last is None else report.batch - before
-            self.epochs_done[report.phase] += fresh / report.batches
+            self.epochs_done[work] += self._batches_since_last(report) / report.batches
             self.last = report
         else:
             self.epoch = report
@@ -69,18 +65,21 @@ class TrainingProgress:
             self.console.print(line, highlight=False, soft_wrap=True)
 
     def seconds_to_go(self) -> float:
-        """By each phase's own pace; of a phase that has not begun, by its work against that of the other."""
+        """By the pace of epochs of the same work; for others by their work against that of the current one."""
         if self.last is None:
             return 0.0
-        pace = {phase: self.seconds[phase] / done for phase, done in self.epochs_done.items() if done}
-        known = self.last.phase
-        left = self.settings.epochs - (self.last.epoch - 1 + self.last.batch / self.last.batches)
-        unrolled = max(0.0, left - self.settings.equilibrium_epochs)
-        total = 0.0
-        for phase, epochs in _phases(unrolled, left - unrolled):
-            guess = pace[known] * epoch_work(self.settings, phase) / epoch_work(self.settings, known)
-            total += epochs * pace.get(phase, guess)
+        pace = {work: self.seconds[work] / done for work, done in self.epochs_done.items() if done}
+        current = epoch_work(self.settings, self.last.epoch)
+        total = (1 - self.last.batch / self.last.batches) * pace[current]
+        for epoch in range(self.last.epoch + 1, self.settings.epochs + 1):
+            work = epoch_work(self.settings, epoch)
+            total += pace.get(work, pace[current] * work / current)
         return total
+
+    def _batches_since_last(self, report: StepReport) -> int:
+        if self.last is None:  # a training that goes on in mid-epoch has not spent time here on the batches before
+            return min(report.batch, REPORT_EVERY)
+        return report.batch - (self.last.batch if self.last.epoch == report.epoch else 0)
 
     def _state(self) -> str:
         parts = []
@@ -94,25 +93,18 @@ class TrainingProgress:
         return " · ".join(parts)
 
 
-_MOST_BATCHES = 20
-
-
-def _phases(unrolled: float, equilibrium: float) -> tuple[tuple[Phase, float], tuple[Phase, float]]:
-    return ("unrolled", unrolled), ("equilibrium", equilibrium)
-
-
-def epoch_work(settings: TrainingSettings, phase: Phase) -> float:
-    """About how much work an epoch is, in evaluations of f without gradient per image.
+def epoch_work(settings: TrainingSettings, epoch: int) -> float:
+    """About how much work an epoch (from 1) is, in evaluations of f without gradient per image.
 
     With its gradient an evaluation counts 3, the Jacobian's energy 6 more; SmoothAdv repeats all of it.
     """
-    attacks = settings.adversary.steps
-    if phase == "unrolled":
-        return 3.0 * settings.unrolled_steps * (settings.adversary.samples * (attacks + 1) if attacks else 1)
+    adversary, gradient = settings.adversary, settings.gradient
+    copies, solves = settings.copies(epoch), adversary.steps + 1
+    if epoch <= settings.unrolled_epochs:
+        return copies * solves * 3.0 * settings.unrolled_steps
     solved = sum(settings.solve_steps) / 2
-    gradient = settings.gradient
     backward = 3.0 * gradient.steps if gradient.kind == "phantom" else 3.0 + 2.0 * gradient.steps
     more = settings.intermediate.states if settings.intermediate.weight > 0 else 0
-    more += 1 if settings.serial.weight > 0 else 0
+    more += settings.is_serial(epoch)
     regularised = 6.0 / settings.jacobian.every if settings.jacobian.weight > 0 else 0.0
-    return settings.copies * ((attacks + 1) * (solved + backward) + 3.0 * more + regularised)
+    return copies * (solves * (solved + backward) + 3.0 * more + regularised)

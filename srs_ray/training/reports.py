@@ -9,6 +9,9 @@ from srs_ray.training.chain_agreement import ChainAgreement
 from srs_ray.training.evaluation import NoisyEvaluation
 from srs_ray.training.trainer import Phase
 
+REPORT_EVERY = 20
+"""Batches between two reports; between them nothing waits for the device."""
+
 
 @dataclass(frozen=True)
 class StepReport:

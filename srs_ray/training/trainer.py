@@ -128,14 +128,15 @@ class Trainer:
         self.generator.manual_seed(_seed(self.seed, _BATCH, epoch, batch, self.share.rank))
         self.model.train()
         settings, phase = self.settings, self.phase(epoch)
-        copies = settings.copies if phase == "equilibrium" else max(1, settings.adversary.samples * self._attacks)
+        copies = settings.copies(epoch)
         x_BCHW = augment(x_BCHW, settings.augment, self.generator)
         noise_MBCHW = self.sigma * self._normal(copies, *x_BCHW.shape)
         with variational_dropout(self.model, settings.dropout, copies * len(x_BCHW), self.generator):
             if self._attacks:
                 x_BCHW = self._attacked(x_BCHW, y_B, noise_MBCHW, epoch)
             regularised = phase == "equilibrium" and self._is_regularised(epoch, batch)
-            states = self._solve((x_BCHW + noise_MBCHW).flatten(0, 1), phase, copies, regularised)
+            chained = len(x_BCHW) if settings.is_serial(epoch) else 0
+            states = self._solve((x_BCHW + noise_MBCHW).flatten(0, 1), phase, chained, regularised)
             losses = self._losses(states, y_B.repeat(copies))
         weights = {
             "loss": 1.0,
@@ -207,8 +208,8 @@ class Trainer:
         with self._precision():
             return self.model.head(z_ND).float()
 
-    def _solve(self, x_NCHW: Tensor, phase: Phase, copies: int, regularised: bool) -> _States:
-        """The states of a batch with their gradient.
+    def _solve(self, x_NCHW: Tensor, phase: Phase, chained: int = 0, regularised: bool = False) -> _States:
+        """The states of a batch with their gradient; the next copy of an image is `chained` places on, 0: no chains.
 
         The normalised weights are computed once per `cached` block; a block without gradient must not be shared with
         one that needs it.
@@ -226,7 +227,9 @@ class Trainer:
             first_ND: Tensor | None = None
             if regularised or not isinstance(settings.gradient, ImplicitGradient):
                 first_ND = f(solved_ND)
-            energy = jacobian_energy(first_ND, solved_ND, self.generator) if regularised and first_ND is not None else None
+            energy = (
+                jacobian_energy(first_ND, solved_ND, self.generator) if regularised and first_ND is not None else None
+            )
             if isinstance(settings.gradient, ImplicitGradient):
                 backward = settings.gradient
                 setting = SolverSetting.named(backward.solver, backward.steps, backward.tolerance)
@@ -236,8 +239,8 @@ class Trainer:
                 final_ND = unroll(f, first_ND, settings.gradient.steps - 1)
             intermediate = tuple(f(z_ND) for z_ND in passed)
             serial_ND = None
-            if settings.serial.weight > 0:
-                serial_ND = f(solved_ND.detach().roll(len(x_NCHW) // copies, dims=0))
+            if chained:
+                serial_ND = f(solved_ND.detach().roll(chained, dims=0))
         return _States(final_ND, intermediate, serial_ND, energy)
 
     def _unrolled(self, f: FixedPointMap, zero_ND: Tensor) -> _States:
@@ -293,10 +296,9 @@ class Trainer:
         """The images moved by SmoothAdv, by a model that does not learn from it."""
         adversary, phase = self.settings.adversary, self.phase(epoch)
         radius = adversary.radius * min(1.0, epoch / (adversary.warmup_epochs + 1))
-        copies = len(noise_MBCHW)
 
         def logits_of(x_NCHW: Tensor) -> Tensor:
-            return self._head(self._solve(x_NCHW, phase, copies, False).final_ND)
+            return self._head(self._solve(x_NCHW, phase).final_ND)
 
         self.model.eval().requires_grad_(False)
         try:

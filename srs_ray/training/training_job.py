@@ -28,12 +28,10 @@ from srs_ray.training.checkpoint import Checkpoint
 from srs_ray.training.evaluation import NoisyEvaluation, evaluate
 from srs_ray.training.images import Images
 from srs_ray.training.log import TrainingLog
-from srs_ray.training.reports import EpochReport, StepReport
+from srs_ray.training.reports import REPORT_EVERY, EpochReport, StepReport
 from srs_ray.training.trainer import Share, Trainer
 from srs_ray.training.weight_normalization import folded_tensors
 
-REPORT_EVERY = 20
-"""Batches between two reports; between them nothing waits for the device."""
 _EPOCH_AGREEMENT = {"samples": 100, "chains": 10}
 
 
@@ -64,9 +62,7 @@ class Training:
         self.start = _initial_weights(job)
         config = architecture(job.model.arch)
         self.model = build_model(config.name, self.start, self.device)
-        self.data, self.evaluation = (
-            Images(section, config, self.device) for section in (job.data, job.evaluation)
-        )
+        self.data, self.evaluation = (Images(section, config, self.device) for section in (job.data, job.evaluation))
         self.fingerprint = self._fingerprint()
         self.batches = -(-len(self.data) // job.training.batch)
         self.trainer = Trainer(self.model, job.training, job.noise.sigma, job.execution.seed, self.batches, share)
@@ -265,7 +261,9 @@ class Training:
             "model": {"arch": job.model.arch, "weights": self.start.digest},
             "data": self.data.record,
             "evaluation": self.evaluation.record
-            | job.evaluation.model_dump(include={"epoch_points", "epoch_agreement_points", "draws", "agreement_points"}),
+            | job.evaluation.model_dump(
+                include={"epoch_points", "epoch_agreement_points", "draws", "agreement_points"}
+            ),
             "noise": job.noise.model_dump(),
             "training": job.training.model_dump(mode="json"),
             "execution": {"device": self.device.type, "workers": job.execution.workers, "seed": job.execution.seed},

@@ -22,9 +22,7 @@ def logits_of(x_NCHW: Tensor) -> Tensor:
 
 def loss_of(x_BCHW: Tensor) -> Tensor:
     """The smoothed loss as Salman et al. write it: minus the log of the mean probability over the noise."""
-    p_MB = torch.stack(
-        [logits_of(x_BCHW + noise_BCHW).softmax(1)[torch.arange(4), Y_B] for noise_BCHW in NOISE_MBCHW]
-    )
+    p_MB = torch.stack([logits_of(x_BCHW + noise_BCHW).softmax(1)[torch.arange(4), Y_B] for noise_BCHW in NOISE_MBCHW])
     return -p_MB.mean(0).log()
 
 
