@@ -12,7 +12,7 @@ import platform
 import re
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,11 @@ import pandas as pd
 
 import srs_ray.cli
 from srs_ray import clopper_pearson_lower
-from srs_ray.analysis import comparison_table, load_points, plot_curves, recertify
+from srs_ray.analysis import comparison_table, load_points, plot_curves, plot_training, recertify
 from srs_ray.analysis.comparison import AccuracyAt, RunResults, compare
 from srs_ray.analysis.run_info import RunInfo
 from srs_ray.analysis.statements import subset_line
+from srs_ray.models.weights import read_weights
 from srs_ray.runs import RunDirectory
 from srs_ray.smoothing.certificates import certified_radius
 
@@ -171,6 +172,27 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(cells)} |\n" for cells in (headings, rule, *rows))
 
 
+def weights_table(card: Mapping[str, Any]) -> str:
+    """What the card of the certified weights says of them."""
+    accuracy, chains = card["noisy_accuracy"], card["chain_agreement"]
+    images = f"{card['data']['kind']}, {card['data'].get('points', '?')} points"
+    false = [
+        f"{chains['false_mean'][steps]:.2%} in the mean of {chains['points']} points, {worst:.2%} on the worst"
+        for steps, worst in chains["false_worst"].items()
+    ]
+    rows = [
+        ["trained", f"{card['epochs']} epochs at sigma {card['sigma']} in {card['hours']:.1f} h on {card['device']}"],
+        ["images", f"{images}{'; ' + card['note'] if card['note'] else ''}"],
+        ["command", f"`{card['command']}`"],
+        *([f"noisy accuracy, {steps} steps from zero", f"{share:.1%}"] for steps, share in accuracy.items()),
+        *([f"false top class, SRS-{steps}", text] for steps, text in zip(chains["false_worst"], false, strict=True)),
+        ["evaluations of the base classifier", f"{chains['reference_evaluations']:.1f} a sample"],
+        ["relative residual after all steps", f"{card['residual']:.1e}"],
+        ["spectral radius of the layer at the equilibrium", f"{card['spectral_radius']:.2f}"],
+    ]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in (["", ""], ["---", "---"], *rows))
+
+
 def circumstances(runs: Sequence[Path], frames: Sequence[Sequence[pd.DataFrame]]) -> str:
     """Where the points were certified, with what, and how long that took."""
     sessions = [RunDirectory.open(run).sessions[-1] for run in runs]
@@ -230,7 +252,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"### What the certificates claim of F, and what F says\n\n{against_f(frames)}",
         ]
     )
-    given.page.write_text(fill(given.page.read_text(), "reproduction", content))
+    page = fill(given.page.read_text(), "reproduction", content)
+    card = read_weights(RunDirectory.open(runs[0]).job["model"]["weights"]).card
+    if "history" in card:
+        training = plot_training(card, given.page.with_name(f"{given.page.stem}-weights.png"))
+        drawn = f"![The training by epoch: noisy accuracy, and false top classes of chains]({training.name})\n"
+        page = fill(page, "weights", f"{weights_table(card)}\n{drawn}")
+    given.page.write_text(page)
     print(f"wrote {given.page} and {picture}")
 
 

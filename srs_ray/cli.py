@@ -344,12 +344,20 @@ def train(
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that share each batch, over Ray if above 1.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of weights, batches and noise.")] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="The Ray cluster of more than one worker; `local` insists on a local Ray. Default: a running cluster, "
+            "else local."
+        ),
+    ] = None,
 ) -> None:
     """Train an MDEQ under Gaussian noise, unrolled first, then at the equilibrium; writes weights for `certify`.
 
     The same command goes on where a training was stopped. Beside the weights there is their card (.json), and in the
-    folder .training the checkpoint, epochs.csv and TensorBoard's events. Exit codes: 0 trained; 2 wrong usage; 130 or
-    143 stopped by a signal.
+    folder .training the checkpoint, epochs.csv and TensorBoard's events. Workers on several nodes need the output on a
+    file system that they share, and data and weights at the same path. Exit codes: 0 trained; 2 wrong usage; 130 or 143
+    stopped by a signal.
     """
     overrides = {
         "output": output,
@@ -363,9 +371,20 @@ def train(
     from srs_ray.training import Training, TrainingProgress
 
     job = load_train_job(job_file, _overrides(settings, overrides))
+    if address is not None and job.execution.workers == 1:
+        raise typer.BadParameter("--address is for a training by several processes: give --workers above 1 too")
     command = shlex.join(["srs-ray", *sys.argv[1:]])
     with StopRequest() as request, TrainingProgress(Console(), job.training) as report:
-        result = Training(job, command).run(report, lambda: request.received is not None)
+
+        def stopped() -> bool:
+            return request.received is not None
+
+        if job.execution.workers > 1:
+            from srs_ray.runner.distributed_training import train_on_ray
+
+            result = train_on_ray(job, command, address, report, stopped, worker_logs=_debug)
+        else:
+            result = Training(job, command).run(report, stopped)
     if result is None:
         typer.echo("stopped by a signal; run the same command again to go on")
         raise typer.Exit(128 + (request.received or 0))
@@ -396,6 +415,18 @@ def inspect(source: Annotated[str, typer.Argument(help="A checkpoint file, or th
     from srs_ray.models.weights import describe, read_weights
 
     typer.echo(yaml.safe_dump(describe(read_weights(source)), sort_keys=False, allow_unicode=True), nl=False)
+
+
+@weights_app.command("plot", epilog="Example: srs-ray weights plot mdeq-small-cifar10-sigma50 --output training.png")
+def plot_weights(
+    source: Annotated[str, typer.Argument(help="Weights that `srs-ray train` wrote, or the name of shipped ones.")],
+    output: Annotated[Path, typer.Option(help="The picture: .png, .svg or .pdf.")],
+) -> None:
+    """Noisy accuracy and the agreement of chains by epoch of the training, from the card of the weights."""
+    from srs_ray.analysis import plot_training
+    from srs_ray.models.weights import read_weights
+
+    typer.echo(f"wrote {plot_training(read_weights(source).card, output)}")
 
 
 @weights_app.command(epilog="Example: srs-ray weights init mdeq-small-imagenet weights/random.safetensors")

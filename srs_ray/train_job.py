@@ -59,7 +59,7 @@ class SerialSettings(Settings):
 
 
 class AdversarySettings(Settings):
-    """SmoothAdv (Salman et al. 2019): each image is moved by `steps` steps of projected gradient ascent on the smoothed loss.
+    """SmoothAdv (Salman et al. 2019): images are moved by `steps` of projected gradient ascent on the smoothed loss.
 
     `radius` is in l2, pixel units of [0, 1], and grows from 0 over the first `warmup_epochs`. The smoothed loss is
     taken over `samples` noisy copies of the image, which are then trained on. No steps: no adversary.
@@ -74,12 +74,14 @@ class AdversarySettings(Settings):
 class TrainingSettings(Settings):
     """Gaussian-augmented training: first unrolled from zero, then at the equilibrium.
 
-    At the equilibrium a random number of solver steps (random depth), from `solve_steps[0]` to `solve_steps[1]`, is made
-    without a gradient, by `solver` (null: the architecture's own); `gradient` says how the loss reaches the layer from there. `dropout` is variational: one mask per
-    image and channel for all evaluations of a solve. The learning rate rises linearly over the first share `warmup` of
-    all batches, then falls to 0 along a cosine. `clip` bounds the gradient's norm. `ema`, above 0, is the decay
-    of the exponential moving average of the weights, which is then what is evaluated and written. `precision` bfloat16
-    computes the layer in mixed precision; weights and solver stay in float32.
+    `unrolled_steps`: evaluations of the first phase, all with their gradient. In the second one a random number of
+    steps by `solver` (null: the architecture's), `solve_steps[0]` to `solve_steps[1]`, is made without a gradient
+    (random depth), and `gradient` says how the loss reaches the layer from there.
+    `dropout` is variational: one mask per image and channel for all evaluations of a solve.
+    `learning_rate` is the peak: a linear rise over the first share `warmup` of all batches, then a cosine down to 0.
+    `clip` bounds the gradient's norm. `ema`, above 0, is the decay of the exponential moving average of the weights,
+    which is then what is evaluated and written.
+    `precision`: bfloat16 is mixed precision; weights, states between evaluations and losses stay in float32.
     """
 
     unrolled_epochs: int = Field(ge=0)
@@ -139,8 +141,8 @@ class TrainModelSettings(Settings):
 class EvaluationSettings(DataSettings):
     """The points that the model is measured on.
 
-    After each epoch on `epoch_points` of them, spread evenly, and the chains' agreement on `epoch_agreement_points`; at the
-    end on all of them, under `draws` draws of noise, and the agreement on `agreement_points`.
+    After each epoch on `epoch_points` of them, spread evenly, and the chains' agreement on `epoch_agreement_points`;
+    at the end on all of them, under `draws` draws of noise, and the agreement on `agreement_points`.
     """
 
     epoch_points: int = Field(500, ge=1)

@@ -188,7 +188,7 @@ def test_version_and_unknown_commands(srs_ray_command):
 @pytest.mark.parametrize(
     "command",
     [["certify"], ["submit"], ["compact"], ["aggregate"], ["plot"], ["export"], ["status"], ["train"]]
-    + [["weights", name] for name in ("convert", "inspect", "init")],
+    + [["weights", name] for name in ("convert", "inspect", "init", "plot")],
     ids=" ".join,
 )
 def test_the_help_of_every_command_has_an_example(srs_ray_command, command):

@@ -8,6 +8,7 @@ from srs_ray.analysis.radii import parse_radii
 from srs_ray.analysis.recertification import recertify
 from srs_ray.analysis.status import run_status, status_text
 from srs_ray.analysis.table import comparison_table
+from srs_ray.analysis.training_curves import plot_training
 
 __all__ = [
     "average_certified_radius",
@@ -17,6 +18,7 @@ __all__ = [
     "load_points",
     "parse_radii",
     "plot_curves",
+    "plot_training",
     "recertify",
     "run_status",
     "status_text",

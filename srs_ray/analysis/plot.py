@@ -55,9 +55,7 @@ def plot_curves(frames: Sequence[pd.DataFrame], output: str | Path, max_radius: 
     at `max_radius`, by default a little beyond the largest certified radius. Dotted vertical lines mark caps in view.
     Raises SrsRayError for another suffix, no frames, a frame that does not know its run, an unwritable file.
     """
-    output = Path(output)
-    if output.suffix.lower() not in UNDATED:
-        raise SrsRayError(f"cannot draw {output.name!r}: its suffix must be one of {', '.join(UNDATED)}")
+    output = drawable(output)
     if not frames:
         raise SrsRayError("no run to plot; name at least one run directory")
     if max_radius is not None and not 0 < max_radius < float("inf"):
@@ -85,11 +83,24 @@ def plot_curves(frames: Sequence[pd.DataFrame], output: str | Path, max_radius: 
         figure.text(left, top - 0.22 / height, "\n".join(subtitle), va="top", fontsize=8, color=GREY, linespacing=1.25)
         figure.legend(loc="upper left", bbox_to_anchor=(left, top - (0.25 + 0.155 * len(subtitle)) / height), **LEGEND)
         figure.text(left, 0.08 / height, "\n".join(notes), va="bottom", fontsize=6.8, color=GREY, linespacing=1.25)
-        try:
-            output.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(output, dpi=200, metadata=UNDATED[output.suffix.lower()])
-        except OSError as error:
-            raise SrsRayError(f"cannot write {output} ({error.strerror or error}); choose another output") from error
+        return save_figure(figure, output)
+
+
+def drawable(output: str | Path) -> Path:
+    """The path of a picture to be drawn; SrsRayError if its suffix is of no kind that is known here."""
+    output = Path(output)
+    if output.suffix.lower() not in UNDATED:
+        raise SrsRayError(f"cannot draw {output.name!r}: its suffix must be one of {', '.join(UNDATED)}")
+    return output
+
+
+def save_figure(figure: Any, output: Path) -> Path:
+    """Writes a matplotlib figure to a `drawable` path; SrsRayError if it cannot be written."""
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(output, dpi=200, metadata=UNDATED[output.suffix.lower()])
+    except OSError as error:
+        raise SrsRayError(f"cannot write {output} ({error.strerror or error}); choose another output") from error
     return output
 
 

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import socket
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import ray
 
-from srs_ray.errors import JobError, SrsRayError
+from srs_ray.errors import JobError
 from srs_ray.job import ExecutionSettings
 from srs_ray.models.weights import Weights
 from srs_ray.runner.backend import Rows
+from srs_ray.runner.connection import attach, named_address, nodes_alive
 from srs_ray.runner.metrics import RunMetrics
 from srs_ray.runner.pool import WorkerPool
 from srs_ray.runner.worker import PointWorker, Row, WorkerSpec, failed_row
 
-_CONNECT_SECONDS = 10.0
 _HOW_TO_WAIT = "to wait for nodes that join, name the cluster (--address) and set execution.workers to a number"
 
 
@@ -48,11 +45,11 @@ class RayBackend:
         """`address` names a cluster; `local` insists on a local Ray. SrsRayError if the cluster cannot be reached."""
         self.execution = execution
         self._pool: WorkerPool | None = None
-        self.place = _attach(address, worker_logs)
-        gpus = sum(node["Resources"].get("GPU", 0.0) for node in _nodes())
+        self.place = attach(address, worker_logs)
+        gpus = sum(node["Resources"].get("GPU", 0.0) for node in nodes_alive())
         self.device: str = execution.device if execution.device != "auto" else ("cuda" if gpus else "cpu")
         # Nodes may join a cluster that was named; a local Ray stays what it is.
-        self._waits = execution.workers != "auto" and _named(address) not in (None, "local")
+        self._waits = execution.workers != "auto" and named_address(address) not in (None, "local")
         if self.device == "cuda" and not gpus and not self._waits:
             self.close()
             raise JobError(f"the job asks for execution.device cuda, but {self.place} has no GPU; {_HOW_TO_WAIT}")
@@ -66,7 +63,7 @@ class RayBackend:
     def _room(self) -> int:
         """How many workers the nodes that are there now could hold."""
         resource, share = self._needs()
-        return sum(int(node["Resources"].get(resource, 0.0) / share + 1e-9) for node in _nodes())
+        return sum(int(node["Resources"].get(resource, 0.0) / share + 1e-9) for node in nodes_alive())
 
     def workers(self, points: int) -> int:
         resource, share = self._needs()
@@ -111,40 +108,3 @@ class RayBackend:
 
     def close(self) -> None:
         ray.shutdown()
-
-
-def _nodes() -> list[dict[str, Any]]:
-    return [node for node in ray.nodes() if node["Alive"]]
-
-
-def _attach(address: str | None, worker_logs: bool) -> str:
-    """Connects to a cluster or starts a local Ray, and says which.
-
-    Without an address Ray finds the cluster of RAY_ADDRESS or `ray start`, and else starts one; `auto` would also
-    attach to the local Ray of another run, which ends with that run.
-    """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    named = _named(address)
-    try:
-        if named is not None:
-            _check_reachable(named)
-        ray.init(address=address, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=worker_logs)
-    except (OSError, ValueError, RuntimeError) as error:
-        if named in (None, "local"):
-            raise SrsRayError(f"cannot start a local Ray: {error}") from error
-        hint = "" if "RAY_AUTH_MODE" in os.environ else "; if the cluster demands its token, set RAY_AUTH_MODE=token"
-        raise SrsRayError(f"cannot reach a Ray cluster at {named}: {error}{hint}") from error
-    nodes = len(_nodes())
-    return f"Ray at {ray.get_runtime_context().gcs_address} ({nodes} node{'s' * (nodes != 1)})"
-
-
-def _named(address: str | None) -> str | None:
-    return address or os.environ.get("RAY_ADDRESS")
-
-
-def _check_reachable(address: str) -> None:
-    """Ray itself waits minutes for a cluster that is not there."""
-    host, _, port = address.rpartition(":")
-    if host and port.isdecimal() and "//" not in address:
-        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()

@@ -1,4 +1,4 @@
-"""SmoothAdv (Salman et al. 2019, arXiv 1906.04584): images moved against the smoothed classifier before training on them."""
+"""SmoothAdv (Salman et al. 2019, arXiv 1906.04584): images moved against the smoothed classifier, to be trained on."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +21,8 @@ IN_MEMORY_BYTES = 4 * 2**30
 
 
 @dataclass(frozen=True)
-class _Selected(Dataset[tuple[Tensor, int]]):
-    """The chosen points of a data set, in their order, as torch's loader reads them."""
+class _Points(Dataset[Any]):
+    """The chosen points of a data set in their order; torch's loader asks for a batch of them at a time."""
 
     dataset: PointDataset
     rows: range
@@ -30,9 +30,19 @@ class _Selected(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, item: int) -> tuple[Tensor, int]:
-        row = self.rows[item]
-        return self.dataset.image(row), self.dataset.label(row)
+    def __getitems__(self, items: Sequence[int]) -> tuple[Tensor, Tensor] | str:
+        """x_BCHW and y_B, or what is wrong with one of them: an error raised in a loader would lose its message."""
+        try:
+            rows = [self.rows[item] for item in items]
+            y_B = torch.tensor([self.dataset.label(row) for row in rows], dtype=torch.int64)
+            first_CHW = self.dataset.image(rows[0])
+            # Filled in place: a list of images to stack would hold everything twice.
+            x_BCHW = torch.empty(len(rows), *first_CHW.shape)
+            for place, row in enumerate(rows):
+                x_BCHW[place] = self.dataset.image(row)
+        except PointError as error:
+            return f"{error}; training needs every image: mend or remove this one"
+        return x_BCHW, y_B
 
 
 class Images:
@@ -50,7 +60,7 @@ class Images:
         rows = point_indices(len(dataset), section.start, section.stop, section.every)
         self.device = device
         self.record: dict[str, Any] = {**dataset.identity, "start": rows.start, "stop": rows.stop, "every": rows.step}
-        self._points = _Selected(dataset, rows)
+        self._points = _Points(dataset, rows)
         self._loaded: tuple[Tensor, Tensor] | None = None
         if 4 * len(rows) * torch.Size(config.input_shape).numel() <= in_memory_bytes:
             self._loaded = self._read(torch.arange(len(rows)))
@@ -72,14 +82,11 @@ class Images:
         loader = DataLoader(
             self._points,
             batch_sampler=[order_B.tolist() for order_B in orders],
+            collate_fn=_as_it_is,
             num_workers=loaders,
             pin_memory=self.device.type == "cuda",
         )
-        try:
-            for x_BCHW, y_B in loader:
-                yield x_BCHW.to(self.device, non_blocking=True), y_B.to(self.device, non_blocking=True)
-        except PointError as error:
-            raise _unreadable(error) from error
+        yield from map(self._delivered, loader)
 
     def points(self, order_N: Tensor) -> tuple[Tensor, Tensor]:
         """x_NCHW and y_N of these points, on the device."""
@@ -93,19 +100,15 @@ class Images:
         return self.points(torch.arange(0, len(self), max(1, len(self) // count))[:count])
 
     def _read(self, order_N: Tensor) -> tuple[Tensor, Tensor]:
-        # Filled in place: a list of images to stack would hold everything twice.
-        first_CHW, _ = self._at(int(order_N[0]))
-        x_NCHW, y_N = torch.empty(len(order_N), *first_CHW.shape), torch.empty(len(order_N), dtype=torch.int64)
-        for place, item in enumerate(order_N.tolist()):
-            x_NCHW[place], y_N[place] = self._at(item)
-        return x_NCHW.to(self.device), y_N.to(self.device)
+        return self._delivered(self._points.__getitems__(order_N.tolist()))
 
-    def _at(self, item: int) -> tuple[Tensor, int]:
-        try:
-            return self._points[item]
-        except PointError as error:
-            raise _unreadable(error) from error
+    def _delivered(self, batch: tuple[Tensor, Tensor] | str) -> tuple[Tensor, Tensor]:
+        """What was read, on the device; DataError if it could not be read."""
+        if isinstance(batch, str):
+            raise DataError(batch)
+        x_BCHW, y_B = batch
+        return x_BCHW.to(self.device, non_blocking=True), y_B.to(self.device, non_blocking=True)
 
 
-def _unreadable(error: PointError) -> DataError:
-    return DataError(f"{error}; training needs every image: mend or remove this one")
+def _as_it_is(batch: Any) -> Any:
+    return batch

@@ -1,4 +1,4 @@
-"""How contracting the layer is: Jacobian regularisation (Bai, Koltun, Kolter 2021, arXiv 2106.14342), spectral radius."""
+"""How contracting the layer is: its spectral radius; Jacobian regularisation (Bai et al. 2021, arXiv 2106.14342)."""
 
 from __future__ import annotations
 

@@ -13,9 +13,9 @@ from srs_ray.training.reports import EpochReport, StepReport
 
 
 class TrainingLog:
-    """Takes reports as they come. A training that goes on passes what was reported before, and the step it goes on from.
+    """Takes reports as they come. A training that goes on passes the earlier ones, and the step it goes on from.
 
-    The table is written anew each time and the events after `step` are void, so that an epoch done again is there once.
+    The table is written anew each time and events after `step` are void: an epoch that is done again is there once.
     """
 
     def __init__(self, folder: Path, reports: Sequence[EpochReport], step: int, enabled: bool = True) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from datetime import timedelta
 from types import TracebackType
 
@@ -17,14 +18,17 @@ from srs_ray.training.reports import REPORT_EVERY, EpochReport, StepReport
 class TrainingProgress:
     """`with TrainingProgress(console, job.training) as report: train(job, report)` shows the training going by."""
 
-    def __init__(self, console: Console, settings: TrainingSettings) -> None:
+    def __init__(
+        self, console: Console, settings: TrainingSettings, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.console = console
+        self.clock = clock
         self.settings = settings
         self.seconds: defaultdict[float, float] = defaultdict(float)  # by the work of an epoch
         self.epochs_done: defaultdict[float, float] = defaultdict(float)
         self.last: StepReport | None = None
         self.epoch: EpochReport | None = None
-        self.began = time.monotonic()
+        self.began = clock()
         self.bar = Progress(
             TextColumn("[bold]training"),
             BarColumn(bar_width=20),
@@ -38,7 +42,7 @@ class TrainingProgress:
 
     def __enter__(self) -> TrainingProgress:
         self.bar.start()
-        self.began = time.monotonic()
+        self.began = self.clock()
         return self
 
     def __exit__(
@@ -48,7 +52,7 @@ class TrainingProgress:
 
     def __call__(self, report: StepReport | EpochReport) -> None:
         """Counts some batches or an epoch's end, and shows it."""
-        now = time.monotonic()
+        now = self.clock()
         work = epoch_work(self.settings, report.epoch)
         self.seconds[work] += now - self.began
         self.began = now

@@ -81,8 +81,8 @@ class _States:
 class Trainer:
     """A model under weight normalisation with its optimiser, schedule and moving average.
 
-    `sigma` is in pixel units of [0, 1]; `batches` counts those of an epoch. All random numbers of a batch (crops, noise,
-    steps, probes, masks) are a function of (seed, epoch, batch, rank), so that a training goes on from any batch.
+    `sigma` is in pixel units of [0, 1]; `batches` counts those of an epoch. All random numbers of a batch (crops,
+    noise, steps, probes, masks) are a function of (seed, epoch, batch, rank): a training can go on from any batch.
     """
 
     def __init__(

@@ -18,7 +18,6 @@ from torch.nn.utils import parametrize
 import srs_ray
 from srs_ray.errors import JobError, SrsRayError, WeightsError
 from srs_ray.models.architectures import architecture
-from srs_ray.models.mdeq import MDEQ
 from srs_ray.models.weights import Weights, build_model, random_weights, read_weights, write_card, write_weights
 from srs_ray.runs.fingerprint import differences
 from srs_ray.train_job import TrainJob
@@ -83,6 +82,8 @@ class Training:
         """
         if self.trained:
             return TrainingResult(self.path, read_weights(self.path)) if self.share.rank == 0 else None
+        if self.share.rank == 0:
+            self.folder.mkdir(exist_ok=True)
         with TrainingLog(self.folder, self.reports, self._step, enabled=self.share.rank == 0) as log:
 
             def tell(told: StepReport | EpochReport) -> None:
@@ -199,6 +200,7 @@ class Training:
             "residual": float(f"{final.residual:.3g}"),
             "spectral_radius": float(f"{final.spectral_radius:.3g}"),
             "chain_agreement": asdict(agreement),
+            "history": [report.flat() for report in self.reports],
             "hours": round(sum(report.seconds for report in self.reports) / 3600, 3),
             "device": f"{_device_name(self.device)}{threads}, {job.execution.workers} workers",
             "command": self.command,
@@ -321,9 +323,8 @@ def _device_name(device: torch.device) -> str:
 
 def _writable(path: Path) -> None:
     """SrsRayError if it is not: found out before the training and not after it."""
-    folder = path.with_suffix(".training")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise WeightsError(f"cannot write weights to {path}: {error}") from error
     if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):

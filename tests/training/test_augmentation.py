@@ -34,3 +34,12 @@ def test_crop_flip_takes_a_window_of_the_padded_image_and_mirrors_about_half_of_
 def test_no_augmentation_leaves_the_images_as_they_are() -> None:
     x_BCHW = images()
     assert torch.equal(augment(x_BCHW, "none", torch.Generator()), x_BCHW)
+
+
+def test_flip_mirrors_about_half_of_the_images_and_moves_none() -> None:
+    x_BCHW = images()
+    augmented_BCHW = augment(x_BCHW, "flip", torch.Generator().manual_seed(1))
+    straight_B = (augmented_BCHW == x_BCHW).all(dim=(1, 2, 3))
+    mirrored_B = (augmented_BCHW == x_BCHW.flip(3)).all(dim=(1, 2, 3))
+    assert (straight_B ^ mirrored_B).all()
+    assert 150 < int(mirrored_B.sum()) < 250

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from srs_ray.models.mdeq import MDEQ, MDEQConfig
 from srs_ray.models.solvers import SolverSetting
-from srs_ray.training.jacobian import jacobian_energy
+from srs_ray.training.jacobian import jacobian_energy, spectral_radius
 
 SMALL = MDEQConfig(
     name="small",
@@ -80,3 +80,36 @@ def test_energy_has_the_gradient_of_central_differences(small_model: MDEQ) -> No
             weight -= sign * step * direction
     difference = (around[0] - around[1]) / (2 * step)
     assert float((gradient * direction).sum()) == pytest.approx(difference, rel=1e-5)
+
+
+def test_the_spectral_radius_is_the_largest_eigenvalue_also_where_the_leading_ones_are_a_complex_pair() -> None:
+    generator = torch.Generator().manual_seed(3)
+    basis = torch.linalg.qr(torch.randn(6, 6, generator=generator, dtype=torch.float64))[0]
+    rotation = torch.zeros(6, 6, dtype=torch.float64)
+    rotation[:2, :2] = 0.9 * torch.tensor([[0.6, -0.8], [0.8, 0.6]], dtype=torch.float64)
+    real = torch.diag(torch.tensor([-0.7, 0.3, 0.2, 0.1, 0.0, 0.0], dtype=torch.float64))
+    z_BD = torch.zeros(3, 6, dtype=torch.float64)
+    for diagonal, expected in ((rotation, 0.9), (real, 0.7)):
+        matrix = basis @ diagonal @ basis.T
+        found_B = spectral_radius(lambda z, m=matrix: z @ m, z_BD, generator, steps=60)
+        assert found_B == pytest.approx(torch.full((3,), expected), rel=0.02)
+
+
+def test_the_spectral_radius_of_the_layer_is_that_of_its_whole_jacobian(small_model: MDEQ) -> None:
+    z_BD, injection_BCHW = state_and_injection(small_model, 2)
+    found_B = spectral_radius(
+        lambda z: small_model.f(z, injection_BCHW), z_BD, torch.Generator().manual_seed(2), steps=400
+    )
+    for sample in range(2):
+        one = slice(sample, sample + 1)
+        jacobian = torch.autograd.functional.jacobian(
+            lambda z, one=one: small_model.f(z.unsqueeze(0), injection_BCHW[one])[0], z_BD[sample]
+        )
+        exact = float(torch.linalg.eigvals(jacobian).abs().max())
+        assert float(found_B[sample]) == pytest.approx(exact, rel=0.05)
+
+
+def test_a_layer_that_does_not_look_at_its_state_has_radius_zero() -> None:
+    z_BD = torch.ones(2, 4, dtype=torch.float64)
+    found_B = spectral_radius(lambda z: 0.0 * z + 1.0, z_BD, torch.Generator().manual_seed(0))
+    assert bool((found_B < 1e-12).all())

@@ -4,15 +4,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from srs_ray.errors import DataError, JobError, SrsRayError, WeightsError
-from srs_ray.train_job import TrainJob
 from srs_ray.models.weights import load_model, random_weights, read_weights, write_weights
-from srs_ray.training import EpochReport, TrainingResult, train
+from srs_ray.train_job import TrainJob
+from srs_ray.training import EpochReport, StepReport, TrainingResult, train
 
 X_BCHW = torch.rand(6, 1, 16, 16, generator=torch.Generator().manual_seed(0))
 
@@ -20,9 +21,12 @@ X_BCHW = torch.rand(6, 1, 16, 16, generator=torch.Generator().manual_seed(0))
 @pytest.fixture(scope="module")
 def result(brief_job: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> TrainingResult:
     path = tmp_path_factory.mktemp("trained") / "weights.safetensors"
-    reported: list[EpochReport] = []
-    result = train(TrainJob.model_validate(brief_job | {"output": str(path)}), reported.append)
-    assert result.epochs == tuple(reported)
+    return trained(TrainJob.model_validate(brief_job | {"output": str(path)}))
+
+
+def trained(job: TrainJob) -> TrainingResult:
+    result = train(job, command="srs-ray train brief.yaml")
+    assert result is not None
     return result
 
 
@@ -34,21 +38,45 @@ def test_the_same_job_gives_the_same_weights_and_another_seed_gives_others(
     result: TrainingResult, job: TrainJob
 ) -> None:
     torch.manual_seed(1234)  # no random number may come from the global generator
-    again = train(job)
+    again = trained(job)
     assert again.weights.digest == result.weights.digest
-    assert again.epochs[-1].losses == result.epochs[-1].losses
-    assert again.agreement == result.agreement
-    other = train(changed(job, execution={"device": "cpu", "seed": 1}))
+    assert again.weights.card["chain_agreement"] == result.weights.card["chain_agreement"]
+    elsewhere = str(Path(job.output).with_name("other.safetensors"))
+    other = trained(changed(job, execution={"device": "cpu", "seed": 1}, output=elsewhere))
     assert other.weights.digest != result.weights.digest
 
 
-def test_every_epoch_is_reported_with_its_phase_losses_and_accuracies(result: TrainingResult) -> None:
-    unrolled, equilibrium = result.epochs
-    assert (unrolled.epoch, unrolled.epochs, unrolled.losses.phase) == (1, 2, "unrolled")
-    assert (equilibrium.epoch, equilibrium.epochs, equilibrium.losses.phase) == (2, 2, "equilibrium")
-    assert unrolled.losses.jacobian is None
-    assert equilibrium.losses.jacobian is not None
+def test_batches_and_epochs_are_reported_with_phase_losses_and_accuracies(job: TrainJob) -> None:
+    told: list[StepReport | EpochReport] = []
+    train(job, told.append)
+    first, unrolled, second, equilibrium = told
+    assert isinstance(first, StepReport)
+    assert isinstance(second, StepReport)
+    assert (first.epoch, first.batch, first.batches, first.step, first.phase) == (1, 4, 4, 4, "unrolled")
+    assert (second.epoch, second.step, second.phase) == (2, 8, "equilibrium")
+    assert first.losses.keys() == {"loss", "gradient"}
+    assert second.losses.keys() == {"loss", "gradient", "jacobian"}
+    assert first.rate > second.rate == pytest.approx(0.0)  # the cosine has come to its end
+
+    assert isinstance(unrolled, EpochReport)
+    assert isinstance(equilibrium, EpochReport)
+    assert (unrolled.epoch, unrolled.epochs, unrolled.phase) == (1, 2, "unrolled")
+    assert (equilibrium.epoch, equilibrium.epochs, equilibrium.phase) == (2, 2, "equilibrium")
+    assert equilibrium.losses == second.losses  # the only report of that epoch
     assert list(equilibrium.evaluation.accuracy) == [1, 3, 30]
+    assert equilibrium.evaluation.spectral_radius > 0
+    assert equilibrium.agreement is not None
+    assert equilibrium.agreement.false_mean.keys() == {1, 3}
+
+
+def test_the_log_has_a_row_for_each_epoch_and_tensorboards_events(result: TrainingResult) -> None:
+    folder = result.path.with_suffix(".training")
+    table = pd.read_csv(folder / "epochs.csv")
+    assert list(table["epoch"]) == [1, 2]
+    wanted = {"loss", "loss.jacobian", "accuracy.1", "accuracy.30", "residual", "spectral_radius", "false.1", "seconds"}
+    assert wanted <= set(table.columns)
+    (events,) = folder.glob("events.out.tfevents.*")
+    assert all(tag in events.read_bytes() for tag in (b"epoch/accuracy.30", b"batch/loss", b"batch/learning_rate"))
 
 
 def test_the_written_file_is_a_plain_checkpoint_of_the_trained_model(result: TrainingResult) -> None:
@@ -60,26 +88,36 @@ def test_the_written_file_is_a_plain_checkpoint_of_the_trained_model(result: Tra
 
 
 def test_the_written_file_says_how_it_was_made(result: TrainingResult, brief_job: dict[str, Any]) -> None:
-    metadata = read_weights(result.path).metadata
-    assert metadata.pop("architecture") == "mdeq-tiny-digits"
-    assert metadata.pop("initial_weights") == "none: random, seed 0"
-    said = {name: json.loads(text) for name, text in metadata.items()}
+    said = read_weights(result.path).card
+    assert said["architecture"] == "mdeq-tiny-digits"
+    assert said["initial_weights"] == "none: random, seed 0"
+    assert said["command"] == "srs-ray train brief.yaml"
+    assert said["note"] is None
     assert said["sigma"] == 0.25
     assert said["epochs"] == 2
     assert said["seed"] == 0
     assert said["recipe"].items() >= {"unrolled_steps": 2, "batch": 48, "augment": "crop-flip"}.items()
-    assert said["recipe"]["jacobian"] == {"weight": 1.0, "every": 2}
+    assert said["recipe"]["jacobian"] == {"weight": 1.0, "every": 2, "last_epoch": None}
     assert (said["data"]["split"], said["data"]["stop"], said["evaluation"]["start"]) == ("train", 192, 3)
     assert said["noisy_accuracy"].keys() == {"1", "3", "30"}
     assert said["chain_agreement"]["points"] == 1
     assert said["chain_agreement"]["false_mean"].keys() == {"1", "3"}
     assert said["versions"].keys() == {"srs-ray", "torch"}
+    assert said["device"].startswith("cpu, ")
+    assert said["hours"] > 0
+    beside = json.loads(result.path.with_suffix(".json").read_text())
+    assert beside.pop("digest") == result.weights.digest
+    assert beside == said
 
 
 def test_training_goes_on_from_given_weights(result: TrainingResult, job: TrainJob) -> None:
-    onward = train(changed(job, model={"arch": "mdeq-tiny-digits", "weights": str(result.path)}))
-    assert onward.epochs[0].losses.loss < result.epochs[0].losses.loss
-    assert onward.weights.metadata["initial_weights"] == result.weights.digest
+    onward = trained(changed(job, model={"arch": "mdeq-tiny-digits", "weights": str(result.path)}))
+    assert first_loss(onward) < first_loss(result)
+    assert onward.weights.card["initial_weights"] == result.weights.digest
+
+
+def first_loss(result: TrainingResult) -> float:
+    return float(pd.read_csv(result.path.with_suffix(".training") / "epochs.csv")["loss"][0])
 
 
 def test_a_diverging_training_says_at_which_epoch_and_what_to_try(job: TrainJob) -> None:

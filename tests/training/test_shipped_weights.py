@@ -1,0 +1,111 @@
+"""The weights that ship with the package are what their cards say, and fit for serialized sampling."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from srs_ray.job import DataSettings
+from srs_ray.job_file import load_train_job
+from srs_ray.models.mdeq import MDEQ
+from srs_ray.models.weights import load_model, read_weights, shipped_weights
+from srs_ray.train_job import TrainJob
+from srs_ray.training.chain_agreement import chain_agreement
+from srs_ray.training.evaluation import evaluate
+from srs_ray.training.images import Images
+
+JOBS = Path(__file__).resolve().parents[2] / "jobs"
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """Weights with the job that made them, and the least they must reach."""
+
+    name: str
+    job_file: str
+    accuracy: float
+    every: int  # which of the evaluation points are looked at here
+    agreement_points: int
+
+    @property
+    def job(self) -> TrainJob:
+        return load_train_job(JOBS / self.job_file)
+
+    @property
+    def card(self) -> dict[str, Any]:
+        return read_weights(self.name).card
+
+    @property
+    def model(self) -> MDEQ:
+        return load_model(self.job.model.arch, self.name)
+
+
+SHIPPED = [
+    Shipped("mdeq-tiny-digits-sigma25", "digits-train.yaml", 0.93, every=1, agreement_points=8),
+    Shipped("mdeq-small-cifar10-sigma50", "cifar10-train.yaml", 0.56, every=20, agreement_points=4),
+]
+each_shipped = pytest.mark.parametrize("shipped", SHIPPED, ids=lambda shipped: shipped.name)
+
+
+@pytest.fixture
+def images(shipped: Shipped, request: pytest.FixtureRequest) -> Images:
+    """Every so many of the evaluation images that the card was made from."""
+    section = shipped.job.evaluation
+    if section.path is not None:
+        shared = request.getfixturevalue("shared")
+        section = section.model_copy(update={"path": str(shared / "data" / Path(section.path).name)})
+    chosen = DataSettings(**section.model_dump(include={"kind", "path", "split"}), every=shipped.every)
+    return Images(chosen, shipped.model.config, torch.device("cpu"))
+
+
+def test_every_shipped_file_is_looked_at_here() -> None:
+    assert sorted(shipped_weights()) == sorted(shipped.name for shipped in SHIPPED)
+
+
+@each_shipped
+def test_the_card_says_how_they_were_made_and_that_is_the_job_in_the_repository(shipped: Shipped) -> None:
+    job, card = shipped.job, shipped.card
+    assert Path(job.output).name == f"{shipped.name}.safetensors"
+    assert card["architecture"] == job.model.arch
+    assert card["sigma"] == job.noise.sigma
+    assert card["epochs"] == job.training.epochs == len(card["history"])
+    assert card["seed"] == job.execution.seed
+    assert card["recipe"] == json.loads(job.training.model_dump_json())
+    assert card["note"] == job.note
+    beside = json.loads((JOBS.parent / job.output).with_suffix(".json").read_text())
+    assert beside.pop("digest") == read_weights(shipped.name).digest
+    assert beside == card
+
+
+@each_shipped
+def test_they_reach_the_noisy_accuracy_of_the_card(shipped: Shipped, images: Images) -> None:
+    points: tuple[Tensor, Tensor] = images.spread(len(images))
+    reached = evaluate(shipped.model, *points, shipped.card["sigma"], torch.Generator().manual_seed(11))
+    said = shipped.card["noisy_accuracy"]
+    for steps, share in reached.accuracy.items():
+        # Four standard deviations of this sample's share.
+        assert share == pytest.approx(said[str(steps)], abs=4 * (0.25 / len(images)) ** 0.5)
+    assert said["30"] >= shipped.accuracy
+    assert said["3"] >= said["30"] - 0.02
+    assert reached.residual < 1e-3
+
+
+@each_shipped
+def test_serialized_sampling_agrees_with_the_base_classifier(shipped: Shipped, images: Images) -> None:
+    x_NCHW, _ = images.spread(shipped.agreement_points)
+    agreement = chain_agreement(shipped.model, x_NCHW, shipped.card["sigma"], seed=5)
+    assert agreement.points == shipped.agreement_points
+    assert agreement.false_mean[3] < 0.005
+    assert agreement.false_worst[3] < 0.03
+    assert agreement.false_mean[1] < 0.02
+    assert agreement.reference_evaluations < 12
+    said = shipped.card["chain_agreement"]
+    assert said["false_mean"]["3"] < 0.005
+    assert said["false_worst"]["3"] < 0.03
+    assert said["false_mean"]["1"] < 0.02
