@@ -374,7 +374,8 @@ def train(
     if address is not None and job.execution.workers == 1:
         raise typer.BadParameter("--address is for a training by several processes: give --workers above 1 too")
     command = shlex.join(["srs-ray", *sys.argv[1:]])
-    with StopRequest() as request, TrainingProgress(Console(), job.training) as report:
+    progress = TrainingProgress(Console(), job.training)
+    with StopRequest() as request:
 
         def stopped() -> bool:
             return request.received is not None
@@ -382,9 +383,12 @@ def train(
         if job.execution.workers > 1:
             from srs_ray.runner.distributed_training import train_on_ray
 
-            result = train_on_ray(job, command, address, report, stopped, worker_logs=_debug)
+            with progress as report:
+                result = train_on_ray(job, command, address, report, stopped, worker_logs=_debug)
         else:
-            result = Training(job, command).run(report, stopped)
+            training = Training(job, command)
+            with progress as report:
+                result = training.run(report, stopped)
     if result is None:
         typer.echo("stopped by a signal; run the same command again to go on")
         raise typer.Exit(128 + (request.received or 0))
@@ -414,7 +418,8 @@ def inspect(source: Annotated[str, typer.Argument(help="A checkpoint file, or th
     """What a checkpoint holds: size, digest, the architectures it fits, how it was made."""
     from srs_ray.models.weights import describe, read_weights
 
-    typer.echo(yaml.safe_dump(describe(read_weights(source)), sort_keys=False, allow_unicode=True), nl=False)
+    form: dict[str, Any] = {"sort_keys": False, "allow_unicode": True, "default_flow_style": None, "width": 160}
+    typer.echo(yaml.safe_dump(describe(read_weights(source)), **form), nl=False)
 
 
 @weights_app.command("plot", epilog="Example: srs-ray weights plot mdeq-small-cifar10-sigma50 --output training.png")
