@@ -50,11 +50,13 @@ class SerialSettings(Settings):
 
     Of each image `copies` noisy copies are solved; one evaluation that starts from another copy's equilibrium, as in a
     chain, is to say what the copy's own equilibrium says: `weight` times the Kullback-Leibler divergence between them.
-    It begins with the epoch `first_epoch` (from 1), or with the second phase if that is later.
+    It is part of every `every`-th batch, and begins with the epoch `first_epoch` (from 1), or with the second phase if
+    that is later. Other batches hold one noisy copy of each image.
     """
 
     weight: float = Field(0.0, ge=0)
     copies: int = Field(2, ge=2)
+    every: int = Field(1, ge=1)
     first_epoch: int = Field(1, ge=1)
 
 
@@ -113,13 +115,20 @@ class TrainingSettings(Settings):
         """Of both phases."""
         return self.unrolled_epochs + self.equilibrium_epochs
 
-    def is_serial(self, epoch: int) -> bool:
-        """Whether that epoch (from 1) has the serial loss."""
-        return self.serial.weight > 0 and epoch >= max(self.serial.first_epoch, self.unrolled_epochs + 1)
+    def is_serial(self, epoch: int, batch: int = 0) -> bool:
+        """Whether that batch (from 0) of that epoch (from 1) has the serial loss."""
+        begun = epoch >= max(self.serial.first_epoch, self.unrolled_epochs + 1)
+        return self.serial.weight > 0 and begun and batch % self.serial.every == 0
 
-    def copies(self, epoch: int) -> int:
-        """How many noisy copies of an image a batch of that epoch (from 1) holds."""
-        serial = self.serial.copies if self.is_serial(epoch) else 1
+    def is_regularised(self, epoch: int, batch: int = 0) -> bool:
+        """Whether that batch (from 0) of that epoch (from 1) has the Jacobian's regularisation."""
+        ended = self.jacobian.last_epoch is not None and epoch > self.jacobian.last_epoch
+        begun = epoch > self.unrolled_epochs
+        return self.jacobian.weight > 0 and begun and not ended and batch % self.jacobian.every == 0
+
+    def copies(self, epoch: int, batch: int = 0) -> int:
+        """How many noisy copies of an image that batch (from 0) of that epoch (from 1) holds."""
+        serial = self.serial.copies if self.is_serial(epoch, batch) else 1
         return max(serial, self.adversary.samples if self.adversary.steps > 0 else 1)
 
     @model_validator(mode="after")

@@ -103,12 +103,14 @@ def epoch_work(settings: TrainingSettings, epoch: int) -> float:
     With its gradient an evaluation counts 3, the Jacobian's energy 6 more; SmoothAdv repeats all of it.
     """
     adversary, gradient = settings.adversary, settings.gradient
-    copies, solves = settings.copies(epoch), adversary.steps + 1
+    solves = adversary.steps + 1
     if epoch <= settings.unrolled_epochs:
-        return copies * solves * 3.0 * settings.unrolled_steps
-    solved = sum(settings.solve_steps) / 2
+        return settings.copies(epoch) * solves * 3.0 * settings.unrolled_steps
     backward = 3.0 * gradient.steps if gradient.kind == "phantom" else 3.0 + 2.0 * gradient.steps
-    more = settings.intermediate.states if settings.intermediate.weight > 0 else 0
-    more += settings.is_serial(epoch)
-    regularised = 6.0 / settings.jacobian.every if settings.jacobian.weight > 0 else 0.0
-    return copies * (solves * (solved + backward) + 3.0 * more + regularised)
+    work = solves * (sum(settings.solve_steps) / 2 + backward)
+    work += 3.0 * settings.intermediate.states if settings.intermediate.weight > 0 else 0.0
+    work += 6.0 / settings.jacobian.every if settings.is_regularised(epoch) else 0.0
+    if not settings.is_serial(epoch):
+        return settings.copies(epoch) * work
+    serial, plain = settings.copies(epoch) * (work + 3.0), settings.copies(epoch, batch=1) * work
+    return plain + (serial - plain) / settings.serial.every

@@ -128,15 +128,16 @@ class Trainer:
         self.generator.manual_seed(_seed(self.seed, _BATCH, epoch, batch, self.share.rank))
         self.model.train()
         settings, phase = self.settings, self.phase(epoch)
-        copies = settings.copies(epoch)
+        copies = settings.copies(epoch, batch)
         x_BCHW = augment(x_BCHW, settings.augment, self.generator)
         noise_MBCHW = self.sigma * self._normal(copies, *x_BCHW.shape)
         with variational_dropout(self.model, settings.dropout, copies * len(x_BCHW), self.generator):
             if self._attacks:
                 x_BCHW = self._attacked(x_BCHW, y_B, noise_MBCHW, epoch)
-            regularised = phase == "equilibrium" and self._is_regularised(epoch, batch)
-            chained = len(x_BCHW) if settings.is_serial(epoch) else 0
-            states = self._solve((x_BCHW + noise_MBCHW).flatten(0, 1), phase, chained, regularised)
+            chained = len(x_BCHW) if settings.is_serial(epoch, batch) else 0
+            states = self._solve(
+                (x_BCHW + noise_MBCHW).flatten(0, 1), phase, chained, settings.is_regularised(epoch, batch)
+            )
             losses = self._losses(states, y_B.repeat(copies))
         weights = {
             "loss": 1.0,
@@ -168,11 +169,6 @@ class Trainer:
     @property
     def _attacks(self) -> bool:
         return self.settings.adversary.steps > 0
-
-    def _is_regularised(self, epoch: int, batch: int) -> bool:
-        jacobian = self.settings.jacobian
-        ended = jacobian.last_epoch is not None and epoch > jacobian.last_epoch
-        return jacobian.weight > 0 and not ended and batch % jacobian.every == 0
 
     def _rate(self, step: int) -> float:
         """The learning rate's share of its peak: a linear rise, then a cosine's half wave down to 0."""

@@ -15,7 +15,7 @@ from srs_ray.job import DataSettings
 from srs_ray.job_file import load_train_job
 from srs_ray.models.mdeq import MDEQ
 from srs_ray.models.weights import load_model, read_weights, shipped_weights
-from srs_ray.train_job import TrainJob
+from srs_ray.train_job import TrainingSettings, TrainJob
 from srs_ray.training.chain_agreement import chain_agreement
 from srs_ray.training.evaluation import evaluate
 from srs_ray.training.images import Images
@@ -76,7 +76,7 @@ def test_the_card_says_how_they_were_made_and_that_is_the_job_in_the_repository(
     assert card["sigma"] == job.noise.sigma
     assert card["epochs"] == job.training.epochs == len(card["history"])
     assert card["seed"] == job.execution.seed
-    assert card["recipe"] == json.loads(job.training.model_dump_json())
+    assert TrainingSettings.model_validate(card["recipe"]) == job.training
     assert card["note"] == job.note
     beside = json.loads((JOBS.parent / job.output).with_suffix(".json").read_text())
     assert beside.pop("digest") == read_weights(shipped.name).digest
