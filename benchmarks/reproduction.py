@@ -235,7 +235,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given, options = parser.parse_known_args(arguments)
 
     commands = [certify_command(name, given.output, given.points, options) for name in PUBLISHED]
-    fill(given.page.read_text(), "reproduction", "")  # before hours go by
+    for place in ("reproduction", "weights"):  # before hours go by
+        fill(given.page.read_text(), place, "")
     for command in commands:
         run_srs_ray(command)
 

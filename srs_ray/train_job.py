@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from srs_ray.job import Architecture, DataSettings, PathOrName, Settings, SolverName
 
 Count = Annotated[int, Field(ge=1)]
+
+
+def _local(path: str) -> str:
+    if "://" in path:
+        raise ValueError("weights are written to a local or shared file system, not to a URI")
+    return os.path.expanduser(path)
 
 
 class PhantomGradient(Settings):
@@ -30,7 +37,7 @@ class ImplicitGradient(Settings):
 class JacobianSettings(Settings):
     """Jacobian regularisation (Bai, Koltun, Kolter 2021): `weight` times |J_f|^2 / D in every `every`-th batch.
 
-    It ends after the epoch `last_epoch` (null: never).
+    It is part of the second phase, and ends after the epoch `last_epoch` (null: never).
     """
 
     weight: float = Field(0.0, ge=0)
@@ -64,7 +71,8 @@ class AdversarySettings(Settings):
     """SmoothAdv (Salman et al. 2019): images are moved by `steps` of projected gradient ascent on the smoothed loss.
 
     `radius` is in l2, pixel units of [0, 1], and grows from 0 over the first `warmup_epochs`. The smoothed loss is
-    taken over `samples` noisy copies of the image, which are then trained on. No steps: no adversary.
+    taken over `samples` noisy copies of the image (those of the serial loss, if they are more), which are then trained
+    on. No steps: no adversary.
     """
 
     steps: int = Field(0, ge=0)
@@ -137,6 +145,19 @@ class TrainingSettings(Settings):
             raise ValueError("unrolled_epochs and equilibrium_epochs are both 0; expected at least one epoch in all")
         if self.solve_steps[0] > self.solve_steps[1]:
             raise ValueError(f"solve_steps is {list(self.solve_steps)}; expected [least, most]")
+        last = range(self.unrolled_epochs + 1, self.epochs + 1)
+        if self.serial.weight > 0 and not any(self.is_serial(epoch) for epoch in last):
+            raise ValueError(
+                "serial.weight is set, but no epoch has the serial loss: it needs equilibrium_epochs, and "
+                f"a serial.first_epoch of at most {self.epochs}"
+            )
+        if self.jacobian.weight > 0 and not any(self.is_regularised(epoch) for epoch in last):
+            raise ValueError(
+                "jacobian.weight is set, but no epoch is regularised: it needs equilibrium_epochs, and a "
+                f"jacobian.last_epoch above unrolled_epochs, {self.unrolled_epochs}"
+            )
+        if self.intermediate.weight > 0 and self.unrolled_steps == 1 and not self.equilibrium_epochs:
+            raise ValueError("intermediate.weight is set, but with unrolled_steps 1 no state is intermediate")
         return self
 
 
@@ -161,7 +182,12 @@ class EvaluationSettings(DataSettings):
 
 
 class TrainExecutionSettings(Settings):
-    """Where a training runs, its seed, and how often, apart from each epoch's end, it keeps a checkpoint."""
+    """Where a training runs, its seed, and how often, apart from each epoch's end, it keeps a checkpoint.
+
+    More than one worker share each batch through Ray Train, each with `cpus_per_worker` threads and, on CUDA, a GPU. A
+    single one runs in the process itself, with torch's own number of threads. Images that are not in memory are read by
+    `cpus_per_worker` - 1 processes for each worker.
+    """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     workers: int = Field(1, ge=1)
@@ -188,7 +214,7 @@ class TrainJob(Settings):
     noise: TrainNoiseSettings
     training: TrainingSettings
     execution: TrainExecutionSettings = TrainExecutionSettings()
-    output: Annotated[PathOrName, Field(pattern=r"\.safetensors$")]
+    output: Annotated[PathOrName, Field(pattern=r"\.safetensors$"), AfterValidator(_local)]
     note: str | None = None
 
     @model_validator(mode="after")

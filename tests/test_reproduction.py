@@ -17,9 +17,12 @@ from scipy.stats import beta, norm
 from srs_ray.analysis import recertify
 from srs_ray.analysis.run_info import RunInfo
 from srs_ray.job_file import load_job
+from srs_ray.models.weights import read_weights
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "reproduction.md"
+REPRODUCTION = "<!-- reproduction -->\nold\n<!-- /reproduction -->\n"
+WEIGHTS = "<!-- weights -->\n<!-- /weights -->\n"
 ON_DIGITS = (
     *("--no-ray", "--set", "model.arch=mdeq-tiny-digits", "--weights", "mdeq-tiny-digits-sigma25"),
     *("--set", "data.kind=digits", "--sigma", "0.25", "--set", "sampling.n0=10", "--n", "60", "--device", "cpu"),
@@ -126,22 +129,28 @@ def test_a_page_without_its_place_is_refused_before_anything_is_certified(reprod
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "argv", ["reproduction.py"])
     page = tmp_path / "page.md"
-    page.write_text("# A page\n")
-    with pytest.raises(SystemExit, match="expected one line <!-- reproduction -->"):
-        reproduction.main(["--points", "100", "--output", str(tmp_path), "--page", str(page), *ON_DIGITS])
-    assert list(tmp_path.iterdir()) == [page]
+    for text, missing in (("# A page\n", "reproduction"), (REPRODUCTION, "weights")):
+        page.write_text(text)
+        with pytest.raises(SystemExit, match=f"expected one line <!-- {missing} -->"):
+            reproduction.main(["--points", "100", "--output", str(tmp_path), "--page", str(page), *ON_DIGITS])
+        assert list(tmp_path.iterdir()) == [page]
 
 
 def test_one_command_certifies_the_same_points_three_times_and_writes_the_tables(reproduction, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "argv", ["reproduction.py"])
     page = tmp_path / "page.md"
-    page.write_text("Before.\n<!-- reproduction -->\nold\n<!-- /reproduction -->\nAfter.\n")
+    page.write_text(f"Before.\n{REPRODUCTION}After.\n{WEIGHTS}")
     images = ("--images", "handwritten digits")
     reproduction.main(["--points", "100", "--output", str(tmp_path), "--page", str(page), *images, *ON_DIGITS])
     text = page.read_text()
     assert text.startswith("Before.\n<!-- reproduction -->\n```sh\nsrs-ray certify jobs/paper/")
-    assert text.endswith("<!-- /reproduction -->\nAfter.\n")
+    assert "<!-- /reproduction -->\nAfter.\n<!-- weights -->\n" in text
+    card = read_weights("mdeq-tiny-digits-sigma25").card
+    assert f"| noisy accuracy, 30 steps from zero | {card['noisy_accuracy']['30']:.1%} |" in text
+    assert f"| command | `{card['command']}` |" in text
+    assert text.endswith("(page-weights.png)\n<!-- /weights -->\n")
+    assert (tmp_path / "page-weights.png").read_bytes().startswith(b"\x89PNG")
     assert "old" not in text
     assert "| SRS 3A, published | released (unsound) | 60 | 50 | 38 | 29 | 21 | 12 | 8 | 0.59 |" in text
     for line, count in (
@@ -162,8 +171,8 @@ def test_a_run_that_does_not_start_ends_the_command_and_leaves_the_page(reproduc
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "argv", ["reproduction.py"])
     page = tmp_path / "page.md"
-    page.write_text("<!-- reproduction -->\n<!-- /reproduction -->\n")
+    page.write_text(REPRODUCTION + WEIGHTS)
     with pytest.raises(SystemExit) as ended:
         reproduction.main(["--output", str(tmp_path), "--page", str(page), "--set", "noise.sigma=0"])
     assert ended.value.code == 2
-    assert page.read_text() == "<!-- reproduction -->\n<!-- /reproduction -->\n"
+    assert page.read_text() == REPRODUCTION + WEIGHTS

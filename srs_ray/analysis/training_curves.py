@@ -43,10 +43,11 @@ def plot_training(card: Mapping[str, Any], output: str | Path) -> Path:
             axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
             axes.grid(color="#e2e2e2", linewidth=0.6)
             axes.set_axisbelow(True)
+            if axes.lines:
+                axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), **LEGEND)
             later = epochs.loc[epochs["phase"] != epochs["phase"].iloc[0], "epoch"]
             if len(later):
                 axes.axvline(later.iloc[0] - 0.5, color=GREY, linestyle=(0, (1, 2)), linewidth=1.1)
-            axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), **LEGEND)
         below.annotate(
             "dotted: from here on at the equilibrium", (0, -0.36), xycoords="axes fraction", fontsize=7, color=GREY
         )

@@ -193,11 +193,13 @@ def random_weights(arch: str, seed: int = 0) -> Weights:
 
 
 def write_weights(weights: Weights, path: Path) -> None:
-    """Writes a safetensors file in our own format; WeightsError if the file cannot be written."""
+    """Writes a safetensors file in our own format, whole or not at all; WeightsError if it cannot be written."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.tensors.items()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, path, metadata=weights.metadata)
+        aside = path.with_name(f"{path.name}.new")
+        save_file(tensors, aside, metadata=weights.metadata)
+        aside.replace(path)
     except (OSError, safetensors.SafetensorError) as error:
         raise WeightsError(f"cannot write weights to {path}: {error}") from error
 

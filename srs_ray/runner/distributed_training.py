@@ -93,7 +93,7 @@ def _placed(job: TrainJob, place: str, waits: bool) -> tuple[TrainJob, dict[str,
         )
 
     def absolute(path: str | None) -> str | None:
-        return None if path is None else str(Path(path).absolute())
+        return None if path is None else str(Path(path).expanduser().absolute())
 
     weights = job.model.weights
     found = weights is not None and Path(weights).exists()  # else the name of shipped weights
@@ -168,6 +168,10 @@ class _Coordinator:
         self._begun = True
         return self._stopping
 
+    def end(self) -> None:
+        """The training processes have failed; others may have to be waited for."""
+        self._begun = False
+
     def exchange(self, stopping: bool) -> tuple[list[StepReport | EpochReport | SrsRayError], bool]:
         """What the training processes told since the last time, and whether they have begun."""
         self._stopping = stopping
@@ -188,6 +192,9 @@ def _train(job: TrainJob, command: str | None, coordinator: Any) -> bool:
     except SrsRayError as error:
         # The driver ends the training when it hears of this; Ray Train would only try again.
         ray.get(coordinator.tell.remote(error))
+        raise
+    except Exception:
+        ray.get(coordinator.end.remote())
         raise
     return result is not None
 

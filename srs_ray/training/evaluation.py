@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +22,8 @@ _RADIUS_IMAGES = 16
 @dataclass(frozen=True)
 class NoisyEvaluation:
     """`accuracy`: shares of noisy images classified rightly, by solver steps from zero. `residual`: the mean relative
-    residual after the most steps. `spectral_radius`: the mean of the Jacobian's at the equilibria of the first images.
+    residual after the most steps, 1 where a solve is not finite. `spectral_radius`: the mean of the Jacobian's at the
+    equilibria of the first images.
     """
 
     accuracy: dict[int, float]
@@ -29,42 +32,44 @@ class NoisyEvaluation:
 
 
 def evaluate(
-    model: MDEQ, x_NCHW: Tensor, y_N: Tensor, sigma: float, generator: torch.Generator, draws: int = 1
+    model: MDEQ,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    sigma: float,
+    generator: torch.Generator,
+    draws: int = 1,
 ) -> NoisyEvaluation:
     """Classifies each image under `draws` draws of noise by a model in evaluation mode; sigma in pixel units of [0, 1].
 
+    `batches` are of images x_BCHW in [0, 1] and their classes y_B, of any size.
+
     Solved by the architecture's reference solver, in 1, 3 and all of its steps, without a tolerance.
     """
-    with torch.no_grad():
-        accuracy, residual = _accuracy(model, x_NCHW, y_N, sigma, generator, draws)
-    return NoisyEvaluation(accuracy, residual, _spectral_radius(model, x_NCHW[:_RADIUS_IMAGES], sigma, generator))
-
-
-def _accuracy(
-    model: MDEQ, x_NCHW: Tensor, y_N: Tensor, sigma: float, generator: torch.Generator, draws: int
-) -> tuple[dict[int, float], float]:
     reference = model.config.reference
     setting = SolverSetting(reference.solver, reference.steps)
-    read_at = sorted({*FEW_STEPS, setting.steps})
-    right = dict.fromkeys(read_at, 0)
-    residual = 0.0
-    for _ in range(draws):
+    right = dict.fromkeys(sorted({*FEW_STEPS, setting.steps}), 0)
+    samples, residual, radius = 0, 0.0, math.nan
+    for x_NCHW, y_N in batches:
+        if not samples:
+            radius = _spectral_radius(model, x_NCHW[:_RADIUS_IMAGES], sigma, generator)
         for x_BCHW, y_B in zip(x_NCHW.split(_BATCH), y_N.split(_BATCH), strict=True):
-            noise_BCHW = torch.randn(x_BCHW.shape, generator=generator, device=x_BCHW.device)
-            injection_BCHW = model.inject(x_BCHW + sigma * noise_BCHW)
+            for _ in range(draws):
+                noise_BCHW = torch.randn(x_BCHW.shape, generator=generator, device=x_BCHW.device)
+                residual += _solved(model, x_BCHW + sigma * noise_BCHW, y_B, setting, right)
+                samples += len(y_B)
+    return NoisyEvaluation({step: hits / samples for step, hits in right.items()}, residual / samples, radius)
 
-            def f(z_BD: Tensor, injection_BCHW: Tensor = injection_BCHW) -> Tensor:
-                return model.f(z_BD, injection_BCHW)
 
-            iteration = FixedPointIteration(f, model.zero_state(len(x_BCHW)), setting)
-            for step in range(1, setting.steps + 1):
-                iteration.advance()
-                if step in right:
-                    classes_B = predicted_classes(model.head(iteration.z_BD), iteration.finite_B)
-                    right[step] += int((classes_B == y_B).sum())
-            residual += float(iteration.residual_B.sum())
-    samples = draws * len(x_NCHW)
-    return {step: hits / samples for step, hits in right.items()}, residual / samples
+@torch.no_grad()
+def _solved(model: MDEQ, x_BCHW: Tensor, y_B: Tensor, setting: SolverSetting, right: dict[int, int]) -> float:
+    """Counts in `right` what is classified rightly after so many steps; the sum of the last residuals."""
+    injection_BCHW = model.inject(x_BCHW)
+    iteration = FixedPointIteration(lambda z_BD: model.f(z_BD, injection_BCHW), model.zero_state(len(x_BCHW)), setting)
+    for step in range(1, setting.steps + 1):
+        iteration.advance()
+        if step in right:
+            classes_B = predicted_classes(model.head(iteration.z_BD), iteration.finite_B)
+            right[step] += int((classes_B == y_B).sum())
+    return float(iteration.residual_B.nan_to_num(nan=1.0, posinf=1.0).sum())
 
 
 def _spectral_radius(model: MDEQ, x_NCHW: Tensor, sigma: float, generator: torch.Generator) -> float:

@@ -18,6 +18,7 @@ from srs_ray.models.mdeq import MDEQConfig
 
 IN_MEMORY_BYTES = 4 * 2**30
 """Images of more bytes than this, as float32, are read batch by batch."""
+_BATCH = 128
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,11 @@ class _Points(Dataset[Any]):
         try:
             rows = [self.rows[item] for item in items]
             y_B = torch.tensor([self.dataset.label(row) for row in rows], dtype=torch.int64)
-            first_CHW = self.dataset.image(rows[0])
-            # Filled in place: a list of images to stack would hold everything twice.
-            x_BCHW = torch.empty(len(rows), *first_CHW.shape)
-            for place, row in enumerate(rows):
-                x_BCHW[place] = self.dataset.image(row)
+            # Filled in place: a list of images to stack would hold everything twice. In the order of the file: some
+            # are read forwards.
+            x_BCHW = torch.empty(len(rows), *self.dataset.image(min(rows)).shape)
+            for place in sorted(range(len(rows)), key=rows.__getitem__):
+                x_BCHW[place] = self.dataset.image(rows[place])
         except PointError as error:
             return f"{error}; training needs every image: mend or remove this one"
         return x_BCHW, y_B
@@ -63,7 +64,7 @@ class Images:
         self._points = _Points(dataset, rows)
         self._loaded: tuple[Tensor, Tensor] | None = None
         if 4 * len(rows) * torch.Size(config.input_shape).numel() <= in_memory_bytes:
-            self._loaded = self._read(torch.arange(len(rows)))
+            self._loaded = self._delivered(self._points.__getitems__(range(len(rows))))
 
     def __len__(self) -> int:
         return len(self._points)
@@ -84,30 +85,20 @@ class Images:
             batch_sampler=[order_B.tolist() for order_B in orders],
             collate_fn=_as_it_is,
             num_workers=loaders,
-            pin_memory=self.device.type == "cuda",
         )
         yield from map(self._delivered, loader)
 
-    def points(self, order_N: Tensor) -> tuple[Tensor, Tensor]:
-        """x_NCHW and y_N of these points, on the device."""
-        if self._loaded is None:
-            return self._read(order_N)
-        here_N = order_N.to(self.device)
-        return self._loaded[0][here_N], self._loaded[1][here_N]
-
-    def spread(self, count: int) -> tuple[Tensor, Tensor]:
-        """`count` of the images, or all there are, evenly spread over their order."""
-        return self.points(torch.arange(0, len(self), max(1, len(self) // count))[:count])
-
-    def _read(self, order_N: Tensor) -> tuple[Tensor, Tensor]:
-        return self._delivered(self._points.__getitems__(order_N.tolist()))
+    def spread(self, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of `count` of the images, or of all there are, evenly spread over their order."""
+        count = min(count, len(self))
+        return self.batches(list((torch.arange(count) * len(self) // count).split(_BATCH)))
 
     def _delivered(self, batch: tuple[Tensor, Tensor] | str) -> tuple[Tensor, Tensor]:
         """What was read, on the device; DataError if it could not be read."""
         if isinstance(batch, str):
             raise DataError(batch)
         x_BCHW, y_B = batch
-        return x_BCHW.to(self.device, non_blocking=True), y_B.to(self.device, non_blocking=True)
+        return x_BCHW.to(self.device), y_B.to(self.device)
 
 
 def _as_it_is(batch: Any) -> Any:

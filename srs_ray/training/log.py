@@ -9,6 +9,7 @@ from types import TracebackType
 import pandas as pd
 from tensorboardX import SummaryWriter
 
+from srs_ray.errors import WeightsError
 from srs_ray.training.reports import EpochReport, StepReport
 
 
@@ -44,7 +45,10 @@ class TrainingLog:
             return
         row = report.flat()
         self.rows.append(row)
-        pd.DataFrame(self.rows).to_csv(self.path, index=False)
+        try:
+            pd.DataFrame(self.rows).to_csv(self.path, index=False)
+        except OSError as error:
+            raise WeightsError(f"cannot write the log {self.path}: {error}; the last checkpoint is whole") from error
         for name, value in row.items():
             if name not in ("epoch", "phase"):
                 self.events.add_scalar(f"epoch/{name}", value, report.epoch)

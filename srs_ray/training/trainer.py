@@ -69,6 +69,17 @@ class Share:
 
 
 @dataclass(frozen=True)
+class _Extras:
+    """What a batch bears beside its loss at the equilibrium: losses on so many random `intermediate` states, the
+    Jacobian's energy, and the serial loss, where the next copy of an image is `chained` places on (0: none).
+    """
+
+    intermediate: int = 0
+    regularised: bool = False
+    chained: int = 0
+
+
+@dataclass(frozen=True)
 class _States:
     """What a batch was solved to, and what is read off it: `final_ND` counts as the answer."""
 
@@ -134,10 +145,12 @@ class Trainer:
         with variational_dropout(self.model, settings.dropout, copies * len(x_BCHW), self.generator):
             if self._attacks:
                 x_BCHW = self._attacked(x_BCHW, y_B, noise_MBCHW, epoch)
-            chained = len(x_BCHW) if settings.is_serial(epoch, batch) else 0
-            states = self._solve(
-                (x_BCHW + noise_MBCHW).flatten(0, 1), phase, chained, settings.is_regularised(epoch, batch)
+            extras = _Extras(
+                intermediate=settings.intermediate.states if settings.intermediate.weight > 0 else 0,
+                regularised=settings.is_regularised(epoch, batch),
+                chained=len(x_BCHW) if settings.is_serial(epoch, batch) else 0,
             )
+            states = self._solve((x_BCHW + noise_MBCHW).flatten(0, 1), phase, extras)
             losses = self._losses(states, y_B.repeat(copies))
         weights = {
             "loss": 1.0,
@@ -204,8 +217,8 @@ class Trainer:
         with self._precision():
             return self.model.head(z_ND).float()
 
-    def _solve(self, x_NCHW: Tensor, phase: Phase, chained: int = 0, regularised: bool = False) -> _States:
-        """The states of a batch with their gradient; the next copy of an image is `chained` places on, 0: no chains.
+    def _solve(self, x_NCHW: Tensor, phase: Phase, extras: _Extras) -> _States:
+        """The states of a batch with their gradient.
 
         The normalised weights are computed once per `cached` block; a block without gradient must not be shared with
         one that needs it.
@@ -215,16 +228,18 @@ class Trainer:
         zero_ND = self.model.zero_state(len(x_NCHW))
         if phase == "unrolled":
             with parametrize.cached():
-                return self._unrolled(f, zero_ND)
+                return self._unrolled(f, zero_ND, extras.intermediate)
         with parametrize.cached(), torch.no_grad():
-            solved_ND, passed = self._solved(f, zero_ND)
-        solved_ND = solved_ND.detach().requires_grad_(regularised)
+            solved_ND, passed = self._solved(f, zero_ND, extras.intermediate)
+        solved_ND = solved_ND.detach().requires_grad_(extras.regularised)
         with parametrize.cached():
             first_ND: Tensor | None = None
-            if regularised or not isinstance(settings.gradient, ImplicitGradient):
+            if extras.regularised or not isinstance(settings.gradient, ImplicitGradient):
                 first_ND = f(solved_ND)
             energy = (
-                jacobian_energy(first_ND, solved_ND, self.generator) if regularised and first_ND is not None else None
+                jacobian_energy(first_ND, solved_ND, self.generator)
+                if extras.regularised and first_ND is not None
+                else None
             )
             if isinstance(settings.gradient, ImplicitGradient):
                 backward = settings.gradient
@@ -235,13 +250,13 @@ class Trainer:
                 final_ND = unroll(f, first_ND, settings.gradient.steps - 1)
             intermediate = tuple(f(z_ND) for z_ND in passed)
             serial_ND = None
-            if chained:
-                serial_ND = f(solved_ND.detach().roll(chained, dims=0))
+            if extras.chained:
+                serial_ND = f(solved_ND.detach().roll(extras.chained, dims=0))
         return _States(final_ND, intermediate, serial_ND, energy)
 
-    def _unrolled(self, f: FixedPointMap, zero_ND: Tensor) -> _States:
+    def _unrolled(self, f: FixedPointMap, zero_ND: Tensor, marked: int) -> _States:
         """All evaluations with their gradient; random ones of their states bear an intermediate loss."""
-        chosen = self._chosen(self.settings.unrolled_steps - 1)
+        chosen = self._chosen(self.settings.unrolled_steps - 1, marked)
         z_ND, intermediate = zero_ND, []
         for step in range(self.settings.unrolled_steps):
             z_ND = f(z_ND)
@@ -249,10 +264,10 @@ class Trainer:
                 intermediate.append(z_ND)
         return _States(z_ND, tuple(intermediate))
 
-    def _solved(self, f: FixedPointMap, zero_ND: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def _solved(self, f: FixedPointMap, zero_ND: Tensor, marked: int) -> tuple[Tensor, list[Tensor]]:
         """The state after a random number of solver steps from zero, and random ones that it passed through."""
         steps = self._integer(*self.settings.solve_steps)
-        chosen = self._chosen(steps)
+        chosen = self._chosen(steps, marked)
         solver = self.settings.solver or self.model.config.reference.solver.name
         iteration = FixedPointIteration(f, zero_ND, SolverSetting.named(solver, steps))
         passed = []
@@ -262,11 +277,10 @@ class Trainer:
             iteration.advance()
         return iteration.z_BD, passed
 
-    def _chosen(self, states: int) -> set[int]:
-        """Which of the states 0, 1, ... before the last bear a loss."""
-        wanted = self.settings.intermediate.states if self.settings.intermediate.weight > 0 else 0
+    def _chosen(self, states: int, marked: int) -> set[int]:
+        """Which `marked` of the states 0, 1, ... before the last bear a loss."""
         order = torch.randperm(states, generator=self.generator, device=self.generator.device)
-        return set(order[:wanted].tolist())
+        return set(order[:marked].tolist())
 
     def _losses(self, states: _States, y_N: Tensor) -> dict[str, Tensor]:
         """All states go through the head at once, so that its batch statistics are those of the mixture."""
@@ -294,7 +308,7 @@ class Trainer:
         radius = adversary.radius * min(1.0, epoch / (adversary.warmup_epochs + 1))
 
         def logits_of(x_NCHW: Tensor) -> Tensor:
-            return self._head(self._solve(x_NCHW, phase).final_ND)
+            return self._head(self._solve(x_NCHW, phase, _Extras()).final_ND)
 
         self.model.eval().requires_grad_(False)
         try:
@@ -309,8 +323,9 @@ class Trainer:
         if self.share.size > 1:
             # Not DistributedDataParallel: it follows one forward pass of one module, and here the layer is called many
             # times, and differentiated twice.
-            gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-            self.share.average(gradients + [b for b in self.model.buffers() if b.is_floating_point()], images)
+            averaged = [p.grad for p in self.model.parameters() if p.grad is not None]
+            averaged += [b for name, b in self.model.named_buffers() if name.endswith(("running_mean", "running_var"))]
+            self.share.average(averaged, images)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
         self.optimizer.step()
         self.schedule.step()

@@ -20,6 +20,7 @@ from srs_ray.errors import JobError, SrsRayError, WeightsError
 from srs_ray.models.architectures import architecture
 from srs_ray.models.weights import Weights, build_model, random_weights, read_weights, write_card, write_weights
 from srs_ray.runs.fingerprint import differences
+from srs_ray.smoothing.point import device_name, use_exact_float32
 from srs_ray.train_job import TrainJob
 from srs_ray.training import checkpoint
 from srs_ray.training.chain_agreement import ChainAgreement, chain_agreement
@@ -50,6 +51,7 @@ class Training:
     """
 
     def __init__(self, job: TrainJob, command: str | None = None, share: Share = Share()) -> None:
+        use_exact_float32()
         self.job = job
         self.command = command
         self.share = share
@@ -77,13 +79,27 @@ class Training:
     ) -> TrainingResult | None:
         """Trains to the end and writes weights and card; None if `stopped` became true, which keeps a checkpoint.
 
-        On a CPU the same job gives the same weights (for one number of threads and one version of torch), however
-        often it was stopped. Raises an SrsRayError if the training diverges.
+        The same job gives the same weights (on one kind of device, for one number of threads and one version of torch),
+        however often it was stopped. Raises an SrsRayError if the training diverges or memory runs out.
         """
+        try:
+            return self._run(report, stopped)
+        except torch.OutOfMemoryError as error:
+            batch = self.job.training.batch
+            raise SrsRayError(
+                f"the GPU's memory is too small for a batch: make training.batch (now {batch}) smaller"
+            ) from error
+
+    def _run(
+        self, report: Callable[[StepReport | EpochReport], object], stopped: Callable[[], bool]
+    ) -> TrainingResult | None:
         if self.trained:
             return TrainingResult(self.path, read_weights(self.path)) if self.share.rank == 0 else None
         if self.share.rank == 0:
-            self.folder.mkdir(exist_ok=True)
+            try:
+                self.folder.mkdir(exist_ok=True)
+            except OSError as error:
+                raise WeightsError(f"cannot make the folder {self.folder} for checkpoint and logs: {error}") from error
         with TrainingLog(self.folder, self.reports, self._step, enabled=self.share.rank == 0) as log:
 
             def tell(told: StepReport | EpochReport) -> None:
@@ -169,12 +185,15 @@ class Training:
         section, sigma = self.job.evaluation, self.job.noise.sigma
         model = self.trainer.trained.eval()
         with parametrize.cached():
-            x_NCHW, y_N = self.evaluation.spread(section.epoch_points)
-            evaluation = evaluate(model, x_NCHW, y_N, sigma, self._evaluation_noise())
+            points = self.evaluation.spread(section.epoch_points)
+            evaluation = evaluate(model, points, sigma, self._evaluation_noise())
             if not section.epoch_agreement_points:
                 return evaluation, None
-            x_NCHW, _ = self.evaluation.spread(section.epoch_agreement_points)
-            return evaluation, chain_agreement(model, x_NCHW, sigma, self.job.execution.seed, **_EPOCH_AGREEMENT)
+            images = self._agreement_images(section.epoch_agreement_points)
+            return evaluation, chain_agreement(model, images, sigma, self.job.execution.seed, **_EPOCH_AGREEMENT)
+
+    def _agreement_images(self, count: int) -> Tensor:
+        return torch.cat([x_BCHW for x_BCHW, _ in self.evaluation.spread(count)])
 
     def _finish(self) -> TrainingResult:
         """Measures what is written, on all evaluation points, and writes weights and card."""
@@ -182,9 +201,10 @@ class Training:
         tensors = folded_tensors(self.trainer.trained)
         model = build_model(job.model.arch, Weights(tensors, {}), self.device)
         points = self.evaluation.spread(len(self.evaluation))
-        final = evaluate(model, *points, job.noise.sigma, self._evaluation_noise(), section.draws)
-        agreed_NCHW, _ = self.evaluation.spread(section.agreement_points)
-        agreement = chain_agreement(model, agreed_NCHW, job.noise.sigma, job.execution.seed)
+        final = evaluate(model, points, job.noise.sigma, self._evaluation_noise(), section.draws)
+        agreement = chain_agreement(
+            model, self._agreement_images(section.agreement_points), job.noise.sigma, job.execution.seed
+        )
         threads = f", {torch.get_num_threads()} threads" if self.device.type == "cpu" else ""
         card = {
             "architecture": job.model.arch,
@@ -201,15 +221,15 @@ class Training:
             "spectral_radius": float(f"{final.spectral_radius:.3g}"),
             "chain_agreement": asdict(agreement),
             "history": [report.flat() for report in self.reports],
-            "hours": round(sum(report.seconds for report in self.reports) / 3600, 3),
-            "device": f"{_device_name(self.device)}{threads}, {job.execution.workers} workers",
+            "hours": float(f"{sum(report.seconds for report in self.reports) / 3600:.3g}"),
+            "device": f"{device_name(self.device)}{threads}, {job.execution.workers} workers",
             "command": self.command,
             "versions": {"srs-ray": srs_ray.__version__, "torch": torch.__version__},
             "fingerprint": self.fingerprint,
         }
         weights = Weights(tensors, {name: _text(value) for name, value in card.items()})
+        write_card(weights, self.path)  # before the weights, which say that all is done
         write_weights(weights, self.path)
-        write_card(weights, self.path)
         (self.folder / "checkpoint.pt").unlink(missing_ok=True)
         return TrainingResult(self.path, weights)
 
@@ -315,10 +335,6 @@ def _device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
 def _writable(path: Path) -> None:

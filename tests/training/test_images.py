@@ -24,18 +24,26 @@ def test_images_that_are_read_as_needed_are_those_in_memory(loaders: int) -> Non
     for (x_BCHW, y_B), (other_BCHW, other_B) in batches:
         assert torch.equal(x_BCHW, other_BCHW)
         assert torch.equal(y_B, other_B)
-    assert all(torch.equal(a, b) for a, b in zip(in_memory.spread(10), read.spread(10), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for pair in zip(in_memory.spread(10), read.spread(10), strict=True)
+        for a, b in zip(*pair, strict=True)
+    )
 
 
 def test_the_points_of_the_section_in_its_order_and_evenly_spread_ones() -> None:
     every = Images(DataSettings(kind="digits", split="train"), CONFIG, CPU)
+    whole_NCHW, whole_N = (torch.cat(parts) for parts in zip(*every.spread(len(every)), strict=True))
+    assert len(whole_N) == len(every) > 128  # more than one batch
+
     images = Images(SECTION, CONFIG, CPU)
-    x_NCHW, y_N = images.spread(len(images))
-    whole_NCHW, whole_N = every.spread(len(every))
+    [(x_NCHW, y_N)] = images.spread(1000)
     assert torch.equal(x_NCHW, whole_NCHW[3:100:2])
     assert torch.equal(y_N, whole_N[3:100:2])
-    assert torch.equal(images.spread(4)[1], whole_N[[3, 3 + 24, 3 + 48, 3 + 72]])
-    assert len(images.spread(1000)[1]) == 49
+    [(_, some_N)] = images.spread(4)
+    assert torch.equal(some_N, y_N[[0, 12, 24, 36]])
+    [(_, most_N)] = images.spread(40)  # not the first 40
+    assert torch.equal(most_N[-1:], y_N[47:48])
     assert {"start", "stop", "every", "content"} <= images.record.keys()
 
 

@@ -20,8 +20,12 @@ SIGMA = 0.25
 BATCH = 48
 PRETRAINING: dict[str, Any] = {
     "unrolled_epochs": 3,
-    "equilibrium_epochs": 0,
+    "equilibrium_epochs": 3,
     "unrolled_steps": 3,
+    "solver": "naive",
+    "solve_steps": [2, 4],
+    "gradient": {"kind": "phantom", "steps": 1},
+    "jacobian": {"weight": 4.0},
     "batch": BATCH,
     "learning_rate": 1e-2,
 }
@@ -64,7 +68,7 @@ def trained(weights: Weights, settings: dict[str, Any], x_NCHW: Tensor, y_N: Ten
 
 def accuracy(weights: Weights, x_NCHW: Tensor, y_N: Tensor) -> float:
     noise = torch.Generator().manual_seed(1)
-    return evaluate(build_model(ARCH, weights), x_NCHW, y_N, SIGMA, noise).accuracy[30]
+    return evaluate(build_model(ARCH, weights), [(x_NCHW, y_N)], SIGMA, noise).accuracy[30]
 
 
 @pytest.fixture(scope="module")
