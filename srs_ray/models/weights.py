@@ -51,7 +51,7 @@ class Weights:
     @property
     def card(self) -> dict[str, Any]:
         """How the weights were made and how good they are, as far as the file says: its metadata, decoded."""
-        return {name: _decoded(text) for name, text in self.metadata.items()}
+        return {name: _decoded(text) for name, text in sorted(self.metadata.items())}  # a file keeps no order
 
 
 def shipped_weights() -> list[str]:

