@@ -106,4 +106,4 @@ def test_serialized_sampling_agrees_with_the_base_classifier(shipped: Shipped, i
     said = shipped.card["chain_agreement"]
     assert said["false_mean"]["3"] < 0.005
     assert said["false_worst"]["3"] < 0.03
-    assert said["false_mean"]["1"] < 0.02
+    assert said["false_mean"]["1"] < 0.03
