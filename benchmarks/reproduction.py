@@ -180,8 +180,12 @@ def weights_table(card: Mapping[str, Any]) -> str:
         f"{chains['false_mean'][steps]:.2%} in the mean of {chains['points']} points, {worst:.2%} on the worst"
         for steps, worst in chains["false_worst"].items()
     ]
+    first, before = card["initial_weights"], []
+    if isinstance(first, dict) and "command" in first:  # weights of another training, else random ones
+        before = [["before that", f"{first['epochs']} epochs in {first['hours']:.1f} h by `{first['command']}`"]]
     rows = [
         ["trained", f"{card['epochs']} epochs at sigma {card['sigma']} in {card['hours']:.1f} h on {card['device']}"],
+        *before,
         ["images", f"{images}{'; ' + card['note'] if card['note'] else ''}"],
         ["command", f"`{card['command']}`"],
         *([f"noisy accuracy, {steps} steps from zero", f"{share:.1%}"] for steps, share in accuracy.items()),

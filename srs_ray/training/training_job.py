@@ -32,6 +32,7 @@ from srs_ray.training.reports import REPORT_EVERY, EpochReport, StepReport
 from srs_ray.training.trainer import Share, Trainer
 from srs_ray.training.weight_normalization import folded_tensors
 
+_OF_THE_FIRST = ("command", "epochs", "hours", "recipe", "initial_weights")
 _EPOCH_AGREEMENT = {"samples": 100, "chains": 10}
 
 
@@ -210,7 +211,7 @@ class Training:
             "architecture": job.model.arch,
             "sigma": job.noise.sigma,
             "note": job.note,
-            "initial_weights": self.start.metadata.get("training", self.start.digest),
+            "initial_weights": _origin(self.start),
             "data": self.data.record,
             "evaluation": self.evaluation.record,
             "epochs": job.training.epochs,
@@ -316,6 +317,14 @@ def _initial_weights(job: TrainJob) -> Weights:
     if job.model.weights is None:
         return random_weights(job.model.arch, job.execution.seed)
     return read_weights(job.model.weights)
+
+
+def _origin(weights: Weights) -> object:
+    """How the weights came to be that a training began with."""
+    card = weights.card
+    if "training" in card:
+        return card["training"]
+    return {"digest": weights.digest} | {name: card[name] for name in _OF_THE_FIRST if name in card}
 
 
 def _flat(prefix: str, values: dict[str, Any]) -> list[tuple[str, Any]]:

@@ -138,6 +138,23 @@ def test_the_gradient_of_two_unequal_shares_is_that_of_their_union(in_two_proces
         torch.testing.assert_close(shared, whole, rtol=1e-4, atol=1e-6)
 
 
+def statistics_of(share: Share) -> tuple[Tensor, Tensor]:
+    """A constant of the model, and a running mean, of which process 0 has seen 0 and process 1 has seen 1."""
+    model = build_model("mdeq-small-cifar10", random_weights("mdeq-small-cifar10"))
+    settings = TrainingSettings(unrolled_epochs=1, equilibrium_epochs=0)
+    trainer = Trainer(model, settings, 0.5, seed=0, batches=1, share=share)
+    running_mean = model.stage0[1].running_mean.fill_(share.rank)
+    trainer._descend(model.classifier.weight.square().sum(), images=48)
+    return model.mean, running_mean
+
+
+def test_running_statistics_are_averaged_and_constants_are_left_as_they_are(in_two_processes: Together) -> None:
+    constant = build_model("mdeq-small-cifar10", random_weights("mdeq-small-cifar10")).mean
+    for mean, running_mean in in_two_processes(statistics_of):
+        assert torch.equal(mean, constant)  # a mean of equal numbers can be off by a rounding
+        assert torch.equal(running_mean, torch.full_like(running_mean, 0.5))
+
+
 def test_every_image_of_a_batch_is_in_a_share_and_no_share_is_empty() -> None:
     for images in range(1, 8):
         for size in range(1, 5):
