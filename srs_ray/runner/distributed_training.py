@@ -20,7 +20,7 @@ from srs_ray.models.weights import read_weights
 from srs_ray.runner.connection import attach, named_address, nodes_alive
 from srs_ray.train_job import TrainJob
 from srs_ray.training import EpochReport, StepReport, Training, TrainingResult
-from srs_ray.training.trainer import Share
+from srs_ray.training.share import Share
 
 RESTARTS = 5
 """How often a training whose processes fail goes on from its last checkpoint by itself."""

@@ -29,7 +29,8 @@ from srs_ray.training.evaluation import NoisyEvaluation, evaluate
 from srs_ray.training.images import Images
 from srs_ray.training.log import TrainingLog
 from srs_ray.training.reports import REPORT_EVERY, EpochReport, StepReport
-from srs_ray.training.trainer import Share, Trainer
+from srs_ray.training.share import Share
+from srs_ray.training.trainer import Trainer
 from srs_ray.training.weight_normalization import folded_tensors
 
 _OF_THE_FIRST = ("command", "epochs", "hours", "recipe", "initial_weights")

@@ -24,7 +24,8 @@ from srs_ray.models.weights import build_model, random_weights, read_weights
 from srs_ray.runner.distributed_training import train_on_ray
 from srs_ray.train_job import TrainingSettings, TrainJob
 from srs_ray.training import EpochReport, StepReport, Training, TrainingResult
-from srs_ray.training.trainer import Share, Trainer
+from srs_ray.training.share import Share
+from srs_ray.training.trainer import Trainer
 from srs_ray.training.weight_normalization import folded_tensors
 
 ARCH = "mdeq-tiny-digits"

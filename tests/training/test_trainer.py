@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from srs_ray.models.weights import build_model, random_weights
 from srs_ray.train_job import TrainingSettings
-from srs_ray.training.trainer import Share, Trainer, _Extras
+from srs_ray.training.share import Share
+from srs_ray.training.trainer import Trainer, _Extras
 
 ARCH, SIGMA, BATCHES = "mdeq-tiny-digits", 0.25, 4
 X_BCHW = torch.rand(6, 1, 16, 16, generator=torch.Generator().manual_seed(0))
