@@ -4,8 +4,9 @@
 
 A shape is workers x threads. Each round certifies --points points for each worker, by `srs-ray certify` as a user would
 type it, in a new run directory; the shapes take turns. Points per hour are those of the workers' steady state: each
-worker's points by the time between the end of its first and of its last. `start` is from the command's start to the first finished
-point, less that point's own time. The driver's share is the processor time of the command's own process by the run's time.
+worker's points by the time between the end of its first and of its last. `start` is from the command's start to the
+first finished point, less that point's own time. The driver's share is the processor time of the command's own process
+by the run's time.
 """
 
 from __future__ import annotations
