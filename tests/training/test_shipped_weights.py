@@ -29,7 +29,8 @@ class Shipped:
     name: str
     job_file: str
     accuracy: float
-    false_once: float  # SRS-1, mean
+    false_once: float  # the most: SRS-1, mean
+    false_worst: float  # SRS-3, worst point
     every: int  # which of the evaluation points are looked at here
     draws: int
     agreement_points: int
@@ -48,8 +49,17 @@ class Shipped:
 
 
 SHIPPED = [
-    Shipped("mdeq-tiny-digits-sigma25", "digits-train.yaml", 0.93, 0.02, every=1, draws=2, agreement_points=8),
-    Shipped("mdeq-small-cifar10-sigma50", "cifar10-train.yaml", 0.56, 0.03, every=20, draws=1, agreement_points=4),
+    Shipped("mdeq-tiny-digits-sigma25", "digits-train.yaml", 0.93, 0.03, 0.05, every=1, draws=2, agreement_points=8),
+    Shipped(
+        "mdeq-small-cifar10-sigma50",
+        "cifar10-train-further.yaml",
+        0.59,
+        0.02,
+        0.03,
+        every=20,
+        draws=1,
+        agreement_points=4,
+    ),
 ]
 each_shipped = pytest.mark.parametrize("shipped", SHIPPED, ids=lambda shipped: shipped.name)
 
@@ -104,10 +114,10 @@ def test_serialized_sampling_agrees_with_the_base_classifier(shipped: Shipped, i
     agreement = chain_agreement(shipped.model, x_NCHW, shipped.card["sigma"], seed=5)
     assert agreement.points == shipped.agreement_points
     assert agreement.false_mean[3] < 0.005
-    assert agreement.false_worst[3] < 0.03
+    assert agreement.false_worst[3] < shipped.false_worst
     assert agreement.false_mean[1] < shipped.false_once
     assert agreement.reference_evaluations < 10
     said = shipped.card["chain_agreement"]
     assert said["false_mean"]["3"] < 0.005
-    assert said["false_worst"]["3"] < 0.03
+    assert said["false_worst"]["3"] < shipped.false_worst
     assert said["false_mean"]["1"] < shipped.false_once
