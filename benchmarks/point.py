@@ -1,11 +1,12 @@
-"""What certifying a point costs by each way of sampling: srs-ray beside a plain engine, in one process.
+"""What certifying a point costs by each way of sampling: srs-ray beside a plain engine (benchmarks/plain.py).
 
-    python benchmarks/point.py [--arch mdeq-small-cifar10] [--weights FILE] [--samples 400] [--rounds 5]
+    python benchmarks/point.py [--arch mdeq-small-cifar10] [--weights FILE] [--samples 1000] [--rounds 5]
 
-Both engines first classify the same noisy images, and are to agree. Then they are timed in turn, round by round;
-what is printed are medians over the rounds, a ratio being the median of the rounds' own ratios. Seconds of a point
-are those of n0 + n samples and of the audit. Without --weights the weights are the shipped ones, or else random, with
-which times are real and evaluations to a tolerance are not those of a trained model.
+Each engine has a process of its own. Both first classify the same noisy images along the same chains, and are to
+agree. Then they are timed in turn, round by round; what is printed are medians over the rounds, a ratio being the
+median of the rounds' own ratios. Seconds of a point are those of n0 + n samples and of the audit. Without --weights the
+weights are the shipped ones, or else random, with which times are real and evaluations to a tolerance are not those of
+a trained model.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from multiprocessing import get_context
 
 import numpy as np
 import torch
@@ -25,208 +28,251 @@ from rich.console import Console
 from rich.table import Table
 
 from srs_ray.models.architectures import ARCHITECTURES
-from srs_ray.models.mdeq import MDEQ
 from srs_ray.models.solvers import SolverSetting
-from srs_ray.models.weights import Weights, build_model, random_weights, read_weights
+from srs_ray.models.weights import build_model, inference_model, random_weights, read_weights
+from srs_ray.runner.allocator import keep_freed_memory
 from srs_ray.smoothing.base_classifier import BaseClassifier
 from srs_ray.smoothing.noise import NoisyPoint, Stage, noise_generator
 from srs_ray.smoothing.point import default_batch, device_name
 from srs_ray.smoothing.samplers import SerializedSampler, StandardSampler
 
-SIGMA, WARMUP_STEPS = 0.5, 10
+SIGMA, WARMUP_STEPS, CHECKED_STEPS = 0.5, 10, 3
 SHIPPED = {"mdeq-small-cifar10": "mdeq-small-cifar10-sigma50", "mdeq-tiny-digits": "mdeq-tiny-digits-sigma25"}
-N0, N = 100, 10_000  # of a point; the audit's K is an option
+N0, N = 100, 10_000  # of a point
+STANDARD, SRS_1, SRS_3, AUDIT = "standard", "SRS, 1 step", "SRS, 3 steps", "audit"
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What both engines are given."""
+
+    arch: str
+    weights: str | None
+    device: str
+    threads: int
+    samples: int
+    audit: int
+    plain_batch: int
+    batch: int | None
+
+    @property
+    def reference(self) -> SolverSetting:
+        return ARCHITECTURES[self.arch].reference
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many samples each way draws in a round."""
+        return {STANDARD: self.samples, SRS_1: self.samples, SRS_3: self.samples, AUDIT: self.audit}
+
+    @property
+    def checked_chains(self) -> int:
+        return min(self.samples, 100)
+
+    def point(self) -> NoisyPoint:
+        shape, generator = ARCHITECTURES[self.arch].input_shape, torch.Generator().manual_seed(0)
+        image_CHW = torch.rand(shape, generator=generator).to(self.device)
+        return NoisyPoint(image_CHW, SIGMA, 0, 0, noise_generator("auto", self.device))
+
+
+class Plain:
+    """The plain engine's side."""
+
+    def __init__(self, setup: Setup) -> None:
+        weights = read_weights(setup.weights) if setup.weights else random_weights(setup.arch)
+        self.setup, self.point = setup, setup.point()
+        self.engine = PlainEngine(build_model(setup.arch, weights, setup.device), setup.plain_batch)
+        self.ends_BD = {way: self.engine.model.zero_state(setup.plain_batch) for way in (SRS_1, SRS_3)}
+
+    def draw(self, way: str) -> int:
+        """One round of a way of sampling; the evaluations that it took."""
+        reference, engine, count = self.setup.reference, self.engine, self.setup.counts[way]
+        before, solver = engine.evaluations, reference.solver.name
+        if way in self.ends_BD:
+            steps = 1 if way == SRS_1 else 3
+            engine.serialized(self.point.x_CHW, SIGMA, count, solver, steps, self.ends_BD[way])
+        else:
+            assert reference.tolerance is not None
+            engine.standard(self.point.x_CHW, SIGMA, count, solver, reference.steps, reference.tolerance)
+        return engine.evaluations - before
+
+    def check(self) -> np.ndarray:
+        """Classes along chains of three samples."""
+        solver, chains = self.setup.reference.solver.name, self.setup.checked_chains
+        # This engine's k Anderson steps return the iterate after k + 1 of ours.
+        spare = 1 if solver == "anderson" else 0
+        z_BD, said = self.engine.model.zero_state(chains), []
+        for first in range(0, 3 * chains, chains):
+            x_BCHW = self.point.samples(Stage.ESTIMATION, range(first, first + chains))
+            steps = (CHECKED_STEPS if first else WARMUP_STEPS) - spare
+            classes_B, z_BD = self.engine.classify(x_BCHW, z_BD, solver, steps, None)
+            said.append(classes_B.cpu().numpy())
+        return np.concatenate(said)
+
+
+class Ours:
+    """srs-ray's side, in a process like a worker's."""
+
+    def __init__(self, setup: Setup) -> None:
+        keep_freed_memory()
+        weights = read_weights(setup.weights) if setup.weights else random_weights(setup.arch)
+        self.setup, self.point = setup, setup.point()
+        self.model = inference_model(setup.arch, weights, setup.device)
+        self.batch = setup.batch or default_batch(self.model.config, self.model.device.type)
+        base = BaseClassifier(self.model, setup.reference, self.batch)
+        chains = min(setup.samples, 400)
+        standard, one, three = (
+            StandardSampler(base, self.point),
+            self._serialized(1, chains),
+            self._serialized(3, chains),
+        )
+        numbers = np.arange(setup.audit)
+        self.ways: dict[str, Callable[[], int]] = {
+            STANDARD: lambda: standard.draw(Stage.ESTIMATION, setup.samples).evaluations,
+            SRS_1: lambda: one.draw(Stage.ESTIMATION, setup.samples).evaluations,
+            SRS_3: lambda: three.draw(Stage.ESTIMATION, setup.samples).evaluations,
+            AUDIT: lambda: base.predict(self.point, Stage.ESTIMATION, numbers).evaluations,
+        }
+
+    def _serialized(self, steps: int, chains: int) -> SerializedSampler:
+        setting = SolverSetting(self.setup.reference.solver, steps)
+        return SerializedSampler(self.model, self.point, setting, WARMUP_STEPS, chains, self.batch)
+
+    def draw(self, way: str) -> int:
+        """One round of a way of sampling; the evaluations that it took."""
+        return self.ways[way]()
+
+    def check(self) -> np.ndarray:
+        """Classes along chains of three samples."""
+        chains = self.setup.checked_chains
+        return self._serialized(CHECKED_STEPS, chains).draw(Stage.ESTIMATION, 3 * chains).classes_N
+
+
+engine: Plain | Ours  # of this process
+
+
+def start_engine(kind: type[Plain] | type[Ours], setup: Setup) -> None:
+    """In a new process: its engine."""
+    global engine
+    torch.set_num_threads(setup.threads)
+    engine = kind(setup)
+
+
+def check_engine() -> np.ndarray:
+    """In an engine's process: the classes of `check`."""
+    return engine.check()
+
+
+def time_engine(way: str, device: str) -> tuple[float, int]:
+    """In an engine's process: seconds and evaluations of one round."""
+    started = time.perf_counter()
+    evaluations = engine.draw(way)
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started, evaluations
 
 
 @dataclass
 class Timed:
-    """Seconds and evaluations of one engine, per round."""
+    """A way of sampling by one engine: seconds of each round, evaluations of the last."""
 
-    run: Callable[[], int]  # draws samples, and says how many evaluations that took
-    samples: int
     seconds: list[float] = field(default_factory=list)
     evaluations: int = 0
 
-    def measure(self, device: torch.device) -> None:
-        """One round."""
-        started = time.perf_counter()
-        self.evaluations = self.run()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        self.seconds.append((time.perf_counter() - started) / self.samples)
 
-    @property
-    def milliseconds(self) -> float:
-        """Of one sample."""
-        return 1e3 * statistics.median(self.seconds)
-
-
-@dataclass
+@dataclass(frozen=True)
 class Duel:
-    """The two engines at one way of sampling."""
+    """A way of sampling by both engines."""
 
-    name: str
     plain: Timed
     ours: Timed
 
-    def ratios(self) -> list[float]:
-        """How many times as long the plain engine took, in each round."""
-        return [plain / ours for plain, ours in zip(self.plain.seconds, self.ours.seconds, strict=True)]
+
+def median_ratio(plain_s: list[float], ours_s: list[float]) -> float:
+    return statistics.median(plain / ours for plain, ours in zip(plain_s, ours_s, strict=True))
 
 
-@dataclass(frozen=True)
-class Engines:
-    """Both engines on one model and one noisy point."""
-
-    model: MDEQ
-    plain: PlainEngine
-    point: NoisyPoint
-    batch: int
-
-    @property
-    def reference(self) -> SolverSetting:
-        return self.model.config.reference
-
-    def serialized(self, steps: int, chains: int) -> SerializedSampler:
-        setting = SolverSetting(self.reference.solver, steps)
-        return SerializedSampler(self.model, self.point, setting, WARMUP_STEPS, chains, self.batch)
-
-    def check_equal(self, chains: int) -> str:
-        """Both engines on the same images, along chains of three samples; ends the program where they differ."""
-        solver, steps = self.reference.solver, 3
-        # The plain engine's k Anderson steps return the iterate after k + 1 of ours.
-        spare = 1 if solver.name == "anderson" else 0
-        classes_N = self.serialized(steps, chains).draw(Stage.ESTIMATION, 3 * chains).classes_N
-        z_BD, said = self.model.zero_state(chains), []
-        for first in range(0, 3 * chains, chains):
-            x_BCHW = self.point.samples(Stage.ESTIMATION, range(first, first + chains))
-            wanted = (steps if first else WARMUP_STEPS) - spare
-            classes_B, z_BD = self.plain.classify(x_BCHW, z_BD, solver.name, wanted, None)
-            said.append(classes_B.cpu().numpy())
-        differing = int((np.concatenate(said) != classes_N).sum())
-        text = f"{differing} of {3 * chains} predictions differ between the engines ({steps} steps, chains of 3)"
-        if differing > 3 * chains // 100:  # a tie within rounding now and then
-            sys.exit(text)
-        return text
-
-    def duels(self, samples: int, audit: int) -> list[Duel]:
-        """Every way of sampling: standard, SRS by 1 and by 3 steps, the audit."""
-        plain, x_CHW, reference = self.plain, self.point.x_CHW, self.reference
-        solver, steps, tolerance = reference.solver.name, reference.steps, reference.tolerance
-        assert tolerance is not None
-        base = BaseClassifier(self.model, reference, self.batch)
-
-        def plain_evaluations(run: Callable[[], object]) -> int:
-            before = plain.evaluations
-            run()
-            return plain.evaluations - before
-
-        def duel(name: str, by_plain: Callable[[], object], by_us: Callable[[], int], count: int) -> Duel:
-            return Duel(name, Timed(partial(plain_evaluations, by_plain), count), Timed(by_us, count))
-
-        def standard(count: int) -> Callable[[], object]:
-            return partial(plain.standard, x_CHW, SIGMA, count, solver, steps, tolerance)
-
-        sampler = StandardSampler(base, self.point)
-        duels = [
-            duel(
-                f"standard {reference}, tolerance {tolerance:g}",
-                standard(samples),
-                lambda: sampler.draw(Stage.ESTIMATION, samples).evaluations,
-                samples,
-            )
-        ]
-        for few in (1, 3):
-            ends_BD = self.model.zero_state(plain.batch)
-            ours = self.serialized(few, min(samples, 400))
-            duels.append(
-                duel(
-                    f"SRS {SolverSetting(reference.solver, few)}",
-                    partial(plain.serialized, x_CHW, SIGMA, samples, solver, few, ends_BD),
-                    lambda ours=ours: ours.draw(Stage.ESTIMATION, samples).evaluations,  # type: ignore[misc]
-                    samples,
-                )
-            )
-        numbers = np.arange(audit)
-        duels.append(
-            duel(
-                "audit",
-                standard(audit),
-                lambda: base.predict(self.point, Stage.ESTIMATION, numbers).evaluations,
-                audit,
-            )
+def run(setup: Setup, rounds: int) -> tuple[dict[str, Duel], str]:
+    """All rounds; and what the comparison of predictions said. Ends the program where the engines disagree."""
+    duels = {way: Duel(Timed(), Timed()) for way in setup.counts}
+    start = partial(ProcessPoolExecutor, 1, get_context("spawn"), start_engine)
+    with start((Plain, setup)) as plain, start((Ours, setup)) as ours:
+        differing = int((plain.submit(check_engine).result() != ours.submit(check_engine).result()).sum())
+        compared = 3 * setup.checked_chains
+        agreed = (
+            f"{differing} of {compared} predictions differ between the engines ({CHECKED_STEPS} steps, chains of 3)"
         )
-        return duels
+        if differing > compared // 100:  # two logits tie within rounding now and then
+            sys.exit(agreed)
+        for round_number in range(rounds + 1):
+            for way, duel in duels.items():
+                for process, timed in ((plain, duel.plain), (ours, duel.ours)):
+                    seconds, timed.evaluations = process.submit(time_engine, way, setup.device).result()
+                    if round_number:  # the first one warms up kernels and chains
+                        timed.seconds.append(seconds)
+    return duels, agreed
 
 
-def print_samples(duels: list[Duel], title: str) -> None:
+def samples_table(setup: Setup, duels: dict[str, Duel], title: str) -> Table:
+    """What a noisy sample costs."""
     table = Table(title=title)
     for heading in ("", "NFE, plain", "NFE", "ms, plain", "ms", "times as fast", "least, most"):
         table.add_column(heading, justify="left" if not heading else "right")
-    for duel in duels:
-        ratios = duel.ratios()
+    for way, duel in duels.items():
+        count = setup.counts[way]
+        ratios = [plain / ours for plain, ours in zip(duel.plain.seconds, duel.ours.seconds, strict=True)]
         table.add_row(
-            duel.name,
-            *(f"{timed.evaluations / timed.samples:.2f}" for timed in (duel.plain, duel.ours)),
-            *(f"{timed.milliseconds:.3f}" for timed in (duel.plain, duel.ours)),
+            f"{way}, {setup.reference}" if way in (STANDARD, AUDIT) else way,
+            *(f"{timed.evaluations / count:.2f}" for timed in (duel.plain, duel.ours)),
+            *(f"{1e3 * statistics.median(timed.seconds) / count:.3f}" for timed in (duel.plain, duel.ours)),
             f"{statistics.median(ratios):.2f}",
             f"{min(ratios):.2f}, {max(ratios):.2f}",
         )
-    Console().print(table)
+    return table
 
 
-def print_points(duels: list[Duel], audit: int) -> None:
+def points_table(setup: Setup, duels: dict[str, Duel]) -> Table:
     """What each way costs for a whole point, the audit included where there is one."""
-    table = Table(title=f"a point of {N0} + {N:,} samples; SRS with an audit of K = {audit}")
+    table = Table(title=f"a point of {N0} + {N:,} samples; SRS with an audit of K = {setup.audit}")
     for heading in ("", "s, plain", "s", "times as fast"):
         table.add_column(heading, justify="left" if not heading else "right")
-    *ways, audits = duels
-    for duel in ways:
+    for way in (STANDARD, SRS_1, SRS_3):
+        share = (N0 + N) / setup.counts[way]
         plain_s, ours_s = (
-            [
-                (N0 + N) * way + (audit * check if duel.name.startswith("SRS") else 0)
-                for way, check in zip(way_timed.seconds, audit_timed.seconds, strict=True)
-            ]
-            for way_timed, audit_timed in ((duel.plain, audits.plain), (duel.ours, audits.ours))
+            [share * drawing + (0 if way == STANDARD else auditing) for drawing, auditing in zip(*both, strict=True)]
+            for both in (
+                (duels[way].plain.seconds, duels[AUDIT].plain.seconds),
+                (duels[way].ours.seconds, duels[AUDIT].ours.seconds),
+            )
         )
-        ratio = statistics.median(plain / ours for plain, ours in zip(plain_s, ours_s, strict=True))
-        table.add_row(duel.name, *(f"{statistics.median(s):.2f}" for s in (plain_s, ours_s)), f"{ratio:.2f}")
-    Console().print(table)
+        medians = (f"{statistics.median(s):.2f}" for s in (plain_s, ours_s))
+        table.add_row(way, *medians, f"{median_ratio(plain_s, ours_s):.2f}")
+    return table
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", default="mdeq-small-cifar10", choices=ARCHITECTURES)
     parser.add_argument("--weights", help="a checkpoint file, or the name of shipped weights")
-    parser.add_argument("--samples", type=int, default=400, help="noisy samples of each way, per round")
+    parser.add_argument("--samples", type=int, default=1000, help="noisy samples of each way, per round")
     parser.add_argument("--audit", type=int, default=400, help="K, how many samples the audit runs again")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--plain-batch", type=int, default=200)
+    parser.add_argument("--plain-batch", type=int, default=200, help="of the plain engine")
+    parser.add_argument("--batch", type=int, help="of ours; default: what a run takes")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads, as one worker has them")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    given = vars(parser.parse_args())
+    rounds = given.pop("rounds")
+    setup = Setup(**{**given, "weights": given["weights"] or SHIPPED.get(given["arch"])})
 
-    name = options.weights or SHIPPED.get(options.arch)
-    weights: Weights = read_weights(name) if name else random_weights(options.arch)
-    model = build_model(options.arch, weights, options.device)
-    image_CHW = torch.rand(model.config.input_shape, generator=torch.Generator().manual_seed(0)).to(model.device)
-    point = NoisyPoint(image_CHW, SIGMA, 0, 0, noise_generator("auto", model.device))
-    engines = Engines(
-        model, PlainEngine(model, options.plain_batch), point, default_batch(model.config, model.device.type)
+    duels, agreed = run(setup, rounds)
+    device = device_name(torch.device(setup.device))
+    on = f"on {device}, {setup.threads} threads, torch {torch.__version__}, medians of {rounds}"
+    console = Console()
+    console.print(agreed)
+    console.print(
+        samples_table(setup, duels, f"{setup.arch}, {setup.weights or 'random weights'}; a noisy sample, {on}")
     )
-
-    print(engines.check_equal(chains=min(options.samples, 100)))
-    duels = engines.duels(options.samples, options.audit)
-    for round_number in range(options.rounds + 1):
-        for duel in duels:
-            for timed in (duel.plain, duel.ours):
-                timed.measure(model.device)
-                if not round_number:  # it warms up kernels and chains
-                    timed.seconds.clear()
-    on = f"on {device_name(model.device)}, {options.threads} threads, torch {torch.__version__}"
-    print_samples(duels, f"{options.arch}, {name or 'random weights'}, {on}; a noisy sample")
-    print_points(duels, options.audit)
+    console.print(points_table(setup, duels))
 
 
 if __name__ == "__main__":

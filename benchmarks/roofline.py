@@ -27,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from srs_ray.models.architectures import ARCHITECTURES
 from srs_ray.models.mdeq import MDEQ
 from srs_ray.models.solvers import FixedPointIteration
-from srs_ray.models.weights import build_model, random_weights, read_weights
+from srs_ray.models.weights import inference_model, random_weights, read_weights
 from srs_ray.smoothing.noise import NoisyPoint, Stage, noise_generator
 from srs_ray.smoothing.point import default_batch, device_name, use_exact_float32
 
@@ -134,7 +134,7 @@ def main() -> None:
 
     name = options.weights or SHIPPED.get(options.arch)
     weights = read_weights(name) if name else random_weights(options.arch)
-    model = build_model(options.arch, weights, options.device, options.dtype)
+    model = inference_model(options.arch, weights, options.device, options.dtype)
     device, batch = model.device, options.batch or default_batch(model.config, model.device.type)
     image_CHW = torch.rand(model.config.input_shape, generator=torch.Generator().manual_seed(0)).to(device)
     point = NoisyPoint(image_CHW, 0.5, 0, 0, noise_generator("auto", device))
