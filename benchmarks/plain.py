@@ -132,7 +132,7 @@ class PlainEngine:
             ]
             fused = [
                 post(reduce(torch.add, [carry(z) for carry, z in zip(carries, branches, strict=True)]))
-                for carries, post in zip(layer.fuse_layers, layer.post_fuse_layers, strict=True)
+                for carries, post in zip(map(list, layer.fuse_layers), layer.post_fuse_layers, strict=True)
             ]
             return model.join(fused)
 

@@ -36,7 +36,7 @@ def arrange_for_inference(model: MDEQ, device: torch.device, dtype: torch.dtype)
         for block, (_, height, width) in zip(blocks, model.config.branch_shapes, strict=True):
             block.at_once = _samples_in_cache(block.conv1.out_channels * height * width)
             if 2 * block.conv2.out_channels <= VECTOR:
-                block.conv2 = PairedConvolution(block.conv2)
+                block.register_module("conv2", PairedConvolution(block.conv2))
         _, height, width = model.config.branch_shapes[0]
         model.head_at_once = 2 * _samples_in_cache(HEAD_EXPANSION * model.config.head_channels[0] * height * width)
         model.to(memory_format=torch.channels_last)
@@ -57,6 +57,7 @@ def _fold_sequential(module: nn.Sequential) -> None:
 def _fold(module: nn.Module, convolution: str, norm: str) -> None:
     conv, bn = module.get_submodule(convolution), module.get_submodule(norm)
     assert isinstance(conv, nn.Conv2d)
+    assert isinstance(bn, nn.BatchNorm2d)
     setattr(module, convolution, fuse_conv_bn_eval(conv, bn))
     setattr(module, norm, nn.Identity())
 
@@ -64,8 +65,10 @@ def _fold(module: nn.Module, convolution: str, norm: str) -> None:
 class PairedConvolution(nn.Module):
     """A 3x3 convolution of padding 1 that computes pixels 2j and 2j + 1 of a row as channels of one, by a 3x4 kernel.
 
-    A third of the products are with zeros; it pays where the vectors of a CPU would be half empty.
+    A quarter of the products are with zeros; it pays where the vectors of a CPU would be half empty.
     """
+
+    weight: Tensor
 
     def __init__(self, convolution: nn.Conv2d) -> None:
         super().__init__()

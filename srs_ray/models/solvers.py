@@ -182,6 +182,7 @@ class _AndersonTogether:
         self.solver, self.memory = solver, memory
         self.f: list[Tensor] = []
         self.g: list[Tensor] = []
+        self.gram_BMM: Tensor | None = None
 
     def step(self, z_BD: Tensor, fz_BD: Tensor) -> tuple[Tensor, Tensor | None]:
         if self.memory == 1:
@@ -189,19 +190,15 @@ class _AndersonTogether:
         g_BD = fz_BD - z_BD
         self.f, self.g = [*self.f, fz_BD][-self.memory :], [*self.g, g_BD][-self.memory :]
         products_BM = _dot_products(self.g, g_BD)
-        first, filled = len(self.g) == 1, len(self.g)
-        gram_BMM = products_BM.new_empty(len(z_BD), filled, filled)
-        if not first:
-            kept = filled - 1
-            gram_BMM[:, :kept, :kept] = self.gram_BMM[:, -kept:, -kept:]
+        before_BMM, kept = self.gram_BMM, len(self.g) - 1
+        gram_BMM = self.gram_BMM = products_BM.new_empty(len(z_BD), len(self.g), len(self.g))
         gram_BMM[:, -1, :] = gram_BMM[:, :, -1] = products_BM
-        self.gram_BMM = gram_BMM
-        if first:
+        if before_BMM is None:
             return fz_BD, None
+        gram_BMM[:, :kept, :kept] = before_BMM[:, -kept:, -kept:]
         a_BM, stable_B = self.solver.weights(gram_BMM, torch.ones_like(products_BM, dtype=torch.bool))
-        a_BM = torch.where(stable_B.unsqueeze(1), a_BM, 0.0)
-        a_BM[:, -1] = torch.where(stable_B, a_BM[:, -1], 1.0)
-        return _weighted_sum(self.f, a_BM), ~stable_B
+        naive_M = torch.arange(len(self.f), device=z_BD.device) == kept
+        return _weighted_sum(self.f, torch.where(stable_B.unsqueeze(1), a_BM, naive_M.to(a_BM.dtype))), ~stable_B
 
 
 @dataclass(frozen=True)
