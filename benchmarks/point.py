@@ -1,89 +1,278 @@
-"""What a noisy sample costs by each way of sampling: evaluations of f and seconds, interleaved in one process.
+"""What certifying a point costs by each way of sampling: srs-ray beside a plain engine (benchmarks/plain.py).
 
-    python benchmarks/point.py [--arch mdeq-small-cifar10] [--weights FILE] [--samples 400] [--rounds 5]
+    python benchmarks/point.py [--arch mdeq-small-cifar10] [--weights FILE] [--samples 1000] [--rounds 5]
 
-Prints medians over the rounds and ratios to standard sampling that stops at its tolerance. Without --weights the
-weights are random: their times are real, their number of evaluations to the tolerance is not that of a trained model.
+Each engine has a process of its own. Both first classify the same noisy images along the same chains, and are to
+agree. Then they are timed in turn, round by round; what is printed are medians over the rounds, a ratio being the
+median of the rounds' own ratios. Seconds of a point are those of n0 + n samples and of the audit. Without --weights the
+weights are the shipped ones, or else random, with which times are real and evaluations to a tolerance are not those of
+a trained model.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
-from dataclasses import replace
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing import get_context
 
+import numpy as np
 import torch
+from plain import PlainEngine
 from rich.console import Console
 from rich.table import Table
 
 from srs_ray.models.architectures import ARCHITECTURES
-from srs_ray.models.mdeq import MDEQ
 from srs_ray.models.solvers import SolverSetting
-from srs_ray.models.weights import build_model, random_weights, read_weights
+from srs_ray.models.weights import build_model, inference_model, random_weights, read_weights
+from srs_ray.runner.allocator import keep_freed_memory
 from srs_ray.smoothing.base_classifier import BaseClassifier
 from srs_ray.smoothing.noise import NoisyPoint, Stage, noise_generator
 from srs_ray.smoothing.point import default_batch, device_name
-from srs_ray.smoothing.samplers import Sampler, SerializedSampler, StandardSampler
+from srs_ray.smoothing.samplers import SerializedSampler, StandardSampler
 
-CHAINS, WARMUP = 100, 10
+SIGMA, WARMUP_STEPS, CHECKED_STEPS = 0.5, 10, 3
+SHIPPED = {"mdeq-small-cifar10": "mdeq-small-cifar10-sigma50", "mdeq-tiny-digits": "mdeq-tiny-digits-sigma25"}
+N0, N = 100, 10_000  # of a point
+STANDARD, SRS_1, SRS_3, AUDIT = "standard", "SRS, 1 step", "SRS, 3 steps", "audit"
 
 
-def samplers(model: MDEQ, point: NoisyPoint, batch: int) -> dict[str, Sampler]:
-    reference = model.config.reference
-    solver = reference.solver
-    to_the_end = replace(reference, tolerance=None)
-    ways: dict[str, Sampler] = {
-        f"standard {reference}, tolerance {reference.tolerance:g}": StandardSampler(
-            BaseClassifier(model, reference, batch), point
-        ),
-        f"standard {reference}, no tolerance": StandardSampler(BaseClassifier(model, to_the_end, batch), point),
-    }
-    for steps in (1, 3):
-        setting = SolverSetting(solver, steps)
-        ways[f"SRS {setting}"] = SerializedSampler(model, point, setting, WARMUP, CHAINS, batch)
-    return ways
+@dataclass(frozen=True)
+class Setup:
+    """What both engines are given."""
+
+    arch: str
+    weights: str | None
+    device: str
+    threads: int
+    samples: int
+    audit: int
+    plain_batch: int
+    batch: int | None
+
+    @property
+    def reference(self) -> SolverSetting:
+        return ARCHITECTURES[self.arch].reference
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many samples each way draws in a round."""
+        return {STANDARD: self.samples, SRS_1: self.samples, SRS_3: self.samples, AUDIT: self.audit}
+
+    @property
+    def checked_chains(self) -> int:
+        return min(self.samples, 100)
+
+    def point(self) -> NoisyPoint:
+        shape, generator = ARCHITECTURES[self.arch].input_shape, torch.Generator().manual_seed(0)
+        image_CHW = torch.rand(shape, generator=generator).to(self.device)
+        return NoisyPoint(image_CHW, SIGMA, 0, 0, noise_generator("auto", self.device))
+
+
+class Plain:
+    """The plain engine's side."""
+
+    def __init__(self, setup: Setup) -> None:
+        weights = read_weights(setup.weights) if setup.weights else random_weights(setup.arch)
+        self.setup, self.point = setup, setup.point()
+        self.engine = PlainEngine(build_model(setup.arch, weights, setup.device), setup.plain_batch)
+        self.ends_BD = {way: self.engine.model.zero_state(setup.plain_batch) for way in (SRS_1, SRS_3)}
+
+    def draw(self, way: str) -> int:
+        """One round of a way of sampling; the evaluations that it took."""
+        reference, engine, count = self.setup.reference, self.engine, self.setup.counts[way]
+        before, solver = engine.evaluations, reference.solver.name
+        if way in self.ends_BD:
+            steps = 1 if way == SRS_1 else 3
+            engine.serialized(self.point.x_CHW, SIGMA, count, solver, steps, self.ends_BD[way])
+        else:
+            assert reference.tolerance is not None
+            engine.standard(self.point.x_CHW, SIGMA, count, solver, reference.steps, reference.tolerance)
+        return engine.evaluations - before
+
+    def check(self) -> np.ndarray:
+        """Classes along chains of three samples."""
+        solver, chains = self.setup.reference.solver.name, self.setup.checked_chains
+        # This engine's k Anderson steps return the iterate after k + 1 of ours.
+        spare = 1 if solver == "anderson" else 0
+        z_BD, said = self.engine.model.zero_state(chains), []
+        for first in range(0, 3 * chains, chains):
+            x_BCHW = self.point.samples(Stage.ESTIMATION, range(first, first + chains))
+            steps = (CHECKED_STEPS if first else WARMUP_STEPS) - spare
+            classes_B, z_BD = self.engine.classify(x_BCHW, z_BD, solver, steps, None)
+            said.append(classes_B.cpu().numpy())
+        return np.concatenate(said)
+
+
+class Ours:
+    """srs-ray's side, in a process like a worker's."""
+
+    def __init__(self, setup: Setup) -> None:
+        keep_freed_memory()
+        weights = read_weights(setup.weights) if setup.weights else random_weights(setup.arch)
+        self.setup, self.point = setup, setup.point()
+        self.model = inference_model(setup.arch, weights, setup.device)
+        self.batch = setup.batch or default_batch(self.model.config, self.model.device.type)
+        base = BaseClassifier(self.model, setup.reference, self.batch)
+        chains = min(setup.samples, 400)
+        standard, one, three = (
+            StandardSampler(base, self.point),
+            self._serialized(1, chains),
+            self._serialized(3, chains),
+        )
+        numbers = np.arange(setup.audit)
+        self.ways: dict[str, Callable[[], int]] = {
+            STANDARD: lambda: standard.draw(Stage.ESTIMATION, setup.samples).evaluations,
+            SRS_1: lambda: one.draw(Stage.ESTIMATION, setup.samples).evaluations,
+            SRS_3: lambda: three.draw(Stage.ESTIMATION, setup.samples).evaluations,
+            AUDIT: lambda: base.predict(self.point, Stage.ESTIMATION, numbers).evaluations,
+        }
+
+    def _serialized(self, steps: int, chains: int) -> SerializedSampler:
+        setting = SolverSetting(self.setup.reference.solver, steps)
+        return SerializedSampler(self.model, self.point, setting, WARMUP_STEPS, chains, self.batch)
+
+    def draw(self, way: str) -> int:
+        """One round of a way of sampling; the evaluations that it took."""
+        return self.ways[way]()
+
+    def check(self) -> np.ndarray:
+        """Classes along chains of three samples."""
+        chains = self.setup.checked_chains
+        return self._serialized(CHECKED_STEPS, chains).draw(Stage.ESTIMATION, 3 * chains).classes_N
+
+
+engine: Plain | Ours  # of this process
+
+
+def start_engine(kind: type[Plain] | type[Ours], setup: Setup) -> None:
+    """In a new process: its engine."""
+    global engine
+    torch.set_num_threads(setup.threads)
+    engine = kind(setup)
+
+
+def check_engine() -> np.ndarray:
+    """In an engine's process: the classes of `check`."""
+    return engine.check()
+
+
+def time_engine(way: str, device: str) -> tuple[float, int]:
+    """In an engine's process: seconds and evaluations of one round."""
+    started = time.perf_counter()
+    evaluations = engine.draw(way)
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started, evaluations
+
+
+@dataclass
+class Timed:
+    """A way of sampling by one engine: seconds of each round, evaluations of the last."""
+
+    seconds: list[float] = field(default_factory=list)
+    evaluations: int = 0
+
+
+@dataclass(frozen=True)
+class Duel:
+    """A way of sampling by both engines."""
+
+    plain: Timed
+    ours: Timed
+
+
+def median_ratio(plain_s: list[float], ours_s: list[float]) -> float:
+    return statistics.median(plain / ours for plain, ours in zip(plain_s, ours_s, strict=True))
+
+
+def run(setup: Setup, rounds: int) -> tuple[dict[str, Duel], str]:
+    """All rounds; and what the comparison of predictions said. Ends the program where the engines disagree."""
+    duels = {way: Duel(Timed(), Timed()) for way in setup.counts}
+    start = partial(ProcessPoolExecutor, 1, get_context("spawn"), start_engine)
+    with start((Plain, setup)) as plain, start((Ours, setup)) as ours:
+        differing = int((plain.submit(check_engine).result() != ours.submit(check_engine).result()).sum())
+        compared = 3 * setup.checked_chains
+        agreed = (
+            f"{differing} of {compared} predictions differ between the engines ({CHECKED_STEPS} steps, chains of 3)"
+        )
+        if differing > compared // 100:  # two logits tie within rounding now and then
+            sys.exit(agreed)
+        for round_number in range(rounds + 1):
+            for way, duel in duels.items():
+                for process, timed in ((plain, duel.plain), (ours, duel.ours)):
+                    seconds, timed.evaluations = process.submit(time_engine, way, setup.device).result()
+                    if round_number:  # the first one warms up kernels and chains
+                        timed.seconds.append(seconds)
+    return duels, agreed
+
+
+def samples_table(setup: Setup, duels: dict[str, Duel], title: str) -> Table:
+    """What a noisy sample costs."""
+    table = Table(title=title)
+    for heading in ("", "NFE, plain", "NFE", "ms, plain", "ms", "times as fast", "least, most"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for way, duel in duels.items():
+        count = setup.counts[way]
+        ratios = [plain / ours for plain, ours in zip(duel.plain.seconds, duel.ours.seconds, strict=True)]
+        table.add_row(
+            f"{way}, {setup.reference}" if way in (STANDARD, AUDIT) else way,
+            *(f"{timed.evaluations / count:.2f}" for timed in (duel.plain, duel.ours)),
+            *(f"{1e3 * statistics.median(timed.seconds) / count:.3f}" for timed in (duel.plain, duel.ours)),
+            f"{statistics.median(ratios):.2f}",
+            f"{min(ratios):.2f}, {max(ratios):.2f}",
+        )
+    return table
+
+
+def points_table(setup: Setup, duels: dict[str, Duel]) -> Table:
+    """What each way costs for a whole point, the audit included where there is one."""
+    table = Table(title=f"a point of {N0} + {N:,} samples; SRS with an audit of K = {setup.audit}")
+    for heading in ("", "s, plain", "s", "times as fast"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for way in (STANDARD, SRS_1, SRS_3):
+        share = (N0 + N) / setup.counts[way]
+        plain_s, ours_s = (
+            [share * drawing + (0 if way == STANDARD else auditing) for drawing, auditing in zip(*both, strict=True)]
+            for both in (
+                (duels[way].plain.seconds, duels[AUDIT].plain.seconds),
+                (duels[way].ours.seconds, duels[AUDIT].ours.seconds),
+            )
+        )
+        medians = (f"{statistics.median(s):.2f}" for s in (plain_s, ours_s))
+        table.add_row(way, *medians, f"{median_ratio(plain_s, ours_s):.2f}")
+    return table
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", default="mdeq-small-cifar10", choices=ARCHITECTURES)
-    parser.add_argument("--weights", help="a checkpoint; default: random weights")
-    parser.add_argument("--samples", type=int, default=400)
+    parser.add_argument("--weights", help="a checkpoint file, or the name of shipped weights")
+    parser.add_argument("--samples", type=int, default=1000, help="noisy samples of each way, per round")
+    parser.add_argument("--audit", type=int, default=400, help="K, how many samples the audit runs again")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--plain-batch", type=int, default=200, help="of the plain engine")
+    parser.add_argument("--batch", type=int, help="of ours; default: what a run takes")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads, as one worker has them")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    given = vars(parser.parse_args())
+    rounds = given.pop("rounds")
+    setup = Setup(**{**given, "weights": given["weights"] or SHIPPED.get(given["arch"])})
 
-    weights = read_weights(options.weights) if options.weights else random_weights(options.arch)
-    model = build_model(options.arch, weights, options.device)
-    generator = torch.Generator().manual_seed(0)
-    image = torch.rand(model.config.input_shape, generator=generator).to(model.device)
-    point = NoisyPoint(image, 0.5, 0, 0, noise_generator("auto", model.device))
-    ways = samplers(model, point, default_batch(model.config, model.device.type))
-
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    evaluations: dict[str, int] = {}
-    for round_number in range(options.rounds + 1):
-        for name, sampler in ways.items():
-            started = time.perf_counter()
-            drawn = sampler.draw(Stage.ESTIMATION, options.samples)
-            if round_number:  # the first round warms up kernels and chains
-                seconds[name].append(time.perf_counter() - started)
-                evaluations[name] = drawn.evaluations
-
-    weights_name = options.weights or "random weights"
-    table = Table(title=f"{options.arch}, {weights_name}, on {device_name(model.device)}, {options.threads} threads")
-    for heading in ("", "evaluations/sample", "ms/sample", "time, of the first row's"):
-        table.add_column(heading, justify="left" if not heading else "right")
-    medians = {name: statistics.median(times) / options.samples for name, times in seconds.items()}
-    first = next(iter(medians.values()))
-    for name, median in medians.items():
-        table.add_row(
-            name, f"{evaluations[name] / options.samples:.2f}", f"{1e3 * median:.3f}", f"{median / first:.2f}"
-        )
-    Console().print(table)
+    duels, agreed = run(setup, rounds)
+    device = device_name(torch.device(setup.device))
+    on = f"on {device}, {setup.threads} threads, torch {torch.__version__}, medians of {rounds}"
+    console = Console()
+    console.print(agreed)
+    console.print(
+        samples_table(setup, duels, f"{setup.arch}, {setup.weights or 'random weights'}; a noisy sample, {on}")
+    )
+    console.print(points_table(setup, duels))
 
 
 if __name__ == "__main__":

@@ -7,14 +7,15 @@ mode every sample is computed for itself.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from srs_ray.models.solvers import SolverSetting, solve
 
@@ -55,6 +56,19 @@ def _conv3x3(inputs: int, outputs: int, stride: int = 1, bias: bool = False) -> 
     return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=bias)
 
 
+def in_parts(function: Callable[[Tensor], Tensor], x_BCHW: Tensor, at_once: int | None) -> Tensor:
+    """The function on parts of a batch, joined, `at_once` samples or a divisor of it each.
+
+    The parts are equal, so that every sample goes through the same kernels; a batch that can only be cut into far
+    smaller ones stays whole.
+    """
+    batch = len(x_BCHW)
+    size = batch if at_once is None else math.gcd(batch, at_once)
+    if at_once is None or size == batch or 4 * size < at_once:
+        return function(x_BCHW)
+    return torch.cat([function(part) for part in x_BCHW.split(size)])
+
+
 class ResidualBlock(nn.Module):
     """One branch's part of the layer; the input injection enters between the second convolution and its norm."""
 
@@ -66,12 +80,13 @@ class ResidualBlock(nn.Module):
         self.conv2 = _conv3x3(inner, channels)
         self.gn2 = nn.GroupNorm(groups, channels)
         self.gn3 = nn.GroupNorm(groups, channels)
+        self.at_once: int | None = None  # samples whose inner, wide activations are there at a time; None: all
 
     def forward(self, z_BCHW: Tensor, injection_BCHW: Tensor | None) -> Tensor:
-        out = self.conv2(F.relu(self.gn1(self.conv1(z_BCHW))))
+        out = in_parts(lambda part: self.conv2(self.gn1(self.conv1(part)).relu_()), z_BCHW, self.at_once)
         if injection_BCHW is not None:
-            out = out + injection_BCHW
-        return self.gn3(F.relu(self.gn2(out) + z_BCHW))
+            out = out.add_(injection_BCHW)
+        return self.gn3(self.gn2(out).add_(z_BCHW).relu_())
 
 
 class Branch(nn.Module):
@@ -113,7 +128,7 @@ class CarryDown(nn.Module):
             layers["conv"] = _conv3x3(inputs, width, stride=2)
             layers["gnorm"] = nn.GroupNorm(groups, width)
             if not last:
-                layers["relu"] = nn.ReLU()
+                layers["relu"] = nn.ReLU(inplace=True)
             steps.append(nn.Sequential(layers))
         self.net = nn.Sequential(*steps)
 
@@ -122,7 +137,7 @@ class CarryDown(nn.Module):
 
 
 class PostFusion(nn.Module):
-    """What each branch goes through after fusion."""
+    """What each branch goes through after fusion, whose sum it overwrites."""
 
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
@@ -130,7 +145,7 @@ class PostFusion(nn.Module):
         self.gnorm = nn.GroupNorm(groups // 2, channels, affine=False)
 
     def forward(self, z_BCHW: Tensor) -> Tensor:
-        return self.gnorm(self.conv(F.relu(z_BCHW)))
+        return self.gnorm(self.conv(z_BCHW.relu_()))
 
 
 class MDEQLayer(nn.Module):
@@ -164,8 +179,8 @@ class MDEQLayer(nn.Module):
         fused = []
         for carries, post in zip(self.fuse_layers, self.post_fuse_layers, strict=True):
             assert isinstance(carries, nn.ModuleList)
-            carried = [carry(z) for carry, z in zip(carries, z_branches, strict=True)]
-            fused.append(post(reduce(torch.add, carried)))
+            first, second, *others = [carry(z) for carry, z in zip(carries, z_branches, strict=True)]
+            fused.append(post(reduce(Tensor.add_, others, first + second)))
         return fused
 
 
@@ -184,16 +199,22 @@ class HeadBottleneck(nn.Module):
         self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
 
     def forward(self, z_BCHW: Tensor) -> Tensor:
-        out = F.relu(self.bn1(self.conv1(z_BCHW)))
-        out = F.relu(self.bn2(self.conv2(out)))
-        return F.relu(self.bn3(self.conv3(out)) + self.downsample(z_BCHW))
+        out = self.bn1(self.conv1(z_BCHW)).relu_()
+        out = self.bn2(self.conv2(out)).relu_()
+        return self.bn3(self.conv3(out)).add_(self.downsample(z_BCHW)).relu_()
 
 
 class MDEQ(nn.Module):
-    """Stem, equilibrium layer and head. Images are in [0, 1]; standardisation is part of the model."""
+    """Stem, equilibrium layer and head. Images are in [0, 1]; standardisation is part of the model.
+
+    `channels_last` says in which order a state holds a branch: (C, H, W), or (H, W, C); `head_at_once`, how many
+    samples go through the head at a time.
+    """
 
     mean: Tensor
     std: Tensor
+    channels_last = False
+    head_at_once: int | None = None
 
     def __init__(self, config: MDEQConfig) -> None:
         super().__init__()
@@ -205,12 +226,14 @@ class MDEQ(nn.Module):
         self.downsample = nn.Sequential(
             _conv3x3(config.input_shape[0], width, stride=strides[0]),
             nn.BatchNorm2d(width),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             _conv3x3(width, width, stride=strides[1]),
             nn.BatchNorm2d(width),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
         )
-        self.stage0 = nn.Sequential(nn.Conv2d(width, width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
+        self.stage0 = nn.Sequential(
+            nn.Conv2d(width, width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
+        )
         self.fullstage = MDEQLayer(config)
         head = [HEAD_EXPANSION * c for c in config.head_channels]
         self.incre_modules = nn.ModuleList(
@@ -218,12 +241,14 @@ class MDEQ(nn.Module):
         )
         self.downsamp_modules = nn.ModuleList(
             [
-                nn.Sequential(_conv3x3(fine, coarse, stride=2, bias=True), nn.BatchNorm2d(coarse), nn.ReLU())
+                nn.Sequential(
+                    _conv3x3(fine, coarse, stride=2, bias=True), nn.BatchNorm2d(coarse), nn.ReLU(inplace=True)
+                )
                 for fine, coarse in pairwise(head)
             ]
         )
         self.final_layer = nn.Sequential(
-            nn.Conv2d(head[-1], config.final_channels, 1), nn.BatchNorm2d(config.final_channels), nn.ReLU()
+            nn.Conv2d(head[-1], config.final_channels, 1), nn.BatchNorm2d(config.final_channels), nn.ReLU(inplace=True)
         )
         self.classifier = nn.Linear(config.final_channels, config.classes)
 
@@ -247,20 +272,29 @@ class MDEQ(nn.Module):
 
     def head(self, z_BD: Tensor) -> Tensor:
         """The logits, shape (B, classes), read off a state."""
+        return in_parts(self._head, z_BD, self.head_at_once)
+
+    def _head(self, z_BD: Tensor) -> Tensor:
         z_branches = self.split(z_BD)
         y = self.incre_modules[0](z_branches[0])
         for incre, down, z in zip(list(self.incre_modules)[1:], self.downsamp_modules, z_branches[1:], strict=True):
-            y = incre(z) + down(y)
+            y = down(y).add_(incre(z))
         return self.classifier(self.final_layer(y).mean(dim=(2, 3)))
 
     def split(self, z_BD: Tensor) -> list[Tensor]:
         """The branches of a state, each (B, C, H, W)."""
         shapes = self.config.branch_shapes
         parts = z_BD.split([c * h * w for c, h, w in shapes], dim=1)
+        if self.channels_last:
+            return [
+                part.unflatten(1, (h, w, c)).permute(0, 3, 1, 2) for part, (c, h, w) in zip(parts, shapes, strict=True)
+            ]
         return [part.unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True)]
 
     def join(self, z_branches: list[Tensor]) -> Tensor:
         """The state that `split` takes apart."""
+        if self.channels_last:
+            z_branches = [z.permute(0, 2, 3, 1) for z in z_branches]
         return torch.cat([z.flatten(1) for z in z_branches], dim=1)
 
     def zero_state(self, batch: int) -> Tensor:

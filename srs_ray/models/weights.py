@@ -23,6 +23,7 @@ from torch import Tensor
 
 from srs_ray.errors import WeightsError
 from srs_ray.models.architectures import ARCHITECTURES, architecture
+from srs_ray.models.inference import arrange_for_inference
 from srs_ray.models.mdeq import MDEQ
 
 SHIPPED_FOLDER = "pretrained"
@@ -179,9 +180,14 @@ def build_model(arch: str, weights: Weights, device: str | torch.device = "cpu",
     return model.eval().to(device=torch.device(device), dtype=getattr(torch, dtype))
 
 
+def inference_model(arch: str, weights: Weights, device: str | torch.device = "cpu", dtype: str = "float32") -> MDEQ:
+    """As `build_model`, arranged for evaluation alone, which is faster."""
+    return arrange_for_inference(build_model(arch, weights), torch.device(device), getattr(torch, dtype))
+
+
 def load_model(arch: str, weights: str | Path, device: str = "cpu", dtype: str = "float32") -> MDEQ:
-    """An MDEQ by the name of its architecture and its weights: a checkpoint file, or the name of shipped weights."""
-    return build_model(arch, read_weights(weights), device, dtype)
+    """An MDEQ for inference, by the name of its architecture and its weights: a file, or the name of shipped ones."""
+    return inference_model(arch, read_weights(weights), device, dtype)
 
 
 def random_weights(arch: str, seed: int = 0) -> Weights:

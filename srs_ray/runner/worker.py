@@ -19,7 +19,8 @@ from srs_ray.errors import DataError, JobError, PointError
 from srs_ray.job import Job
 from srs_ray.models.architectures import architecture
 from srs_ray.models.solvers import SolverSetting
-from srs_ray.models.weights import Weights, build_model
+from srs_ray.models.weights import Weights, inference_model
+from srs_ray.runner.allocator import keep_freed_memory
 from srs_ray.smoothing.noise import noise_generator, self_check
 from srs_ray.smoothing.point import (
     Certificate,
@@ -34,7 +35,7 @@ log = logging.getLogger(__name__)
 Row = dict[str, Any]  # the columns of a run directory by name
 
 # What srs-ray draws for given settings. It is raised when a change to the program can change a count.
-SAMPLING_VERSION = 1
+SAMPLING_VERSION = 2
 
 # How torch, cuDNN, cuBLAS and oneDNN say, in a plain RuntimeError, that memory ran out.
 _OUT_OF_MEMORY = (
@@ -95,11 +96,12 @@ class PointWorker:
     def __init__(self, spec: WorkerSpec, weights: Weights, threads: int) -> None:
         job = spec.job
         torch.set_num_threads(threads)
+        keep_freed_memory()
         if spec.device == "cuda" and not torch.cuda.is_available():
             raise JobError(f"{socket.gethostname()}: the job asks for CUDA, but torch finds none in this worker")
         self.dataset = open_job_data(job, spec.data_path)
         self._check_same(spec)
-        model = build_model(job.model.arch, weights, spec.device, job.execution.dtype)
+        model = inference_model(job.model.arch, weights, spec.device, job.execution.dtype)
         self.sigma = job.noise.sigma
         self.certifier = PointCertifier(
             model=model,

@@ -147,7 +147,8 @@ class NoisyPoint:
     def samples(self, stage: Stage, numbers: Sequence[int]) -> Tensor:
         """The noisy copies of these numbers, shape (N, C, H, W), float32."""
         e_ND = self.generator.normals(self.seed, self.index, stage, numbers, self.x_CHW.numel())
-        return self.x_CHW + self.sigma * e_ND.view(len(numbers), *self.x_CHW.shape).to(self.x_CHW.device)
+        e_NCHW = e_ND.view(len(numbers), *self.x_CHW.shape).to(self.x_CHW.device)
+        return e_NCHW.mul_(self.sigma).add_(self.x_CHW)
 
     def audit_choice(self, hits: np.ndarray, audit: int) -> np.ndarray:
         """min(audit, |hits|) of the hits, uniform without replacement and independent of all noise, in order."""

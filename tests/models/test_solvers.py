@@ -168,17 +168,29 @@ def test_a_stopped_sample_keeps_the_iterate_of_the_step_that_found_it_below_the_
     problem = hyperbolic()
     found = solve(problem.f, problem.start_BD, SolverSetting(solver, 60, tolerance=1e-5))
     for row, steps in enumerate(found.evaluations_B.tolist()):
-        same_steps = solve(problem.f, problem.start_BD, SolverSetting(solver, steps))
+        same_steps, one_less = (
+            solve(problem.f, problem.start_BD, SolverSetting(solver, max(count, 1), tolerance=1e-300))
+            for count in (steps, steps - 1)
+        )
         assert torch.allclose(found.z_BD[row], same_steps.z_BD[row], atol=1e-12)
         assert same_steps.residual_B[row] < 1e-5
-        assert (
-            steps == 1 or solve(problem.f, problem.start_BD, SolverSetting(solver, steps - 1)).residual_B[row] >= 1e-5
-        )
+        assert steps == 1 or one_less.residual_B[row] >= 1e-5
+
+
+@pytest.mark.parametrize("solver", EVERY_SOLVER)
+@pytest.mark.parametrize("steps", [1, 2, 3, 9])
+def test_solves_without_a_tolerance_take_the_same_steps(solver, steps):
+    problem = hyperbolic()
+    alone = solve(problem.f, problem.start_BD, SolverSetting(solver, steps))
+    watched = solve(problem.f, problem.start_BD, SolverSetting(solver, steps, tolerance=1e-300))
+    assert torch.allclose(alone.z_BD, watched.z_BD, atol=1e-11)
+    assert torch.equal(alone.evaluations_B, watched.evaluations_B)
+    assert alone.residual_B.isnan().all()
 
 
 def test_the_residual_is_that_of_the_last_evaluated_iterate():
     problem = linear()
-    found = solve(problem.f, problem.start_BD, SolverSetting(Naive(), 3))
+    found = solve(problem.f, problem.start_BD, SolverSetting(Naive(), 3, tolerance=1e-300))
     z_BD = problem.f(problem.f(problem.start_BD))
     fz_BD = problem.f(z_BD)
     expected_B = (fz_BD - z_BD).norm(dim=1) / (fz_BD.norm(dim=1) + 1e-8)

@@ -1,0 +1,174 @@
+"""How near each stage of a certification comes to what the machine can do: a roofline, measured in one process.
+
+    python benchmarks/roofline.py [--arch mdeq-small-cifar10] [--weights FILE] [--batch 64] [--rounds 5] [--threads 1]
+
+The ceilings are measured here and now: the best rate of a large 3x3 convolution and of a large matrix product, and of a
+large copy. For each stage the operations are counted (torch's FlopCounterMode: convolutions and matrix products, a
+multiplication and an addition each counted), and the least bytes that it must move: what it reads and writes once,
+weights included. A stage takes at least as long as its operations at the compute ceiling, or its bytes at the copy's
+rate, whichever is longer; `share` is that time over the measured one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from srs_ray.models.architectures import ARCHITECTURES
+from srs_ray.models.mdeq import MDEQ
+from srs_ray.models.solvers import FixedPointIteration
+from srs_ray.models.weights import inference_model, random_weights, read_weights
+from srs_ray.smoothing.noise import NoisyPoint, Stage, noise_generator
+from srs_ray.smoothing.point import default_batch, device_name, use_exact_float32
+
+SHIPPED = {"mdeq-small-cifar10": "mdeq-small-cifar10-sigma50", "mdeq-tiny-digits": "mdeq-tiny-digits-sigma25"}
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """The best rates that large, regular work reaches here: operations and bytes per second."""
+
+    convolution: float
+    product: float
+    copy: float
+
+    @property
+    def compute(self) -> float:
+        return max(self.convolution, self.product)
+
+
+@dataclass(frozen=True)
+class WorkStage:
+    """A part of the work on a batch: what it does, what it reads and what it writes."""
+
+    name: str
+    run: Callable[[], object]
+    moved: int  # bytes
+
+
+def seconds(run: Callable[[], object], rounds: int, device: torch.device) -> float:
+    """The median time of `run`, which is repeated for at least 20 ms a round."""
+
+    def once(repeats: int) -> float:
+        started = time.perf_counter()
+        for _ in range(repeats):
+            run()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return (time.perf_counter() - started) / repeats
+
+    once(1)
+    repeats = max(1, int(0.02 / max(once(1), 1e-9)))
+    return statistics.median(once(repeats) for _ in range(rounds))
+
+
+def measured_ceilings(device: torch.device, dtype: torch.dtype, rounds: int) -> Ceilings:
+    big = 4 if device.type == "cuda" else 1
+    x = torch.randn(8 * big, 128, 56, 56, device=device, dtype=dtype).to(memory_format=torch.channels_last)
+    w = torch.randn(128, 128, 3, 3, device=device, dtype=dtype).to(memory_format=torch.channels_last)
+    a = torch.randn(2048 * big, 2048 * big, device=device, dtype=dtype)
+    source = torch.zeros(2**26 * big, device=device)
+    target = torch.zeros_like(source)
+    convolution = 2 * 9 * 128 * 128 * 56 * 56 * 8 * big / seconds(lambda: F.conv2d(x, w, padding=1), rounds, device)
+    product = 2 * len(a) ** 3 / seconds(lambda: a @ a, rounds, device)
+    copy = 2 * 4 * source.numel() / seconds(lambda: target.copy_(source), rounds, device)
+    return Ceilings(convolution, product, copy)
+
+
+def size(*tensors: Tensor) -> int:
+    """Bytes."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def parameters(module: torch.nn.Module) -> int:
+    """Bytes."""
+    return size(*module.parameters())
+
+
+def stages(model: MDEQ, point: NoisyPoint, batch: int) -> Iterator[WorkStage]:
+    numbers = range(batch)
+    x_BCHW = point.samples(Stage.ESTIMATION, numbers).to(model.dtype)
+    u_BCHW = model.inject(x_BCHW)
+    z_BD = model.f(model.f(model.zero_state(batch), u_BCHW), u_BCHW)
+    fz_BD = model.f(z_BD, u_BCHW)
+    logits_BK = model.head(z_BD)
+    stem = [model.downsample, model.stage0]
+    head = [model.incre_modules, model.downsamp_modules, model.final_layer, model.classifier]
+    yield WorkStage("noise", lambda: point.samples(Stage.ESTIMATION, numbers), size(x_BCHW))
+    yield WorkStage("stem", lambda: model.inject(x_BCHW), size(x_BCHW, u_BCHW) + sum(map(parameters, stem)))
+    yield WorkStage("layer", lambda: model.f(z_BD, u_BCHW), size(z_BD, u_BCHW, fz_BD) + parameters(model.fullstage))
+    yield WorkStage("head", lambda: model.head(z_BD), size(z_BD, logits_BK) + sum(map(parameters, head)))
+
+    reference = model.config.reference
+    iteration = FixedPointIteration(lambda z_BD: fz_BD, z_BD, reference)
+    for _ in range(reference.steps // 2):
+        iteration.advance()
+    memory = getattr(reference.solver, "memory", reference.steps // 2)
+    # A step reads f(z), z and both halves of the memory, and writes an entry of each and the next iterate.
+    moved = size(fz_BD) * (2 + 2 * memory + 2 + 1)
+    yield WorkStage(f"solver arithmetic, {reference.solver.name}", iteration.advance, moved)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arch", default="mdeq-small-cifar10", choices=ARCHITECTURES)
+    parser.add_argument("--weights", help="a checkpoint file, or the name of shipped weights")
+    parser.add_argument("--batch", type=int, help="default: what a run takes")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "float64", "bfloat16"))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads, as one worker has them")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    use_exact_float32()
+
+    name = options.weights or SHIPPED.get(options.arch)
+    weights = read_weights(name) if name else random_weights(options.arch)
+    model = inference_model(options.arch, weights, options.device, options.dtype)
+    device, batch = model.device, options.batch or default_batch(model.config, model.device.type)
+    image_CHW = torch.rand(model.config.input_shape, generator=torch.Generator().manual_seed(0)).to(device)
+    point = NoisyPoint(image_CHW, 0.5, 0, 0, noise_generator("auto", device))
+
+    ceilings = measured_ceilings(device, model.dtype, options.rounds)
+    console = Console()
+    console.print(
+        f"ceilings: convolution {ceilings.convolution / 1e9:,.0f} GFLOP/s, product {ceilings.product / 1e9:,.0f} "
+        f"GFLOP/s, copy {ceilings.copy / 1e9:.1f} GB/s"
+    )
+    on = f"{device_name(device)}, {options.threads} threads, torch {torch.__version__}"
+    table = Table(title=f"{options.arch}, {options.dtype}, batch {batch}, on {on}; per sample")
+    for heading in ("", "ms", "MFLOP", "MB", "GFLOP/s", "GB/s", "bound", "share"):
+        table.add_column(heading, justify="left" if heading in ("", "bound") else "right")
+    with torch.inference_mode():
+        for stage in stages(model, point, batch):
+            with FlopCounterMode(display=False) as counter:
+                stage.run()
+            operations = counter.get_total_flops()
+            took = seconds(stage.run, options.rounds, device)
+            least = {"compute": operations / ceilings.compute, "memory": stage.moved / ceilings.copy}
+            bound = max(least, key=lambda kind: least[kind])
+            table.add_row(
+                stage.name,
+                f"{1e3 * took / batch:.4f}",
+                f"{operations / batch / 1e6:,.1f}",
+                f"{stage.moved / batch / 1e6:.2f}",
+                f"{operations / took / 1e9:,.0f}",
+                f"{stage.moved / took / 1e9:.1f}",
+                bound,
+                f"{least[bound] / took:.0%}",
+            )
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()
