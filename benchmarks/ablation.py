@@ -1,0 +1,129 @@
+"""What each measure of the engine brings: srs-ray as it is, and without one of its measures at a time.
+
+    python benchmarks/ablation.py [--arch mdeq-small-cifar10] [--weights FILE] [--samples 500] [--rounds 5]
+
+Every variant has a process of its own; they are timed in turn, round by round. Printed is how many times as long a
+noisy sample takes without the measure: the median of the rounds' ratios to the engine as it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from multiprocessing import get_context
+from unittest.mock import patch
+
+import point
+import torch
+from point import SRS_1, SRS_3, STANDARD, Ours, Setup
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from srs_ray.models import inference, solvers
+from srs_ray.models.architectures import ARCHITECTURES
+from srs_ray.models.mdeq import ResidualBlock
+from srs_ray.models.solvers import FixedPointIteration, FixedPointMap, Solution, SolverSetting
+from srs_ray.smoothing.point import device_name
+
+
+def dots_by_bmm(entries: Sequence[Tensor], x_BD: Tensor) -> Tensor:
+    return torch.bmm(torch.stack(list(entries), dim=1), x_BD.unsqueeze(2)).squeeze(2)
+
+
+def watch_all_steps(f: FixedPointMap, z_BD: Tensor, setting: SolverSetting) -> Solution:
+    iteration = FixedPointIteration(f, z_BD, setting)
+    for _ in range(setting.steps):
+        iteration.advance()
+    return iteration.solution()
+
+
+def whole_batches(engine: Ours) -> None:
+    engine.model.head_at_once = None
+    for module in engine.model.modules():
+        if isinstance(module, ResidualBlock):
+            module.at_once = None
+
+
+def channels_first(engine: Ours) -> None:
+    engine.model.channels_last = False
+    engine.model.to(memory_format=torch.contiguous_format)
+
+
+def fold_nothing(module: nn.Module, convolution: str, norm: str) -> None:
+    pass
+
+
+# Without which measure, what is put in whose place before the engine is made, and what is done to it afterwards.
+VARIANTS: dict[str, tuple[list[tuple[object, str, object]], Callable[[Ours], None] | None]] = {
+    "as it is": ([], None),
+    "freed memory given back to the system": ([(point, "keep_freed_memory", lambda: None)], None),
+    "batch norms not folded": ([(inference, "_fold", fold_nothing)], None),
+    "channels first": ([], channels_first),
+    "whole batches through wide layers": ([], whole_batches),
+    "narrow convolutions not paired": ([(inference, "VECTOR", 0)], None),
+    "dot products by bmm": ([(solvers, "_dot_products", dots_by_bmm)], None),
+    "residuals that nobody reads": ([(solvers, "_take_all_steps", watch_all_steps)], None),
+}
+
+
+def start(variant: str, setup: Setup) -> None:
+    """In a new process: the engine without that measure. What was put in place stays there."""
+    torch.set_num_threads(setup.threads)
+    replaced, change = VARIANTS[variant]
+    stack = ExitStack()
+    for owner, name, value in replaced:
+        stack.enter_context(patch.object(owner, name, value))
+    engine = Ours(setup)
+    if change is not None:
+        change(engine)
+    point.engine = engine
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arch", default="mdeq-small-cifar10", choices=ARCHITECTURES)
+    parser.add_argument("--weights", help="a checkpoint file, or the name of shipped weights")
+    parser.add_argument("--samples", type=int, default=500)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch", type=int, help="default: what a run takes")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads, as one worker has them")
+    given = vars(parser.parse_args())
+    rounds = given.pop("rounds")
+    name = given.pop("weights") or point.SHIPPED.get(given["arch"])
+    setup = Setup(weights=name, audit=1, plain_batch=1, **given)
+
+    ways = (STANDARD, SRS_1, SRS_3)
+    seconds: dict[tuple[str, str], list[float]] = {(variant, way): [] for variant in VARIANTS for way in ways}
+    with ExitStack() as stack:
+        processes = {
+            variant: stack.enter_context(ProcessPoolExecutor(1, get_context("spawn"), start, (variant, setup)))
+            for variant in VARIANTS
+        }
+        for round_number in range(rounds + 1):
+            for variant, process in processes.items():
+                for way in ways:
+                    took, _ = process.submit(point.time_engine, way, setup.device).result()
+                    if round_number:  # the first one warms up kernels and chains
+                        seconds[variant, way].append(took)
+
+    device = device_name(torch.device(setup.device))
+    title = f"{setup.arch} on {device}, {setup.threads} threads: how many times as long a sample takes"
+    table = Table(title=title)
+    for heading in ("without", *ways):
+        table.add_column(heading, justify="left" if heading == "without" else "right")
+    for variant in VARIANTS:
+        ratios = []
+        for way in ways:
+            pairs = zip(seconds[variant, way], seconds["as it is", way], strict=True)
+            ratios.append(statistics.median(without / whole for without, whole in pairs))
+        table.add_row(variant, *(f"{ratio:.2f}" for ratio in ratios))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

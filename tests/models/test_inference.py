@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from srs_ray.models.architectures import ARCHITECTURES
+from srs_ray.models.inference import PairedConvolution, arrange_for_inference
+from srs_ray.models.mdeq import MDEQ, in_parts
+from srs_ray.models.weights import build_model, inference_model, random_weights, read_weights
+
+CPU = torch.device("cpu")
+
+
+def trained_norms(arch: str) -> MDEQ:
+    """A random model in float64 whose batch norms do something."""
+    model = build_model(arch, random_weights(arch), dtype="float64")
+    generator = torch.Generator().manual_seed(1)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(generator=generator)
+            module.running_var.uniform_(0.5, 2.0, generator=generator)
+            if module.affine:
+                module.weight.normal_(1, 0.2, generator=generator)
+                module.bias.normal_(generator=generator)
+    return model
+
+
+@pytest.mark.parametrize("arch", ["mdeq-tiny-digits", "mdeq-small-cifar10", "mdeq-large-cifar10"])
+@torch.inference_mode()
+def test_the_arranged_model_computes_the_same_function(arch: str) -> None:
+    x_BCHW = torch.rand(4, *ARCHITECTURES[arch].input_shape, dtype=torch.float64)
+    plain = trained_norms(arch)
+    expected = plain.logits(x_BCHW, steps=3)
+    injection = plain.inject(x_BCHW)
+    arranged = arrange_for_inference(plain, CPU, torch.float64)
+    assert torch.allclose(arranged.inject(x_BCHW), injection, atol=1e-12)
+    assert torch.allclose(arranged.logits(x_BCHW, steps=3), expected, atol=1e-9)
+
+
+def test_a_state_is_taken_apart_and_joined_again_in_either_order() -> None:
+    arranged = inference_model("mdeq-tiny-digits", read_weights("mdeq-tiny-digits-sigma25"))
+    z_BD = torch.arange(2.0 * arranged.config.state_size).view(2, -1)
+    for arranged.channels_last in (False, True):
+        branches = arranged.split(z_BD)
+        assert [tuple(z.shape[1:]) for z in branches] == arranged.config.branch_shapes
+        assert torch.equal(arranged.join(branches), z_BD)
+
+
+def test_no_batch_norm_is_left_and_narrow_convolutions_are_paired() -> None:
+    arranged = inference_model("mdeq-small-cifar10", random_weights("mdeq-small-cifar10"))
+    assert not [module for module in arranged.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert [isinstance(b.blocks[0].conv2, PairedConvolution) for b in arranged.fullstage.branches] == [
+        True,
+        False,
+        False,
+    ]
+
+
+@torch.inference_mode()
+def test_a_sample_says_the_same_bit_for_bit_whichever_others_go_with_it() -> None:
+    arranged = inference_model("mdeq-small-cifar10", read_weights("mdeq-small-cifar10-sigma50"))
+    generator = torch.Generator().manual_seed(3)
+    x_BCHW, others_BCHW = (torch.rand(64, 3, 32, 32, generator=generator) for _ in range(2))
+    logits = arranged.logits(x_BCHW)
+    for row in (0, 17, 63):
+        others_BCHW[row] = x_BCHW[row]
+        assert torch.equal(arranged.logits(others_BCHW)[row], logits[row])
+    shuffled = torch.randperm(64, generator=generator)
+    assert torch.equal(arranged.logits(x_BCHW[shuffled]), logits[shuffled])
+
+
+@torch.inference_mode()
+def test_a_paired_convolution_is_the_convolution() -> None:
+    convolution = nn.Conv2d(5, 7, 3, padding=1, bias=False).double()
+    x_BCHW = torch.randn(3, 5, 6, 8, dtype=torch.float64)
+    paired = PairedConvolution(convolution)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        y_BCHW = paired(x_BCHW.contiguous(memory_format=layout))
+        assert torch.allclose(y_BCHW, F.conv2d(x_BCHW, convolution.weight, padding=1), atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("batch", "at_once", "sizes"),
+    [
+        (64, 16, [16] * 4),
+        (24, 16, [8] * 3),
+        (16, 16, [16]),
+        (8, 16, [8]),
+        (50, 16, [50]),  # in twos it would be slower than whole
+        (6, 1, [1] * 6),
+        (6, None, [6]),
+    ],
+)
+def test_parts_of_a_batch_are_equal_and_not_far_smaller_than_asked_for(batch, at_once, sizes) -> None:
+    seen = []
+
+    def double(part: torch.Tensor) -> torch.Tensor:
+        seen.append(len(part))
+        return 2 * part
+
+    x_BCHW = torch.randn(batch, 1, 2, 2)
+    assert torch.equal(in_parts(double, x_BCHW, at_once), 2 * x_BCHW)
+    assert seen == sizes
