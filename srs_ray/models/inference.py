@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from srs_ray.models.mdeq import HEAD_EXPANSION, MDEQ, HeadBottleneck, ResidualBlock
+from srs_ray.models.mdeq import HEAD_EXPANSION, MDEQ, HeadBottleneck, ResidualBlock, in_parts
 
 VECTOR = 16  # float32 values that a CPU's widest vectors hold
+SHARED_PIXELS = 1024  # of images whose sums torch's group normalisation shares among threads
 CACHE_BYTES = 2.5 * 2**20  # of the widest activations that are there at a time, by measurement on a CPU
 
 
@@ -20,8 +21,8 @@ def arrange_for_inference(model: MDEQ, device: torch.device, dtype: torch.dtype)
     """The model, changed in place, in evaluation mode on that device; it cannot be trained any more.
 
     Batch normalisation is folded into the convolutions before it, in float64, so that weights round once. On a CPU
-    states and activations are channels-last, and convolutions to fewer channels than a vector holds compute two pixels
-    at once.
+    states and activations are channels-last, wide activations are computed in parts of the batch, and convolutions to
+    fewer channels than a vector holds compute two pixels at once.
     """
     model.requires_grad_(False).eval().double()
     for module in list(model.modules()):
@@ -35,10 +36,14 @@ def arrange_for_inference(model: MDEQ, device: torch.device, dtype: torch.dtype)
         blocks = [module for module in model.modules() if isinstance(module, ResidualBlock)]
         for block, (_, height, width) in zip(blocks, model.config.branch_shapes, strict=True):
             block.at_once = _samples_in_cache(block.conv1.out_channels * height * width)
-            if 2 * block.conv2.out_channels <= VECTOR:
+            if 2 * block.conv2.out_channels <= VECTOR and width % 2 == 0:
                 block.register_module("conv2", PairedConvolution(block.conv2))
         _, height, width = model.config.branch_shapes[0]
         model.head_at_once = 2 * _samples_in_cache(HEAD_EXPANSION * model.config.head_channels[0] * height * width)
+        for module in list(model.modules()):
+            for name, child in list(module.named_children()):
+                if isinstance(child, nn.GroupNorm):
+                    setattr(module, name, GroupNormOfEachSample(child))
         model.to(memory_format=torch.channels_last)
     return model.to(device=device, dtype=dtype)
 
@@ -60,6 +65,24 @@ def _fold(module: nn.Module, convolution: str, norm: str) -> None:
     assert isinstance(bn, nn.BatchNorm2d)
     setattr(module, convolution, fuse_conv_bn_eval(conv, bn))
     setattr(module, norm, nn.Identity())
+
+
+class GroupNormOfEachSample(nn.Module):
+    """Group normalisation in which a sample's rounding does not depend on its place in the batch.
+
+    torch's kernel for channels-last images of 1,024 pixels or more cuts the batch into one piece for each thread,
+    wherever that falls, and adds up the sums of a sample that lies in two of them. With several threads such images
+    go through it one at a time.
+    """
+
+    def __init__(self, norm: nn.GroupNorm) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        pixels = x_BCHW.shape[2] * x_BCHW.shape[3]
+        one_at_a_time = pixels >= SHARED_PIXELS and torch.get_num_threads() > 1
+        return in_parts(self.norm, x_BCHW, 1 if one_at_a_time else None)
 
 
 class PairedConvolution(nn.Module):

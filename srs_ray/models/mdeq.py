@@ -85,8 +85,8 @@ class ResidualBlock(nn.Module):
     def forward(self, z_BCHW: Tensor, injection_BCHW: Tensor | None) -> Tensor:
         out = in_parts(lambda part: self.conv2(self.gn1(self.conv1(part)).relu_()), z_BCHW, self.at_once)
         if injection_BCHW is not None:
-            out = out.add_(injection_BCHW)
-        return self.gn3(self.gn2(out).add_(z_BCHW).relu_())
+            out = out + injection_BCHW
+        return self.gn3((self.gn2(out) + z_BCHW).relu_())
 
 
 class Branch(nn.Module):
@@ -179,8 +179,8 @@ class MDEQLayer(nn.Module):
         fused = []
         for carries, post in zip(self.fuse_layers, self.post_fuse_layers, strict=True):
             assert isinstance(carries, nn.ModuleList)
-            first, second, *others = [carry(z) for carry, z in zip(carries, z_branches, strict=True)]
-            fused.append(post(reduce(Tensor.add_, others, first + second)))
+            carried = [carry(z) for carry, z in zip(carries, z_branches, strict=True)]
+            fused.append(post(reduce(torch.add, carried)))
         return fused
 
 
@@ -201,7 +201,7 @@ class HeadBottleneck(nn.Module):
     def forward(self, z_BCHW: Tensor) -> Tensor:
         out = self.bn1(self.conv1(z_BCHW)).relu_()
         out = self.bn2(self.conv2(out)).relu_()
-        return self.bn3(self.conv3(out)).add_(self.downsample(z_BCHW)).relu_()
+        return (self.bn3(self.conv3(out)) + self.downsample(z_BCHW)).relu_()
 
 
 class MDEQ(nn.Module):
@@ -278,7 +278,7 @@ class MDEQ(nn.Module):
         z_branches = self.split(z_BD)
         y = self.incre_modules[0](z_branches[0])
         for incre, down, z in zip(list(self.incre_modules)[1:], self.downsamp_modules, z_branches[1:], strict=True):
-            y = down(y).add_(incre(z))
+            y = incre(z) + down(y)
         return self.classifier(self.final_layer(y).mean(dim=(2, 3)))
 
     def split(self, z_BD: Tensor) -> list[Tensor]:

@@ -47,7 +47,7 @@ class SolverMemory(Protocol):
         ...
 
     def forget(self, slots: Tensor, finite: Tensor) -> None:
-        """Has these samples start another solve; `finite` says of which of them all values were finite so far."""
+        """Has these samples start another solve; `finite` says of which of them all values were finite until now."""
         ...
 
 
@@ -375,6 +375,7 @@ class FixedPointIteration:
         self.converged_B = torch.zeros_like(self.active_B)
         self.fell_back_B = torch.zeros_like(self.active_B)
         self.finite_B = torch.ones_like(self.active_B)
+        self._clean_B = torch.ones_like(self.active_B)  # slots whose memory holds finite values only, stopped or not
 
     def advance(self) -> None:
         """One evaluation of f and one step of the solver for every active sample."""
@@ -390,6 +391,7 @@ class FixedPointIteration:
         self.residual_B = torch.where(active_B, residual_B, self.residual_B)
         self.k_B = self.k_B + active_B
         self.finite_B = self.finite_B & (finite_B | ~active_B)
+        self._clean_B = self._clean_B & finite_B
         if fell_back_B is not None:
             self.fell_back_B = self.fell_back_B | (fell_back_B & finite_B & active_B)
         active_B = active_B & finite_B & (self.k_B < self.setting.steps)
@@ -401,7 +403,8 @@ class FixedPointIteration:
 
     def restart(self, slots: Tensor) -> None:
         """Gives these samples' slots to new solves that start from zero; the caller has changed f for them."""
-        self.memory.forget(slots, self.finite_B[slots])
+        self.memory.forget(slots, self._clean_B[slots])
+        self._clean_B[slots] = True
         self.z_BD[slots] = 0.0
         self.k_B[slots] = 0
         self.residual_B[slots] = torch.nan

@@ -1,8 +1,8 @@
 """The base classifier F: the reference solver from a zero start, one function of one input.
 
-Every kernel that F runs sees batches of one padded shape, so that a sample's prediction does not depend on which
-others are predicted with it. A sample that has stopped gives its slot to the next one, so that stopping early saves
-evaluations.
+Every network kernel that F runs sees batches of one padded shape, and what the solver adds up for a sample has one
+order, so that a sample's prediction does not depend on which others are predicted with it. A sample that has stopped
+gives its slot to the next one, so that stopping early saves evaluations.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import nn
@@ -58,17 +60,36 @@ def test_no_batch_norm_is_left_and_narrow_convolutions_are_paired() -> None:
     ]
 
 
+@pytest.fixture(params=[1, 3], ids=lambda threads: f"{threads} threads")
+def threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("batch", [64, 50, 25])
 @torch.inference_mode()
-def test_a_sample_says_the_same_bit_for_bit_whichever_others_go_with_it() -> None:
+def test_a_sample_says_the_same_bit_for_bit_whichever_others_go_with_it_and_wherever_it_is(batch: int) -> None:
     arranged = inference_model("mdeq-small-cifar10", read_weights("mdeq-small-cifar10-sigma50"))
     generator = torch.Generator().manual_seed(3)
-    x_BCHW, others_BCHW = (torch.rand(64, 3, 32, 32, generator=generator) for _ in range(2))
+    x_BCHW, others_BCHW = (torch.rand(batch, 3, 32, 32, generator=generator) for _ in range(2))
     logits = arranged.logits(x_BCHW)
-    for row in (0, 17, 63):
-        others_BCHW[row] = x_BCHW[row]
-        assert torch.equal(arranged.logits(others_BCHW)[row], logits[row])
-    shuffled = torch.randperm(64, generator=generator)
+    others_BCHW[::7] = x_BCHW[::7]
+    assert torch.equal(arranged.logits(others_BCHW)[::7], logits[::7])
+    shuffled = torch.randperm(batch, generator=generator)
     assert torch.equal(arranged.logits(x_BCHW[shuffled]), logits[shuffled])
+
+
+@pytest.mark.parametrize("weights", ["mdeq-tiny-digits-sigma25", "mdeq-small-cifar10-sigma50"])
+@torch.inference_mode()
+def test_float32_logits_are_those_of_the_plain_model_in_float64(weights: str) -> None:
+    content = read_weights(weights)
+    arch = str(content.card["architecture"])
+    x_BCHW = torch.rand(32, *ARCHITECTURES[arch].input_shape, generator=torch.Generator().manual_seed(4))
+    exact = build_model(arch, content, dtype="float64").logits(x_BCHW.double(), steps=5)
+    assert (inference_model(arch, content).logits(x_BCHW, steps=5) - exact).abs().max() < 5e-4
 
 
 @torch.inference_mode()
