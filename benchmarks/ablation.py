@@ -27,10 +27,11 @@ from srs_ray.models import inference, solvers
 from srs_ray.models.architectures import ARCHITECTURES
 from srs_ray.models.mdeq import ResidualBlock
 from srs_ray.models.solvers import FixedPointIteration, FixedPointMap, Solution, SolverSetting
-from srs_ray.smoothing.point import device_name
+from srs_ray.smoothing.point import device_name, use_exact_float32
 
 
 def dots_by_bmm(entries: Sequence[Tensor], x_BD: Tensor) -> Tensor:
+    """The copy that makes one tensor of the entries is part of what it costs."""
     return torch.bmm(torch.stack(list(entries), dim=1), x_BD.unsqueeze(2)).squeeze(2)
 
 
@@ -60,19 +61,20 @@ def fold_nothing(module: nn.Module, convolution: str, norm: str) -> None:
 # Without which measure, what is put in whose place before the engine is made, and what is done to it afterwards.
 VARIANTS: dict[str, tuple[list[tuple[object, str, object]], Callable[[Ours], None] | None]] = {
     "as it is": ([], None),
-    "freed memory given back to the system": ([(point, "keep_freed_memory", lambda: None)], None),
-    "batch norms not folded": ([(inference, "_fold", fold_nothing)], None),
-    "channels first": ([], channels_first),
-    "whole batches through wide layers": ([], whole_batches),
-    "narrow convolutions not paired": ([(inference, "VECTOR", 0)], None),
-    "dot products by bmm": ([(solvers, "_dot_products", dots_by_bmm)], None),
-    "residuals that nobody reads": ([(solvers, "_take_all_steps", watch_all_steps)], None),
+    "keeping freed memory": ([(point, "keep_freed_memory", lambda: None)], None),
+    "folding batch norms": ([(inference, "_fold", fold_nothing)], None),
+    "channels last": ([(inference, "VECTOR", 0)], channels_first),  # paired convolutions are of no use without
+    "parts of a batch for wide layers": ([], whole_batches),
+    "pairing narrow convolutions": ([(inference, "VECTOR", 0)], None),
+    "dot products one by one": ([(solvers, "_dot_products", dots_by_bmm)], None),
+    "leaving out residuals that nobody reads": ([(solvers, "_take_all_steps", watch_all_steps)], None),
 }
 
 
 def start(variant: str, setup: Setup) -> None:
     """In a new process: the engine without that measure. What was put in place stays there."""
     torch.set_num_threads(setup.threads)
+    use_exact_float32()
     replaced, change = VARIANTS[variant]
     stack = ExitStack()
     for owner, name, value in replaced:
@@ -107,7 +109,7 @@ def main() -> None:
         for round_number in range(rounds + 1):
             for variant, process in processes.items():
                 for way in ways:
-                    took, _ = process.submit(point.time_engine, way, setup.device).result()
+                    took, *_ = process.submit(point.time_engine, way, setup.device).result()
                     if round_number:  # the first one warms up kernels and chains
                         seconds[variant, way].append(took)
 

@@ -2,11 +2,11 @@
 
     python benchmarks/point.py [--arch mdeq-small-cifar10] [--weights FILE] [--samples 1000] [--rounds 5]
 
-Each engine has a process of its own. Both first classify the same noisy images along the same chains, and are to
-agree. Then they are timed in turn, round by round; what is printed are medians over the rounds, a ratio being the
-median of the rounds' own ratios. Seconds of a point are those of n0 + n samples and of the audit. Without --weights the
-weights are the shipped ones, or else random, with which times are real and evaluations to a tolerance are not those of
-a trained model.
+Each engine has a process of its own. Both first classify the same noisy images, along chains and by the base
+classifier, and are to agree. Then they are timed in turn, round by round; what is printed are medians over the rounds,
+a ratio being the median of the rounds' own ratios. Seconds of a point are those of n0 + n samples, of which the first
+of each chain is warmed up, and of the audit. Without --weights the weights are the shipped ones, or else random, with
+which times are real and evaluations to a tolerance are not those of a trained model.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -33,13 +32,14 @@ from srs_ray.models.weights import build_model, inference_model, random_weights,
 from srs_ray.runner.allocator import keep_freed_memory
 from srs_ray.smoothing.base_classifier import BaseClassifier
 from srs_ray.smoothing.noise import NoisyPoint, Stage, noise_generator
-from srs_ray.smoothing.point import default_batch, device_name
-from srs_ray.smoothing.samplers import SerializedSampler, StandardSampler
+from srs_ray.smoothing.point import default_batch, device_name, use_exact_float32
+from srs_ray.smoothing.samplers import Sampler, SerializedSampler, StandardSampler
 
 SIGMA, WARMUP_STEPS, CHECKED_STEPS = 0.5, 10, 3
 SHIPPED = {"mdeq-small-cifar10": "mdeq-small-cifar10-sigma50", "mdeq-tiny-digits": "mdeq-tiny-digits-sigma25"}
 N0, N = 100, 10_000  # of a point
-STANDARD, SRS_1, SRS_3, AUDIT = "standard", "SRS, 1 step", "SRS, 3 steps", "audit"
+STANDARD, SRS_1, SRS_3, FIRST, AUDIT = "standard", "SRS, 1 step", "SRS, 3 steps", "chains' first samples", "audit"
+WAYS = (STANDARD, SRS_1, SRS_3, FIRST, AUDIT)
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,6 @@ class Setup:
         return ARCHITECTURES[self.arch].reference
 
     @property
-    def counts(self) -> dict[str, int]:
-        """How many samples each way draws in a round."""
-        return {STANDARD: self.samples, SRS_1: self.samples, SRS_3: self.samples, AUDIT: self.audit}
-
-    @property
     def checked_chains(self) -> int:
         return min(self.samples, 100)
 
@@ -83,21 +78,24 @@ class Plain:
         self.engine = PlainEngine(build_model(setup.arch, weights, setup.device), setup.plain_batch)
         self.ends_BD = {way: self.engine.model.zero_state(setup.plain_batch) for way in (SRS_1, SRS_3)}
 
-    def draw(self, way: str) -> int:
-        """One round of a way of sampling; the evaluations that it took."""
-        reference, engine, count = self.setup.reference, self.engine, self.setup.counts[way]
-        before, solver = engine.evaluations, reference.solver.name
-        if way in self.ends_BD:
-            steps = 1 if way == SRS_1 else 3
-            engine.serialized(self.point.x_CHW, SIGMA, count, solver, steps, self.ends_BD[way])
+    def draw(self, way: str) -> tuple[int, int]:
+        """One round of a way of sampling: how many samples that were, and the evaluations that they took."""
+        setup, reference, engine = self.setup, self.setup.reference, self.engine
+        count = {AUDIT: setup.audit, FIRST: setup.plain_batch}.get(way, setup.samples)
+        before, x_CHW, solver = engine.evaluations, self.point.x_CHW, reference.solver.name
+        if way == FIRST:
+            engine.serialized(x_CHW, SIGMA, count, solver, WARMUP_STEPS, engine.model.zero_state(count))
+        elif way in self.ends_BD:
+            engine.serialized(x_CHW, SIGMA, count, solver, 1 if way == SRS_1 else 3, self.ends_BD[way])
         else:
             assert reference.tolerance is not None
-            engine.standard(self.point.x_CHW, SIGMA, count, solver, reference.steps, reference.tolerance)
-        return engine.evaluations - before
+            engine.standard(x_CHW, SIGMA, count, solver, reference.steps, reference.tolerance)
+        return count, engine.evaluations - before
 
     def check(self) -> np.ndarray:
-        """Classes along chains of three samples."""
-        solver, chains = self.setup.reference.solver.name, self.setup.checked_chains
+        """Classes along chains of three samples, and by the base classifier on the first of them."""
+        reference, chains = self.setup.reference, self.setup.checked_chains
+        solver = reference.solver.name
         # This engine's k Anderson steps return the iterate after k + 1 of ours.
         spare = 1 if solver == "anderson" else 0
         z_BD, said = self.engine.model.zero_state(chains), []
@@ -106,7 +104,10 @@ class Plain:
             steps = (CHECKED_STEPS if first else WARMUP_STEPS) - spare
             classes_B, z_BD = self.engine.classify(x_BCHW, z_BD, solver, steps, None)
             said.append(classes_B.cpu().numpy())
-        return np.concatenate(said)
+        x_BCHW = self.point.samples(Stage.ESTIMATION, range(chains))
+        zeros_BD = self.engine.model.zero_state(chains)
+        classes_B, _ = self.engine.classify(x_BCHW, zeros_BD, solver, reference.steps, reference.tolerance)
+        return np.concatenate([*said, classes_B.cpu().numpy()])
 
 
 class Ours:
@@ -118,33 +119,34 @@ class Ours:
         self.setup, self.point = setup, setup.point()
         self.model = inference_model(setup.arch, weights, setup.device)
         self.batch = setup.batch or default_batch(self.model.config, self.model.device.type)
-        base = BaseClassifier(self.model, setup.reference, self.batch)
-        chains = min(setup.samples, 400)
-        standard, one, three = (
-            StandardSampler(base, self.point),
-            self._serialized(1, chains),
-            self._serialized(3, chains),
-        )
-        numbers = np.arange(setup.audit)
-        self.ways: dict[str, Callable[[], int]] = {
-            STANDARD: lambda: standard.draw(Stage.ESTIMATION, setup.samples).evaluations,
-            SRS_1: lambda: one.draw(Stage.ESTIMATION, setup.samples).evaluations,
-            SRS_3: lambda: three.draw(Stage.ESTIMATION, setup.samples).evaluations,
-            AUDIT: lambda: base.predict(self.point, Stage.ESTIMATION, numbers).evaluations,
+        self.base = BaseClassifier(self.model, setup.reference, self.batch)
+        self.chains = min(setup.samples, 400)
+        self.samplers: dict[str, Sampler] = {
+            STANDARD: StandardSampler(self.base, self.point),
+            SRS_1: self._serialized(1, self.chains),
+            SRS_3: self._serialized(3, self.chains),
         }
 
     def _serialized(self, steps: int, chains: int) -> SerializedSampler:
         setting = SolverSetting(self.setup.reference.solver, steps)
         return SerializedSampler(self.model, self.point, setting, WARMUP_STEPS, chains, self.batch)
 
-    def draw(self, way: str) -> int:
-        """One round of a way of sampling; the evaluations that it took."""
-        return self.ways[way]()
+    def draw(self, way: str) -> tuple[int, int]:
+        """One round of a way of sampling: how many samples that were, and the evaluations that they took."""
+        if way == FIRST:
+            drawn = self._serialized(1, self.chains).draw(Stage.ESTIMATION, self.chains)
+        elif way == AUDIT:
+            drawn = self.base.predict(self.point, Stage.ESTIMATION, np.arange(self.setup.audit))
+        else:
+            drawn = self.samplers[way].draw(Stage.ESTIMATION, self.setup.samples)
+        return len(drawn.classes_N), drawn.evaluations
 
     def check(self) -> np.ndarray:
-        """Classes along chains of three samples."""
+        """Classes along chains of three samples, and by the base classifier on the first of them."""
         chains = self.setup.checked_chains
-        return self._serialized(CHECKED_STEPS, chains).draw(Stage.ESTIMATION, 3 * chains).classes_N
+        along_chains = self._serialized(CHECKED_STEPS, chains).draw(Stage.ESTIMATION, 3 * chains)
+        from_zero = self.base.predict(self.point, Stage.ESTIMATION, np.arange(chains))
+        return np.concatenate([along_chains.classes_N, from_zero.classes_N])
 
 
 engine: Plain | Ours  # of this process
@@ -154,6 +156,7 @@ def start_engine(kind: type[Plain] | type[Ours], setup: Setup) -> None:
     """In a new process: its engine."""
     global engine
     torch.set_num_threads(setup.threads)
+    use_exact_float32()
     engine = kind(setup)
 
 
@@ -162,21 +165,27 @@ def check_engine() -> np.ndarray:
     return engine.check()
 
 
-def time_engine(way: str, device: str) -> tuple[float, int]:
-    """In an engine's process: seconds and evaluations of one round."""
+def time_engine(way: str, device: str) -> tuple[float, int, int]:
+    """In an engine's process: seconds, samples and evaluations of one round."""
     started = time.perf_counter()
-    evaluations = engine.draw(way)
+    samples, evaluations = engine.draw(way)
     if device == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - started, evaluations
+    return time.perf_counter() - started, samples, evaluations
 
 
 @dataclass
 class Timed:
-    """A way of sampling by one engine: seconds of each round, evaluations of the last."""
+    """A way of sampling by one engine: seconds of each round; samples and evaluations of the last."""
 
     seconds: list[float] = field(default_factory=list)
+    samples: int = 0
     evaluations: int = 0
+
+    @property
+    def per_sample(self) -> list[float]:
+        """Seconds of a sample, in each round."""
+        return [seconds / self.samples for seconds in self.seconds]
 
 
 @dataclass(frozen=True)
@@ -193,7 +202,7 @@ def median_ratio(plain_s: list[float], ours_s: list[float]) -> float:
 
 def run(setup: Setup, rounds: int) -> tuple[dict[str, Duel], str]:
     """All rounds; and what the comparison of predictions said. Ends the program where the engines disagree."""
-    duels = {way: Duel(Timed(), Timed()) for way in setup.counts}
+    duels = {way: Duel(Timed(), Timed()) for way in WAYS}
     start = partial(ProcessPoolExecutor, 1, get_context("spawn"), start_engine)
     with start((Plain, setup)) as plain, start((Ours, setup)) as ours:
         differing = int((plain.submit(check_engine).result() != ours.submit(check_engine).result()).sum())
@@ -206,7 +215,7 @@ def run(setup: Setup, rounds: int) -> tuple[dict[str, Duel], str]:
         for round_number in range(rounds + 1):
             for way, duel in duels.items():
                 for process, timed in ((plain, duel.plain), (ours, duel.ours)):
-                    seconds, timed.evaluations = process.submit(time_engine, way, setup.device).result()
+                    seconds, timed.samples, timed.evaluations = process.submit(time_engine, way, setup.device).result()
                     if round_number:  # the first one warms up kernels and chains
                         timed.seconds.append(seconds)
     return duels, agreed
@@ -218,16 +227,24 @@ def samples_table(setup: Setup, duels: dict[str, Duel], title: str) -> Table:
     for heading in ("", "NFE, plain", "NFE", "ms, plain", "ms", "times as fast", "least, most"):
         table.add_column(heading, justify="left" if not heading else "right")
     for way, duel in duels.items():
-        count = setup.counts[way]
-        ratios = [plain / ours for plain, ours in zip(duel.plain.seconds, duel.ours.seconds, strict=True)]
+        ratios = [plain / ours for plain, ours in zip(duel.plain.per_sample, duel.ours.per_sample, strict=True)]
         table.add_row(
             f"{way}, {setup.reference}" if way in (STANDARD, AUDIT) else way,
-            *(f"{timed.evaluations / count:.2f}" for timed in (duel.plain, duel.ours)),
-            *(f"{1e3 * statistics.median(timed.seconds) / count:.3f}" for timed in (duel.plain, duel.ours)),
+            *(f"{timed.evaluations / timed.samples:.2f}" for timed in (duel.plain, duel.ours)),
+            *(f"{1e3 * statistics.median(timed.per_sample):.3f}" for timed in (duel.plain, duel.ours)),
             f"{statistics.median(ratios):.2f}",
             f"{min(ratios):.2f}, {max(ratios):.2f}",
         )
     return table
+
+
+def point_seconds(way: Timed, first: Timed | None, audit: Timed | None) -> list[float]:
+    """Seconds of a point of N0 + N samples, in each round; the first sample of each chain is warmed up."""
+    if first is None or audit is None:
+        return [(N0 + N) * seconds for seconds in way.per_sample]
+    rest = N0 + N - first.samples
+    parts = zip(way.per_sample, first.seconds, audit.seconds, strict=True)
+    return [rest * of_sample + warming + auditing for of_sample, warming, auditing in parts]
 
 
 def points_table(setup: Setup, duels: dict[str, Duel]) -> Table:
@@ -235,15 +252,14 @@ def points_table(setup: Setup, duels: dict[str, Duel]) -> Table:
     table = Table(title=f"a point of {N0} + {N:,} samples; SRS with an audit of K = {setup.audit}")
     for heading in ("", "s, plain", "s", "times as fast"):
         table.add_column(heading, justify="left" if not heading else "right")
+    first, audit = duels[FIRST], duels[AUDIT]
     for way in (STANDARD, SRS_1, SRS_3):
-        share = (N0 + N) / setup.counts[way]
-        plain_s, ours_s = (
-            [share * drawing + (0 if way == STANDARD else auditing) for drawing, auditing in zip(*both, strict=True)]
-            for both in (
-                (duels[way].plain.seconds, duels[AUDIT].plain.seconds),
-                (duels[way].ours.seconds, duels[AUDIT].ours.seconds),
-            )
-        )
+        duel = duels[way]
+        if way == STANDARD:
+            plain_s, ours_s = point_seconds(duel.plain, None, None), point_seconds(duel.ours, None, None)
+        else:
+            plain_s = point_seconds(duel.plain, first.plain, audit.plain)
+            ours_s = point_seconds(duel.ours, first.ours, audit.ours)
         medians = (f"{statistics.median(s):.2f}" for s in (plain_s, ours_s))
         table.add_row(way, *medians, f"{median_ratio(plain_s, ours_s):.2f}")
     return table

@@ -3,10 +3,10 @@
     python benchmarks/roofline.py [--arch mdeq-small-cifar10] [--weights FILE] [--batch 64] [--rounds 5] [--threads 1]
 
 The ceilings are measured here and now: the best rate of a large 3x3 convolution and of a large matrix product, and of a
-large copy. For each stage the operations are counted (torch's FlopCounterMode: convolutions and matrix products, a
-multiplication and an addition each counted), and the least bytes that it must move: what it reads and writes once,
-weights included. A stage takes at least as long as its operations at the compute ceiling, or its bytes at the copy's
-rate, whichever is longer; `share` is that time over the measured one.
+large copy. For each stage the operations are counted on the model as it was published (torch's FlopCounterMode:
+convolutions and matrix products, a multiplication and an addition each counted), and the least bytes that it must
+move: what it reads and writes once, weights included. A stage takes at least as long as its operations at the compute
+ceiling, or its bytes at the copy's rate, whichever is longer; `share` is that time over the measured one.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+from point import SHIPPED
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -27,11 +28,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from srs_ray.models.architectures import ARCHITECTURES
 from srs_ray.models.mdeq import MDEQ
 from srs_ray.models.solvers import FixedPointIteration
-from srs_ray.models.weights import inference_model, random_weights, read_weights
+from srs_ray.models.weights import build_model, inference_model, random_weights, read_weights
 from srs_ray.smoothing.noise import NoisyPoint, Stage, noise_generator
 from srs_ray.smoothing.point import default_batch, device_name, use_exact_float32
-
-SHIPPED = {"mdeq-small-cifar10": "mdeq-small-cifar10-sigma50", "mdeq-tiny-digits": "mdeq-tiny-digits-sigma25"}
 
 
 @dataclass(frozen=True)
@@ -53,6 +52,7 @@ class WorkStage:
 
     name: str
     run: Callable[[], object]
+    counted: Callable[[], object]  # the same by the model as it was published, whose operations are counted
     moved: int  # bytes
 
 
@@ -90,33 +90,49 @@ def size(*tensors: Tensor) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def parameters(module: torch.nn.Module) -> int:
+def weights_size(*modules: torch.nn.Module) -> int:
     """Bytes."""
-    return size(*module.parameters())
+    return size(*(parameter for module in modules for parameter in module.parameters()))
 
 
-def stages(model: MDEQ, point: NoisyPoint, batch: int) -> Iterator[WorkStage]:
+def stages(model: MDEQ, published: MDEQ, point: NoisyPoint, batch: int) -> Iterator[WorkStage]:
     numbers = range(batch)
     x_BCHW = point.samples(Stage.ESTIMATION, numbers).to(model.dtype)
     u_BCHW = model.inject(x_BCHW)
     z_BD = model.f(model.f(model.zero_state(batch), u_BCHW), u_BCHW)
     fz_BD = model.f(z_BD, u_BCHW)
     logits_BK = model.head(z_BD)
-    stem = [model.downsample, model.stage0]
-    head = [model.incre_modules, model.downsamp_modules, model.final_layer, model.classifier]
-    yield WorkStage("noise", lambda: point.samples(Stage.ESTIMATION, numbers), size(x_BCHW))
-    yield WorkStage("stem", lambda: model.inject(x_BCHW), size(x_BCHW, u_BCHW) + sum(map(parameters, stem)))
-    yield WorkStage("layer", lambda: model.f(z_BD, u_BCHW), size(z_BD, u_BCHW, fz_BD) + parameters(model.fullstage))
-    yield WorkStage("head", lambda: model.head(z_BD), size(z_BD, logits_BK) + sum(map(parameters, head)))
+    stem = weights_size(published.downsample, published.stage0)
+    layer = weights_size(published.fullstage)
+    head = weights_size(
+        published.incre_modules, published.downsamp_modules, published.final_layer, published.classifier
+    )
+
+    def draw() -> Tensor:
+        return point.samples(Stage.ESTIMATION, numbers)
+
+    yield WorkStage("noise", draw, draw, size(x_BCHW))
+    yield WorkStage("stem", lambda: model.inject(x_BCHW), lambda: published.inject(x_BCHW), size(x_BCHW, u_BCHW) + stem)
+    yield WorkStage(
+        "layer", lambda: model.f(z_BD, u_BCHW), lambda: published.f(z_BD, u_BCHW), size(z_BD, u_BCHW, fz_BD) + layer
+    )
+    yield WorkStage("head", lambda: model.head(z_BD), lambda: published.head(z_BD), size(z_BD, logits_BK) + head)
 
     reference = model.config.reference
-    iteration = FixedPointIteration(lambda z_BD: fz_BD, z_BD, reference)
-    for _ in range(reference.steps // 2):
+    steps = reference.steps // 2
+    iteration = FixedPointIteration(lambda z_BD: fz_BD, z_BD, replace(reference, tolerance=None))
+    for _ in range(steps):
         iteration.advance()
-    memory = getattr(reference.solver, "memory", reference.steps // 2)
+
+    def advance() -> None:
+        """The same step again, all samples active."""
+        iteration.k_B.fill_(steps)
+        iteration.advance()
+
+    memory = min(steps, getattr(reference.solver, "memory", steps))
     # A step reads f(z), z and both halves of the memory, and writes an entry of each and the next iterate.
     moved = size(fz_BD) * (2 + 2 * memory + 2 + 1)
-    yield WorkStage(f"solver arithmetic, {reference.solver.name}", iteration.advance, moved)
+    yield WorkStage(f"solver arithmetic, {reference.solver.name}", advance, advance, moved)
 
 
 def main() -> None:
@@ -135,6 +151,7 @@ def main() -> None:
     name = options.weights or SHIPPED.get(options.arch)
     weights = read_weights(name) if name else random_weights(options.arch)
     model = inference_model(options.arch, weights, options.device, options.dtype)
+    published = build_model(options.arch, weights, options.device, options.dtype)
     device, batch = model.device, options.batch or default_batch(model.config, model.device.type)
     image_CHW = torch.rand(model.config.input_shape, generator=torch.Generator().manual_seed(0)).to(device)
     point = NoisyPoint(image_CHW, 0.5, 0, 0, noise_generator("auto", device))
@@ -150,9 +167,9 @@ def main() -> None:
     for heading in ("", "ms", "MFLOP", "MB", "GFLOP/s", "GB/s", "bound", "share"):
         table.add_column(heading, justify="left" if heading in ("", "bound") else "right")
     with torch.inference_mode():
-        for stage in stages(model, point, batch):
+        for stage in stages(model, published, point, batch):
             with FlopCounterMode(display=False) as counter:
-                stage.run()
+                stage.counted()
             operations = counter.get_total_flops()
             took = seconds(stage.run, options.rounds, device)
             least = {"compute": operations / ceilings.compute, "memory": stage.moved / ceilings.copy}

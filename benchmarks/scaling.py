@@ -1,12 +1,11 @@
-"""Points per hour by workers and by threads of a worker, what starting costs, and the driver's share.
+"""Points per hour by workers and by threads of a worker, and what starting costs.
 
     python benchmarks/scaling.py [--shapes 1x1,1x2,2x1] [--points 4] [--rounds 5] [certify options, such as --n 1000]
 
 A shape is workers x threads. Each round certifies --points points for each worker, by `srs-ray certify` as a user would
 type it, in a new run directory; the shapes take turns. Points per hour are those of the workers' steady state: each
 worker's points by the time between the end of its first and of its last. `start` is from the command's start to the
-first finished point, less that point's own time. The driver's share is the processor time of the command's own process
-by the run's time.
+first finished point, less that point's own time. What the driver costs is what benchmarks/scheduling.py measures.
 """
 
 from __future__ import annotations
@@ -54,7 +53,6 @@ class Measured:
     points_per_hour: float
     point_seconds: float
     start: float
-    driver_share: float
 
 
 def certify(job: str, shape: Shape, points: int, options: Sequence[str], folder: Path) -> Measured:
@@ -63,25 +61,21 @@ def certify(job: str, shape: Shape, points: int, options: Sequence[str], folder:
     command = [sys.executable, "-m", "srs_ray.cli", "certify", job, *options, "--output", str(output)]
     command += ["--start", "0", "--every", "1", "--stop", str(points * shape.workers)]
     command += ["--workers", str(shape.workers), "--set", f"execution.cpus_per_worker={shape.threads}"]
-    started, clock = datetime.now().astimezone(), time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    said = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    took = time.perf_counter() - clock
-    if os.waitstatus_to_exitcode(status) != 0:
-        sys.exit(f"{' '.join(command)} failed:\n{said}")
+    started = datetime.now().astimezone()
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        sys.exit(f"{' '.join(command)} failed:\n{done.stderr}")
 
     df = load_points(output)
     rate = 0.0
     for _, rows in df.groupby("worker"):
+        if len(rows) < 2:
+            sys.exit("a worker finished a single point, which has no rate: take more --points")
         ended = rows["finished_at"].sort_values()
-        between = (ended.iloc[-1] - ended.iloc[0]).total_seconds()
-        rate += (len(rows) - 1) / between if between else 0.0
+        rate += (len(rows) - 1) / (ended.iloc[-1] - ended.iloc[0]).total_seconds()
     first = df.sort_values("finished_at").iloc[0]
     start = first["finished_at"] - timedelta(seconds=float(first["seconds"])) - started
-    driver = (usage.ru_utime + usage.ru_stime) / took
-    return Measured(3600 * rate, float(df["seconds"].median()), start.total_seconds(), driver)
+    return Measured(3600 * rate, float(df["seconds"].median()), start.total_seconds())
 
 
 def main() -> None:
@@ -106,7 +100,7 @@ def main() -> None:
                 measured[shape].append(certify(given.job, shape, given.points, options, Path(folder)))
 
     table = Table(title=f"{given.job} {' '.join(options)}; {os.cpu_count()} CPUs, medians of {given.rounds}")
-    for heading in ("workers x threads", "points/h", "times the first's", "s/point", "start, s", "driver's share"):
+    for heading in ("workers x threads", "points/h", "times the first's", "s/point", "start, s"):
         table.add_column(heading, justify="right")
     for shape, runs in measured.items():
         ratios = [
@@ -118,7 +112,6 @@ def main() -> None:
             f"{statistics.median(ratios):.2f}",
             f"{statistics.median(run.point_seconds for run in runs):.2f}",
             f"{statistics.median(run.start for run in runs):.1f}",
-            f"{statistics.median(run.driver_share for run in runs):.0%}",
         )
     Console().print(table)
 

@@ -21,7 +21,7 @@ from srs_ray.errors import DataError, JobError, RunDirectoryError, WeightsError
 from srs_ray.job import Job
 from srs_ray.models.weights import Weights, random_weights, read_weights, write_weights
 from srs_ray.runner.preparation import JobInputs, fingerprint_of
-from srs_ray.runner.worker import PointWorker, sampling_of
+from srs_ray.runner.worker import SAMPLING_VERSION, PointWorker, sampling_of
 from srs_ray.runs import RunDirectory
 
 
@@ -285,7 +285,7 @@ def test_a_worker_that_sees_other_data_or_other_noise_refuses_to_start(digits_jo
         PointWorker(dataclasses.replace(spec, data_identity=spec.data_identity | {"points": 3}), inputs.weights, 1)
     with pytest.raises(JobError, match="noise generator"):
         PointWorker(dataclasses.replace(spec, noise_check="0" * 16), inputs.weights, 1)
-    with pytest.raises(JobError, match=r"samples by version 1, the driver's by version 0: install the same srs-ray"):
+    with pytest.raises(JobError, match=rf"by version {SAMPLING_VERSION}, the driver's by version 0: install the same"):
         PointWorker(dataclasses.replace(spec, sampling_version=0), inputs.weights, 1)
 
 
