@@ -44,6 +44,7 @@ def test_the_roofline_says_what_each_stage_reaches() -> None:
         assert word in said
 
 
+@pytest.mark.slow
 def test_scaling_counts_the_points_of_real_runs() -> None:
     options = ["--shapes", "1x1,2x1", "--points", "5", "--rounds", "1", "--n", "100", "--audit", "20"]
     said = run("scaling.py", *options, "--device", "cpu")
@@ -51,6 +52,7 @@ def test_scaling_counts_the_points_of_real_runs() -> None:
     assert "2 x 1" in said
 
 
+@pytest.mark.slow
 def test_an_ablation_takes_every_measure_away_once() -> None:
     said = run("ablation.py", "--arch", "mdeq-tiny-digits", "--samples", "20", "--rounds", "1")
     assert said.count("1.00") >= 3  # the engine beside itself
