@@ -206,9 +206,10 @@ def run(setup: Setup, rounds: int) -> tuple[dict[str, Duel], str]:
     start = partial(ProcessPoolExecutor, 1, get_context("spawn"), start_engine)
     with start((Plain, setup)) as plain, start((Ours, setup)) as ours:
         differing = int((plain.submit(check_engine).result() != ours.submit(check_engine).result()).sum())
-        compared = 3 * setup.checked_chains
+        compared = 4 * setup.checked_chains
         agreed = (
-            f"{differing} of {compared} predictions differ between the engines ({CHECKED_STEPS} steps, chains of 3)"
+            f"{differing} of {compared} predictions differ between the engines "
+            f"(chains of 3 by {CHECKED_STEPS} steps, and {setup.reference} from zero)"
         )
         if differing > compared // 100:  # two logits tie within rounding now and then
             sys.exit(agreed)
