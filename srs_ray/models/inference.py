@@ -14,6 +14,7 @@ from srs_ray.models.mdeq import HEAD_EXPANSION, MDEQ, HeadBottleneck, ResidualBl
 
 VECTOR = 16  # float32 values that a CPU's widest vectors hold
 SHARED_PIXELS = 1024  # of images whose sums torch's group normalisation shares among threads
+LEAST_PART = 16  # samples: each part has a convolution's weights arranged anew, which fewer would not pay for
 CACHE_BYTES = 2.5 * 2**20  # of the widest activations that are there at a time, by measurement on a CPU
 
 
@@ -49,8 +50,8 @@ def arrange_for_inference(model: MDEQ, device: torch.device, dtype: torch.dtype)
 
 
 def _samples_in_cache(elements: int) -> int:
-    """How many activations of so many elements fit the cache, as a power of two."""
-    return 2 ** max(0, int(math.log2(CACHE_BYTES / (4 * elements))))
+    """How many activations of so many elements fit the cache, as a power of two, and no fewer than make a part."""
+    return max(LEAST_PART, 2 ** int(math.log2(max(1.0, CACHE_BYTES / (4 * elements)))))
 
 
 def _fold_sequential(module: nn.Sequential) -> None:

@@ -262,8 +262,8 @@ def device_name(device: torch.device) -> str:
 
 def default_batch(config: MDEQConfig, device_type: str) -> int:
     """Samples that go through the network at once: as many states as suit a CPU's caches, or fill a GPU."""
-    elements, most = (2**24, 1024) if device_type == "cuda" else (2**20, 128)
-    return max(1, min(most, 2 ** int(np.log2(elements / config.state_size))))
+    elements, least, most = (2**24, 1, 1024) if device_type == "cuda" else (2**20, 16, 128)
+    return max(least, min(most, 2 ** int(np.log2(elements / config.state_size))))
 
 
 def use_exact_float32() -> None:
