@@ -60,7 +60,7 @@ def fold_nothing(module: nn.Module, convolution: str, norm: str) -> None:
 
 # Without which measure, what is put in whose place before the engine is made, and what is done to it afterwards.
 VARIANTS: dict[str, tuple[list[tuple[object, str, object]], Callable[[Ours], None] | None]] = {
-    "as it is": ([], None),
+    "nothing": ([], None),
     "keeping freed memory": ([(point, "keep_freed_memory", lambda: None)], None),
     "folding batch norms": ([(inference, "_fold", fold_nothing)], None),
     "channels last": ([(inference, "VECTOR", 0)], channels_first),  # paired convolutions are of no use without
@@ -121,7 +121,7 @@ def main() -> None:
     for variant in VARIANTS:
         ratios = []
         for way in ways:
-            pairs = zip(seconds[variant, way], seconds["as it is", way], strict=True)
+            pairs = zip(seconds[variant, way], seconds["nothing", way], strict=True)
             ratios.append(statistics.median(without / whole for without, whole in pairs))
         table.add_row(variant, *(f"{ratio:.2f}" for ratio in ratios))
     Console().print(table)
