@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from srs_ray.models import inference, solvers
+from srs_ray.models import inference, solver_methods, solvers
 from srs_ray.models.architectures import ARCHITECTURES
 from srs_ray.models.mdeq import ResidualBlock
 from srs_ray.models.solvers import FixedPointIteration, FixedPointMap, Solution, SolverSetting
@@ -66,7 +66,7 @@ VARIANTS: dict[str, tuple[list[tuple[object, str, object]], Callable[[Ours], Non
     "channels last": ([(inference, "VECTOR", 0)], channels_first),  # paired convolutions are of no use without
     "parts of a batch for wide layers": ([], whole_batches),
     "pairing narrow convolutions": ([(inference, "VECTOR", 0)], None),
-    "dot products one by one": ([(solvers, "_dot_products", dots_by_bmm)], None),
+    "dot products one by one": ([(solver_methods, "_dot_products", dots_by_bmm)], None),
     "leaving out residuals that nobody reads": ([(solvers, "_take_all_steps", watch_all_steps)], None),
 }
 

@@ -55,5 +55,5 @@ def test_scaling_counts_the_points_of_real_runs() -> None:
 @pytest.mark.slow
 def test_an_ablation_takes_every_measure_away_once() -> None:
     said = run("ablation.py", "--arch", "mdeq-tiny-digits", "--samples", "20", "--rounds", "1")
-    assert said.count("1.00") >= 3  # the engine without nothing, beside itself
+    assert said.count("1.00") >= 3  # nothing taken away
     assert "channels last" in said

@@ -40,6 +40,7 @@ def arrange_for_inference(model: MDEQ, device: torch.device, dtype: torch.dtype)
             if 2 * block.conv2.out_channels <= VECTOR and width % 2 == 0:
                 block.register_module("conv2", PairedConvolution(block.conv2))
         _, height, width = model.config.branch_shapes[0]
+        # Twice as many: the head is as wide at a single place.
         model.head_at_once = 2 * _samples_in_cache(HEAD_EXPANSION * model.config.head_channels[0] * height * width)
         for module in list(model.modules()):
             for name, child in list(module.named_children()):

@@ -71,7 +71,7 @@ class SerializedSampler:
         model = self.model
         x_BCHW = self.point.samples(stage, numbers.tolist())
         injection_BCHW = model.inject(x_BCHW.to(model.dtype))
-        neighbours = chains[-1] - chains[0] == len(chains) - 1  # as all are, but for chains that start anew
+        neighbours = chains[-1] - chains[0] == len(chains) - 1  # unless some of them start anew
         rows = slice(chains[0], chains[-1] + 1) if neighbours else torch.from_numpy(chains).to(model.device)
         start_BD = model.zero_state(len(chains)) if setting is self.warmup else self.z_JD[rows]
         solution = solve(lambda z_BD: model.f(z_BD, injection_BCHW), start_BD, setting)
