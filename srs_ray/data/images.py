@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from io import BytesIO
 
+import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms import functional as transform
 
 from srs_ray.errors import PointError
 
@@ -59,9 +59,12 @@ def to_input(image: Image.Image, input_shape: tuple[int, int, int], name: str) -
         raise PointError(f"{name}: is {_size(image)}, the model takes {width}x{height}")
     image = image.convert(_pillow_mode(channels))
     if resized:
-        image = transform.resize(image, SHORTER_SIDE, InterpolationMode.BILINEAR)
+        from torchvision.transforms import functional as transform  # imported here: it takes a worker seconds
+
+        image = transform.resize(image, SHORTER_SIDE)  # bilinear
         image = transform.center_crop(image, [height, width])
-    return transform.to_tensor(image)
+    pixels_HWC = np.array(image).reshape(height, width, channels)
+    return torch.from_numpy(pixels_HWC).permute(2, 0, 1).contiguous().float().div(255)
 
 
 def _pillow_mode(channels: int) -> str:

@@ -150,6 +150,7 @@ class _AndersonMemory:
         self.gram_BMM = z_BD.new_zeros(batch, memory, memory)
         self.rows_B = torch.arange(batch, device=z_BD.device)
         self.entries_M = torch.arange(memory, device=z_BD.device)
+        self.filled = 0  # entries, by any sample at most
 
     def step(self, z_BD: Tensor, fz_BD: Tensor, g_BD: Tensor, k_B: Tensor) -> tuple[Tensor, Tensor | None]:
         if self.memory == 1:
@@ -157,7 +158,7 @@ class _AndersonMemory:
         entry_B = k_B % self.memory
         self.f_MBD[entry_B, self.rows_B] = fz_BD
         self.g_MBD[entry_B, self.rows_B] = g_BD
-        filled = min(self.memory, int(k_B.max()) + 1)  # by any sample
+        filled = self.filled = min(self.memory, self.filled + 1)
         products_BM = _dot_products(self.g_MBD[:filled].unbind(), g_BD)
         self.gram_BMM[self.rows_B, entry_B, :filled] = products_BM
         self.gram_BMM[self.rows_B, :filled, entry_B] = products_BM
@@ -226,11 +227,13 @@ class _BroydenMemory:
         self.rows_B = torch.arange(batch, device=z_BD.device)
         self.entries_M = torch.arange(updates, device=z_BD.device)
         self.previous_z_BD = self.previous_g_BD = torch.zeros_like(z_BD)
+        self.most = -1  # updates that any sample can have made
 
     def step(self, z_BD: Tensor, fz_BD: Tensor, g_BD: Tensor, k_B: Tensor) -> tuple[Tensor, Tensor | None]:
         if not len(self.entries_M):
             return fz_BD, None
         self._update(z_BD - self.previous_z_BD, g_BD - self.previous_g_BD, (k_B - 1).clamp(min=0))
+        self.most = min(len(self.entries_M), self.most + 1)
         self.previous_z_BD, self.previous_g_BD = z_BD, g_BD
         return z_BD - self._apply(g_BD, self.u_MBD, self.v_MBD, k_B), None
 
@@ -242,7 +245,7 @@ class _BroydenMemory:
         self.u_MBD[entry_B, self.rows_B], self.v_MBD[entry_B, self.rows_B] = _update(dz_BD, dg_BD, v_BD, j_dg_BD)
 
     def _apply(self, x_BD: Tensor, left_MBD: Tensor, right_MBD: Tensor, made_B: Tensor) -> Tensor:
-        most = int(made_B.max())  # updates that any sample has made
+        most = max(0, self.most)
         made_BM = self.entries_M[:most] < made_B.unsqueeze(1)
         return _apply(x_BD, left_MBD[:most].unbind(), right_MBD[:most].unbind(), made_BM)
 

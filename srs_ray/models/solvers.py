@@ -97,7 +97,9 @@ class FixedPointIteration:
         finite_B = torch.isfinite(residual_B)
         next_BD, fell_back_B = self.memory.step(z_BD, fz_BD, g_BD, self.k_B)
 
-        self.z_BD = next_BD if bool(active_B.all()) else torch.where(active_B.unsqueeze(1), next_BD, z_BD)
+        if z_BD.device.type != "cpu" or not bool(active_B.all()):  # to ask, a GPU would have to be waited for
+            next_BD = torch.where(active_B.unsqueeze(1), next_BD, z_BD)
+        self.z_BD = next_BD
         self.residual_B = torch.where(active_B, residual_B, self.residual_B)
         self.k_B = self.k_B + active_B
         self.finite_B = self.finite_B & (finite_B | ~active_B)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scipy.stats import norm
+from scipy.special import ndtr
 
 from srs_ray.errors import JobError
 from srs_ray.job import Job
@@ -27,7 +27,7 @@ def check_feasible(job: Job) -> list[str]:
     return [
         f"certificate {kind} with {settings} caps the radius at {cap:.3g} ({cap / sigma:.3g} sigma): no point can be "
         f"certified at the tabulated {'radii' if len(beyond) > 1 else 'radius'} {shown}; "
-        f"for {max(beyond):g}, {_enough(job, float(norm.cdf(max(beyond) / sigma)))}"
+        f"for {max(beyond):g}, {_enough(job, float(ndtr(max(beyond) / sigma)))}"
     ]
 
 
