@@ -85,8 +85,8 @@ class ResidualBlock(nn.Module):
     def forward(self, z_BCHW: Tensor, injection_BCHW: Tensor | None) -> Tensor:
         out = in_parts(lambda part: self.conv2(self.gn1(self.conv1(part)).relu_()), z_BCHW, self.at_once)
         if injection_BCHW is not None:
-            out = out + injection_BCHW
-        return self.gn3((self.gn2(out) + z_BCHW).relu_())
+            out = out.add_(injection_BCHW)
+        return self.gn3(self.gn2(out).add_(z_BCHW).relu_())
 
 
 class Branch(nn.Module):
@@ -179,8 +179,8 @@ class MDEQLayer(nn.Module):
         fused = []
         for carries, post in zip(self.fuse_layers, self.post_fuse_layers, strict=True):
             assert isinstance(carries, nn.ModuleList)
-            carried = [carry(z) for carry, z in zip(carries, z_branches, strict=True)]
-            fused.append(post(reduce(torch.add, carried)))
+            first, second, *others = [carry(z) for carry, z in zip(carries, z_branches, strict=True)]
+            fused.append(post(reduce(Tensor.add_, others, first + second)))
         return fused
 
 
@@ -201,7 +201,7 @@ class HeadBottleneck(nn.Module):
     def forward(self, z_BCHW: Tensor) -> Tensor:
         out = self.bn1(self.conv1(z_BCHW)).relu_()
         out = self.bn2(self.conv2(out)).relu_()
-        return (self.bn3(self.conv3(out)) + self.downsample(z_BCHW)).relu_()
+        return self.bn3(self.conv3(out)).add_(self.downsample(z_BCHW)).relu_()
 
 
 class MDEQ(nn.Module):

@@ -262,7 +262,7 @@ def device_name(device: torch.device) -> str:
 
 def default_batch(config: MDEQConfig, device_type: str) -> int:
     """Samples that go through the network at once: as many states as suit a CPU's caches, or fill a GPU."""
-    elements, least, most = (2**24, 1, 1024) if device_type == "cuda" else (2**20, 16, 128)
+    elements, least, most = (2**24, 1, 1024) if device_type == "cuda" else (2**21, 16, 64)
     return max(least, min(most, 2 ** int(np.log2(elements / config.state_size))))
 
 
