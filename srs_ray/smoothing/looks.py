@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
+from math import ceil, inf
 from typing import Literal
 
 import numpy as np
 from scipy.special import ndtr
+from scipy.stats import binom
 
 from srs_ray.smoothing.certificates import SOUND, certified_radius, p_lower
 from srs_ray.smoothing.confidence_sequence import mixture_p_lower
@@ -22,16 +24,18 @@ LOOK_CERTIFICATES = (*sorted(SOUND), "mixture")
 Verdict = Literal["resolved", "futile", "spent"]
 
 
-def look_sizes(n: int, first: int) -> tuple[int, ...]:
-    """The sample sizes of the looks, ascending: n, half of it rounded up, and so on while not below `first`.
+def look_sizes(n: int, first: int, growth: float = 2.0) -> tuple[int, ...]:
+    """The sample sizes of the looks, ascending: n, the last one over `growth`, rounded up, while not below `first`.
 
-    n alone where `first` is above n / 2. Raises ValueError unless both are at least 1.
+    n alone where the next were below `first`. Raises ValueError unless n and first are at least 1 and growth above 1.
     """
     if n < 1 or first < 1:
         raise ValueError(f"n and the first look's size must be at least 1, found n = {n}, first = {first}")
+    if not 1.0 < growth < inf:
+        raise ValueError(f"looks must grow by a factor above 1, found {growth}")
     sizes = [n]
-    while (half := -(-sizes[-1] // 2)) >= first and half < sizes[-1]:
-        sizes.append(half)
+    while first <= (smaller := ceil(sizes[-1] / growth)) < sizes[-1]:
+        sizes.append(smaller)
     return tuple(reversed(sizes))
 
 
@@ -93,11 +97,11 @@ class LookPlan:
             )
 
     @classmethod
-    def doubling(
-        cls, kind: str, alpha: float, n: int, *, first: int, power: float, audit_share: float = 0.0
+    def geometric(
+        cls, kind: str, alpha: float, n: int, *, first: int, growth: float, power: float, audit_share: float = 0.0
     ) -> LookPlan:
-        """Looks at doubling sizes from `first` or more up to n, alpha spent over them by the power but for mixture."""
-        sizes = look_sizes(n, first)
+        """Looks at `look_sizes(n, first, growth)`, alpha spent over them by the power; mixture has it at each."""
+        sizes = look_sizes(n, first, growth)
         alphas = (alpha,) * len(sizes) if kind == "mixture" else spend_alpha(alpha, sizes, power)
         return cls(kind, alpha, sizes, alphas, audit_share)
 
@@ -120,30 +124,33 @@ class LookPlan:
         return p_lower(self.kind, counts.hits, counts.n, counts.audited, counts.disagreed, self.alphas[look])
 
     def futile(self, now: LookCounts, p_target: float, futility: float, design_effect: float = 1.0) -> bool:
-        """Whether the rest up to n will certify p > p_target at the last look with probability at most `futility`.
+        """Whether it is unlikely that the rest up to n would certify p > p_target at the last look.
 
-        The probability is predictive: beta-binomial, the rate's prior being Beta(1/2, 1/2). With an audit, `futility`
-        is halved between the hits to come and the disagreements to come, and the bound, which rises with the one and
-        falls with the other, is taken at both quantiles. `design_effect` says how many correlated samples are worth
-        one (see there). A guess: it decides when to stop and what that costs in certified points, no bound rests on it.
+        At most `futility` is spent on all looks before the last, in equal parts. The probability is predictive:
+        beta-binomial, the rate's prior being Beta(1/2, 1/2). With an audit, a third each is for the hits to come, the
+        share of them that is audited (binomial) and the share of these that agrees; the bound, which rises with each,
+        is taken at the quantiles of all three. `design_effect` (see there) says how many correlated samples are worth an independent one.
+        This is a guess, and it costs at worst a radius: no bound rests on it. False at n, where nothing is to come.
         """
         if not 0.0 < futility < 1.0:
             raise ValueError(f"futility must lie between 0 and 1, found {futility}")
-        if not design_effect >= 1.0:
-            raise ValueError(f"a design effect is at least 1, found {design_effect}")
-        return self._bound(len(self.sizes) - 1, self._optimistic(now, futility, design_effect)) <= p_target
+        if not 1.0 <= design_effect < inf:
+            raise ValueError(f"a design effect is finite and at least 1, found {design_effect}")
+        if now.n >= self.sizes[-1]:
+            return False
+        share = futility / (len(self.sizes) - 1)
+        return self._bound(len(self.sizes) - 1, self._optimistic(now, share, design_effect)) <= p_target
 
     def _optimistic(self, now: LookCounts, futility: float, design_effect: float) -> LookCounts:
-        share = futility / 2 if self.is_audited else futility
-        rest = self.sizes[-1] - now.n
-        more = _predictive_quantile(now.hits, now.n, rest, 1.0 - share, design_effect)
+        """Counts at n that what is to come will, in one count or another, better with probability at most `futility`."""
+        n = self.sizes[-1]
+        level = 1.0 - (futility / 3 if self.is_audited else futility)
+        hits = _predictive_quantile(now.hits, now.n, n - now.n, level, design_effect)
         if not self.is_audited:
-            return LookCounts(self.sizes[-1], now.hits + more)
-        audited = round(self.audit_share * more)
-        agreed = _predictive_quantile(now.audited - now.disagreed, now.audited, audited, 1.0 - share, design_effect)
-        return LookCounts(
-            self.sizes[-1], now.hits + more, now.audited + audited, now.disagreed + audited - min(agreed, audited)
-        )
+            return LookCounts(n, now.hits + hits)
+        audited = int(binom.ppf(level, hits, self.audit_share))
+        agreed = _predictive_quantile(now.audited - now.disagreed, now.audited, audited, level, design_effect)
+        return LookCounts(n, now.hits + hits, now.audited + audited, now.disagreed + audited - agreed)
 
     def verdict(
         self,
@@ -205,6 +212,24 @@ def target_p(radius: float, sigma: float) -> float:
     if float(np.nextafter(p, 1.0)) >= 1.0:
         raise ValueError(f"no probability below 1 earns radius {radius} at sigma {sigma}")
     return p
+
+
+def design_effect(hit_N: np.ndarray, chains: int) -> float:
+    """How many of these samples are worth an independent one for their mean: sample i is of chain i mod `chains`.
+
+    The larger of what the chains' means vary more than they would, and of (1 + r) / (1 - r) with r the correlation of
+    neighbours in a chain, which looks ahead. 1.0 where no chain has two samples: other chains' are independent.
+    Sources: Kish, Survey Sampling 1965; Bartlett, JRSS 1946.
+    """
+    steps = len(hit_N) // chains
+    if steps < 2:
+        return 1.0
+    centred_TB = hit_N[: steps * chains].reshape(steps, chains) - hit_N[: steps * chains].mean()
+    variance = float((centred_TB**2).mean())
+    if variance == 0.0:
+        return 1.0
+    r = min(float((centred_TB[1:] * centred_TB[:-1]).mean()) / variance, 0.99)
+    return max(1.0, (1 + r) / (1 - r), steps * float(centred_TB.mean(axis=0).var()) / variance)
 
 
 def _predictive_quantile(hits: int, n: int, rest: int, level: float, design_effect: float) -> int:

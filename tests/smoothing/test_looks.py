@@ -24,7 +24,15 @@ def test_looks_double_up_to_n_from_the_first_size_or_more() -> None:
     assert look_sizes(8, 2) == (2, 4, 8)
     assert look_sizes(7, 1) == (1, 2, 4, 7)
     assert look_sizes(10_000, 5000) == (5000, 10_000)
+    assert look_sizes(100, 30, 1.5) == (30, 45, 67, 100)
+    assert look_sizes(5, 1, 1.01) == (5,)  # no step down that rounds up again
     assert look_sizes(10_000, 5001) == look_sizes(10_000, 20_000) == (10_000,)
+
+
+@pytest.mark.parametrize("growth", [1.0, 0.5, -2.0, float("nan"), float("inf")])
+def test_looks_that_do_not_grow_are_refused(growth: float) -> None:
+    with pytest.raises(ValueError, match="grow"):
+        look_sizes(100, 10, growth)
 
 
 @pytest.mark.parametrize(("n", "first"), [(0, 1), (10, 0), (-5, -5)])
@@ -93,11 +101,11 @@ def test_a_plan_that_does_not_hold_together_is_refused(changed: dict, named: str
         LookPlan(**(settings | changed))
 
 
-def test_a_doubling_plan_spends_alpha_over_its_looks_and_a_mixture_has_it_at_each() -> None:
-    plan = LookPlan.doubling("exact", 0.001, 10_000, first=500, power=0.5, audit_share=0.1)
+def test_a_geometric_plan_spends_alpha_over_its_looks_and_a_mixture_has_it_at_each() -> None:
+    plan = LookPlan.geometric("exact", 0.001, 10_000, first=500, growth=2.0, power=0.5, audit_share=0.1)
     assert plan.sizes == look_sizes(10_000, 500)
     assert plan.alphas == spend_alpha(0.001, plan.sizes, 0.5)
-    assert LookPlan.doubling("mixture", 0.001, 400, first=100, power=0.5).alphas == (0.001, 0.001, 0.001)
+    assert LookPlan.geometric("mixture", 0.001, 400, first=100, growth=2.0, power=0.5).alphas == (0.001, 0.001, 0.001)
 
 
 def test_the_bound_is_the_best_of_the_looks_each_at_its_own_level() -> None:
@@ -253,7 +261,7 @@ def test_a_sampler_that_knows_f_breaks_released_at_looks() -> None:
 @pytest.mark.parametrize("kind", LOOK_CERTIFICATES)
 def test_every_certificate_for_looks_bounds_and_judges(kind: str) -> None:
     tau = 0.0 if kind in ("cohen", "mixture") else 0.5
-    plan = LookPlan.doubling(kind, 0.001, 1000, first=250, power=0.5, audit_share=tau)
+    plan = LookPlan.geometric(kind, 0.001, 1000, first=250, growth=2.0, power=0.5, audit_share=tau)
     counts = [LookCounts(250, 250, 125 if tau else 0, 0)]
     assert 0.8 < plan.p_lower(counts) < 1.0
     assert plan.verdict(counts, [0.5, 0.8]) == "resolved"
