@@ -127,9 +127,9 @@ class LookPlan:
         """Whether it is unlikely that the rest up to n would certify p > p_target at the last look.
 
         At most `futility` is spent on all looks before the last, in equal parts. The probability is predictive:
-        beta-binomial, the rate's prior being Beta(1/2, 1/2). With an audit, a third each is for the hits to come, the
-        share of them that is audited (binomial) and the share of these that agrees; the bound, which rises with each,
-        is taken at the quantiles of all three. `design_effect` (see there) says how many correlated samples are worth an independent one.
+        beta-binomial, the rate's prior being Beta(1/2, 1/2). With an audit, a third each is for the hits to come, how
+        many of them are audited (binomial) and how many of these agree; the bound, which rises with each, is taken at
+        the quantiles of all three. `design_effect` (see there) is how many correlated samples are worth one.
         This is a guess, and it costs at worst a radius: no bound rests on it. False at n, where nothing is to come.
         """
         if not 0.0 < futility < 1.0:
@@ -142,7 +142,7 @@ class LookPlan:
         return self._bound(len(self.sizes) - 1, self._optimistic(now, share, design_effect)) <= p_target
 
     def _optimistic(self, now: LookCounts, futility: float, design_effect: float) -> LookCounts:
-        """Counts at n that what is to come will, in one count or another, better with probability at most `futility`."""
+        """Counts at n which in one of them or another will be bettered with probability at most `futility`."""
         n = self.sizes[-1]
         level = 1.0 - (futility / 3 if self.is_audited else futility)
         hits = _predictive_quantile(now.hits, now.n, n - now.n, level, design_effect)
