@@ -85,6 +85,8 @@ class LookPlan:
         if self.kind not in LOOK_CERTIFICATES:
             raise ValueError(f"no certificate {self.kind!r} for looks; there are {', '.join(LOOK_CERTIFICATES)}")
         _check_sizes(self.sizes)
+        if not 0.0 < self.alpha < 1.0:
+            raise ValueError(f"alpha must lie between 0 and 1, found {self.alpha}")
         if len(self.alphas) != len(self.sizes) or not all(0.0 < level < 1.0 for level in self.alphas):
             raise ValueError(f"each of the looks {self.sizes} needs a level between 0 and 1, found {self.alphas}")
         levels = [Fraction(level) for level in self.alphas]

@@ -165,7 +165,7 @@ def share_lost(p: float, number: int, again: float, tau: float, effect: bool, ru
     """Runs in which a target that the last look certifies was called futile, and those runs that kept it; the target
     is one that about two in three runs certify."""
     rng = np.random.default_rng(0)
-    looks = LookPlan.geometric("exact", 0.001, 10_000, first=150, growth=2.0, power=0.5, audit_share=tau)
+    looks = LookPlan.geometric("exact", 0.001, 10_000, first=150, growth=1.5, power=1.0, audit_share=tau)
     last = lru_cache(maxsize=None)(lambda *counts: looks._bound(len(looks.sizes) - 1, LookCounts(*counts)))
     made = []
     for _ in range(runs):

@@ -88,6 +88,7 @@ MIXTURE = LookPlan("mixture", 0.1, (5, 10, 20), (0.1, 0.1, 0.1))
         ({"alphas": (0.02, 0.03, 0.05 + 1e-16)}, "more than alpha"),
         ({"alphas": (0.05, 0.05)}, "needs a level"),
         ({"alphas": (0.0, 0.03, 0.05)}, "needs a level"),
+        ({"alpha": 1.0}, "alpha must lie"),
         ({"sizes": (5, 20, 10)}, "ascend"),
         ({"audit_share": 0.3}, "audit share of 0"),
         ({"kind": "exact"}, "audit share above 0"),
