@@ -27,6 +27,7 @@ class Stage(IntEnum):
     SELECTION = 0
     ESTIMATION = 1
     AUDIT_CHOICE = 2
+    AUDIT_UNIFORM = 3
 
 
 class NoiseGenerator(Protocol):
@@ -51,9 +52,13 @@ class Philox4x64:
 
 
 def _numpy_generator(seed: int, point: int, stage: Stage, sample: int) -> np.random.Generator:
+    return np.random.Generator(_numpy_philox(seed, point, stage, sample))
+
+
+def _numpy_philox(seed: int, point: int, stage: Stage, sample: int) -> np.random.Philox:
     key = np.array([seed, point], dtype=np.uint64)
     counter = np.array([0, sample, stage, VERSION], dtype=np.uint64)
-    return np.random.Generator(np.random.Philox(counter=counter, key=key))
+    return np.random.Philox(counter=counter, key=key)
 
 
 @dataclass(frozen=True)
@@ -154,3 +159,13 @@ class NoisyPoint:
         """min(audit, |hits|) of the hits, uniform without replacement and independent of all noise, in order."""
         generator = _numpy_generator(self.seed, self.index, Stage.AUDIT_CHOICE, 0)
         return np.sort(generator.choice(hits, size=min(audit, len(hits)), replace=False, shuffle=False))
+
+    def audit_uniforms(self, count: int) -> np.ndarray:
+        """The permanent random numbers of estimation samples 0 to count - 1: uniform on [0, 1), float64, independent.
+
+        More of them begin with the fewer. A hit is audited when its number is below the audit's share, so given how
+        many hits are audited by a look, they are a uniform choice of the hits so far (permanent random numbers: Brewer,
+        Early, Joyce 1972). Made of Philox's raw words, the top 53 bits of one each: numpy promises that these stay.
+        """
+        words = _numpy_philox(self.seed, self.index, Stage.AUDIT_UNIFORM, 0).random_raw(count)
+        return (words >> np.uint64(11)) * 2.0**-53

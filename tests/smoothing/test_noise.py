@@ -66,7 +66,7 @@ def test_seed_point_stage_and_sample_each_give_other_noise(generator):
         for stage in Stage
         for sample in (0, 1, 256, 99_999)
     }
-    assert len(draws) == 4 * 3 * 3 * 4
+    assert len(draws) == 4 * 3 * len(Stage) * 4
 
 
 @BOTH
@@ -117,11 +117,59 @@ def test_the_audit_is_a_uniform_choice_without_replacement_of_its_own_domain():
 
 
 def test_the_audits_choice_shares_no_counter_with_any_noise():
-    assert len({int(stage) for stage in Stage}) == 3
+    assert [int(stage) for stage in Stage] == [0, 1, 2, 3]
     own = np.random.Philox(counter=np.array([0, 0, 2, 1], dtype=np.uint64), key=np.array([9, 4], dtype=np.uint64))
     expected = np.sort(np.random.Generator(own).choice(np.arange(50), size=7, replace=False, shuffle=False))
     chosen = NoisyPoint(torch.zeros(1), 1.0, 9, 4, Philox4x64()).audit_choice(np.arange(50), 7)
     assert chosen.tolist() == expected.tolist()
+
+
+def random_point(seed: int, index: int) -> NoisyPoint:
+    return NoisyPoint(torch.zeros(1), 1.0, seed, index, Philox4x64())
+
+
+def test_more_permanent_random_numbers_begin_with_the_fewer():
+    longer = random_point(5, 17).audit_uniforms(203)
+    for count in (0, 1, 2, 3, 4, 5, 100, 203):
+        assert np.array_equal(random_point(5, 17).audit_uniforms(count), longer[:count])
+
+
+def test_permanent_random_numbers_are_uniform_float64_below_one_and_uncorrelated():
+    u = random_point(5, 17).audit_uniforms(200_000)
+    assert u.dtype == np.float64
+    assert 0.0 <= u.min() < 1e-4
+    assert 1 - 1e-4 < u.max() < 1.0
+    assert stats.kstest(u, "uniform").pvalue > 1e-6
+    for lag in (1, 2, 3, 4, 8):
+        assert abs(np.corrcoef(u[:-lag], u[lag:])[0, 1]) < 5 / np.sqrt(len(u))
+
+
+def philox4x64_words(counter: tuple[int, ...], key: tuple[int, int]) -> list[int]:
+    """Philox4x64-10 in integers, as Salmon et al. write it."""
+    word = 2**64 - 1
+    c, k = list(counter), list(key)
+    for _ in range(10):
+        first, second = c[0] * 0xD2E7470EE14C6C93, c[2] * 0xCA5A826395121157
+        c = [second >> 64 ^ c[1] ^ k[0], second & word, first >> 64 ^ c[3] ^ k[1], first & word]
+        k = [k[0] + 0x9E3779B97F4A7C15 & word, k[1] + 0xBB67AE8584CAA73B & word]
+    return c
+
+
+def test_permanent_random_numbers_are_those_of_this_version():
+    u = random_point(5, 17).audit_uniforms(8)
+    words = [word for block in (1, 2) for word in philox4x64_words((block, 0, 3, 1), (5, 17))]
+    assert u.tolist() == [(word >> 11) / 2**53 for word in words]
+    assert u[:2].tolist() == [float.fromhex("0x1.7978137b4f21ep-1"), float.fromhex("0x1.c3c6cb5bf84b8p-2")]
+
+
+def test_permanent_random_numbers_have_a_domain_of_their_own():
+    u = random_point(5, 17).audit_uniforms(4_000)
+    for other in (random_point(6, 17), random_point(5, 18)):
+        assert not np.isin(other.audit_uniforms(4_000), u).any()
+    for stage, sample in ((Stage.SELECTION, 0), (Stage.ESTIMATION, 0), (Stage.ESTIMATION, 1), (Stage.AUDIT_CHOICE, 0)):
+        counter = np.array([0, sample, stage, 1], dtype=np.uint64)
+        words = np.random.Philox(counter=counter, key=np.array([5, 17], dtype=np.uint64)).random_raw(4_000)
+        assert not np.isin((words >> np.uint64(11)) * 2.0**-53, u).any()
 
 
 def test_an_audit_of_all_hits_takes_each_once():
