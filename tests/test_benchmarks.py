@@ -57,3 +57,10 @@ def test_an_ablation_takes_every_measure_away_once() -> None:
     said = run("ablation.py", "--arch", "mdeq-tiny-digits", "--samples", "20", "--rounds", "1")
     assert said.count("1.00") >= 3  # nothing taken away
     assert "channels last" in said
+
+
+def test_looks_save_samples_and_certify_nothing_that_all_samples_would_not() -> None:
+    said = run("spending.py", "--points", "6")
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in said.splitlines() if line.startswith("│")]
+    assert {row[0] for row in rows} == {"cohen", "mixture", "exact"}
+    assert all(float(row[8].removesuffix(" times")) > 1.5 and row[10] == "0.00%" for row in rows)
