@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -109,46 +109,79 @@ class SolverSettings(Settings):
         return SolverSetting.named(self.solver, self.steps, self.tolerance)
 
 
-class StandardSampling(Settings):
-    """Every noisy sample is solved from zero by the reference solver (Cohen et al. 2019).
+class LookSettings(Settings):
+    """When a point is looked at before all n samples are drawn: at sizes from `first` on that grow by `growth` up to n.
 
-    A point is an error if more than a share `max_nonfinite` of the samples of a stage have no finite logits.
+    alpha is spent over the looks as (n_j / n)^power; a radius is given up when the risk that all n samples would have
+    certified it is at most `futility`. docs/statistics.md says why the certificate holds whenever sampling ends.
     """
 
-    method: Literal["standard"]
+    first: int = Field(100, ge=1)
+    growth: float = Field(1.5, gt=1)
+    power: float = Field(1.0, gt=0)
+    futility: float = Field(0.01, gt=0, lt=1)
+
+
+class _Sampling(Settings):
+    """What all ways of sampling share: n0 samples select the class, n estimate its rate.
+
+    With `target_radii` n is the most that is drawn: a point is done when each of them is certified or futile. A point
+    is an error if more than a share `max_nonfinite` of the samples of a stage have no finite logits.
+    """
+
     n0: int = Field(100, ge=1)
     n: int = Field(10_000, ge=1)
+    target_radii: Annotated[tuple[Radius, ...], Field(min_length=1)] | None = None
+    looks: LookSettings | None = None
     max_nonfinite: float = Field(0.1, ge=0, le=1)
     reference: SolverSettings
 
+    @model_validator(mode="after")
+    def _has_looks_for_targets(self) -> Self:
+        if self.looks is not None and self.target_radii is None:
+            raise ValueError("looks are for target_radii: name these, or leave looks out")
+        return self
 
-class SerializedSampling(Settings):
-    """Chains of samples, each solve starting from the last (Gao et al. 2024); the reference solver audits them.
 
-    `max_nonfinite` is as in standard sampling.
-    """
+class StandardSampling(_Sampling):
+    """Every noisy sample is solved from zero by the reference solver (Cohen et al. 2019)."""
 
-    method: Literal["srs"]
-    n0: int = Field(100, ge=1)
-    n: int = Field(10_000, ge=1)
-    max_nonfinite: float = Field(0.1, ge=0, le=1)
+    method: Literal["standard"]
+
+
+class _Chains(_Sampling):
     chains: int = Field(400, ge=1)
     solver: SolverName
     steps: int = Field(3, ge=1)
     warmup_steps: int = Field(10, ge=1)
-    reference: SolverSettings
 
     @model_validator(mode="after")
-    def _warms_up(self) -> SerializedSampling:
+    def _warms_up(self) -> Self:
         if self.warmup_steps < self.steps:
             raise ValueError(f"warmup_steps ({self.warmup_steps}) is below steps ({self.steps}); expected no less")
         return self
 
 
-class CohenCertificate(Settings):
-    """Clopper-Pearson on the counts of standard sampling."""
+class SerializedSampling(_Chains):
+    """Chains of samples, each solve starting from the last (Gao et al. 2024); the reference solver audits them."""
 
-    kind: Literal["cohen"]
+    method: Literal["srs"]
+
+
+class AutoSampling(_Chains):
+    """`srs` or `standard` for each point, as its selection samples speak for; it needs `target_radii`.
+
+    Where that is expected to lose more than a share `most_lost` of the targets, the cheaper way is not taken.
+    """
+
+    method: Literal["auto"]
+    most_lost: float = Field(0.02, ge=0, le=1)
+
+
+class CohenCertificate(Settings):
+    """On the counts of standard sampling: Clopper-Pearson's bound, or `mixture`, which holds at every sample size."""
+
+    kind: Literal["cohen", "mixture"]
     alpha: Probability = 0.001
 
     @property
@@ -156,13 +189,22 @@ class CohenCertificate(Settings):
         """Standard sampling needs none."""
         return 0
 
+    @property
+    def audit_share(self) -> float | None:
+        """Nor this."""
+        return None
+
 
 class AuditedCertificate(Settings):
-    """A certificate on the counts of serialized sampling, corrected by an audit of `audit` (K) of its hits."""
+    """A certificate on the counts of serialized sampling, corrected by an audit of `audit` (K) of its hits.
+
+    With target radii it is a share of them instead, `audit_share` (tau); `auto` chooses that for each point.
+    """
 
     kind: AuditedKind
     alpha: Probability = 0.001
     audit: int = Field(400, ge=0)
+    audit_share: float | None = Field(None, gt=0, le=1)
 
 
 class ExecutionSettings(Settings):
@@ -195,7 +237,7 @@ class Job(Settings):
     model: ModelSettings
     data: DataSettings
     noise: NoiseSettings
-    sampling: Annotated[StandardSampling | SerializedSampling, Field(discriminator="method")]
+    sampling: Annotated[StandardSampling | SerializedSampling | AutoSampling, Field(discriminator="method")]
     certificate: Annotated[CohenCertificate | AuditedCertificate, Field(discriminator="kind")]
     execution: ExecutionSettings = ExecutionSettings()
     report: ReportSettings = ReportSettings()
@@ -211,9 +253,21 @@ class Job(Settings):
         model, sampling, certificate = raw.get("model"), raw.get("sampling"), raw.get("certificate", {})
         arch = ARCHITECTURES.get(str(model.get("arch"))) if isinstance(model, Mapping) else None
         if isinstance(sampling, Mapping):
-            serialized = sampling.get("method") == "srs"
+            method, by_looks = sampling.get("method"), sampling.get("target_radii") is not None
+            serialized = method in ("srs", "auto")
             if isinstance(certificate, Mapping):
-                raw["certificate"] = {"kind": "exact" if serialized else "cohen", **certificate}
+                given = {"audit": 0, **({"audit_share": 0.15} if method == "srs" else {})} if by_looks else {}
+                independent = "mixture" if by_looks else "cohen"
+                raw["certificate"] = {
+                    "kind": "exact" if serialized else independent,
+                    **(given if serialized else {}),
+                    **certificate,
+                }
+            if by_looks:
+                sampling = {"looks": {}, **sampling}
+                raw["sampling"] = sampling
+                if "report" not in raw:
+                    raw["report"] = {"radii": sampling["target_radii"]}
             if arch is not None:
                 name = arch.reference.solver.name
                 sampling = {"reference": {}, **({"solver": name} if serialized else {}), **sampling}
@@ -224,11 +278,28 @@ class Job(Settings):
 
     @model_validator(mode="after")
     def _certificate_suits_the_sampling(self) -> Job:
-        standard = self.sampling.method == "standard"
-        if standard != (self.certificate.kind == "cohen"):
-            allowed = "cohen" if standard else "exact, union, paper or released"
+        sampling, certificate = self.sampling, self.certificate
+        by_looks = sampling.target_radii is not None
+        allowed = _certificates_of(sampling.method, by_looks)
+        if certificate.kind not in allowed:
             raise ValueError(
-                f"certificate.kind {self.certificate.kind} does not go with sampling.method {self.sampling.method}, "
-                f"which takes {allowed}"
+                f"certificate.kind {certificate.kind} does not go with sampling.method {sampling.method} "
+                f"{'and' if by_looks else 'without'} target_radii, which takes {' or '.join(allowed)}"
+            )
+        if sampling.method == "auto" and not by_looks:
+            raise ValueError("sampling.method auto needs sampling.target_radii")
+        if by_looks and certificate.audit:
+            raise ValueError("with target_radii a share of the hits is audited: set certificate.audit_share, not audit")
+        shared = certificate.audit_share is not None
+        if shared != (by_looks and sampling.method == "srs"):
+            raise ValueError(
+                f"certificate.audit_share is {certificate.audit_share}: sampling.method srs with target_radii "
+                "needs one, and nothing else has it (auto chooses it for each point)"
             )
         return self
+
+
+def _certificates_of(method: str, by_looks: bool) -> tuple[str, ...]:
+    if method == "standard":
+        return ("mixture", "cohen") if by_looks else ("cohen",)
+    return ("exact", "union", "paper") if by_looks else ("exact", "union", "paper", "released")

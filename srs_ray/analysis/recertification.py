@@ -11,6 +11,7 @@ import pandas as pd
 from srs_ray.analysis.run_info import RunInfo
 from srs_ray.errors import SrsRayError
 from srs_ray.smoothing.certificates import CERTIFICATES, certified_radius, p_lower
+from srs_ray.smoothing.looks import LOOK_CERTIFICATES, LookCounts, plan_of_looks
 
 
 def recertify(df: pd.DataFrame, certificate: str | None = None, alpha: float | None = None) -> pd.DataFrame:
@@ -24,7 +25,8 @@ def recertify(df: pd.DataFrame, certificate: str | None = None, alpha: float | N
     info = RunInfo.of(df)
     certificate = info.certificate if certificate is None else certificate
     alpha = info.alpha if alpha is None else alpha
-    allowed = [kind for kind in CERTIFICATES if (kind == "cohen") == (info.method == "standard")]
+    kinds = CERTIFICATES if info.looks is None else LOOK_CERTIFICATES
+    allowed = [kind for kind in kinds if (kind in ("cohen", "mixture")) == (info.method == "standard")]
     if certificate not in allowed:
         raise SrsRayError(
             f"certificate {certificate!r} does not fit {info.name}, whose samples are of method {info.method}; "
@@ -34,7 +36,7 @@ def recertify(df: pd.DataFrame, certificate: str | None = None, alpha: float | N
         raise SrsRayError(f"alpha is {alpha}; expected a probability of error between 0 and 1, such as 0.001")
 
     ok = (df["status"] == "ok").to_numpy()
-    p = np.array([_p_lower(row, certificate, alpha) for row in df[ok].itertuples()])
+    p = np.array([_p_lower(row, info, certificate, alpha) for row in df[ok].itertuples()])
     radius = np.array([certified_radius(bound, info.sigma) for bound in p])
     predicted = df["selected"][ok].where(radius > 0, -1)
     recertified = df.copy()
@@ -49,9 +51,18 @@ def recertify(df: pd.DataFrame, certificate: str | None = None, alpha: float | N
     return recertified
 
 
-def _p_lower(row: Any, certificate: str, alpha: float) -> float:
+def _p_lower(row: Any, info: RunInfo, certificate: str, alpha: float) -> float:
     if row.selected == -1:  # selection's winner was 'no class': abstain, whatever the counts
         return 0.0
+    if info.looks is not None:
+        kind = "mixture" if info.method == "auto" and row.method == "standard" else certificate
+        plan = plan_of_looks(kind, alpha, info.n, info.looks, float(row.audit_share))
+        return plan.p_lower(
+            [
+                LookCounts(*map(int, counts))
+                for counts in zip(row.look_n, row.look_hits, row.look_audited, row.look_disagreed, strict=True)
+            ]
+        )
     hits = sum(int(count) for c, count in zip(row.classes, row.counts, strict=True) if c == row.selected)
     return p_lower(certificate, hits, int(row.n), int(row.audited), int(row.disagreed), alpha)
 

@@ -10,6 +10,7 @@ import pandas as pd
 
 from srs_ray.errors import RunDirectoryError, SrsRayError
 from srs_ray.smoothing.certificates import SOUND, certified_radius, p_cap
+from srs_ray.smoothing.looks import plan_of_looks
 
 ATTRIBUTE = "run"  # the key in `df.attrs`
 
@@ -22,7 +23,7 @@ class RunInfo:
     path: str
     arch: str
     data: str  # "cifar10 test"
-    method: str  # srs | standard
+    method: str  # srs | standard | auto
     setting: str  # as in the paper: "SRS 3A", "standard 30A"
     reference: str  # the base classifier F that the certificates speak of: "30A, tolerance 0.001"
     sigma: float
@@ -31,34 +32,45 @@ class RunInfo:
     chains: int | None  # None for standard
     certificate: str
     alpha: float
-    audit: int  # K; 0 for standard
+    audit: int  # K; 0 for standard, and where a share is audited
     start: int
     stop: int
     every: int
     asked: int  # points in start, stop, every
     outside: int  # finished points of the run directory that start, stop, every leave out
     recomputed_from: str | None = None  # the run's own certificate, where this frame's was computed afterwards
+    audit_share: float | None = None  # tau, of a run of srs by looks
+    target_radii: list[float] | None = None  # of a run by looks
+    looks: dict[str, float] | None = None  # its first, growth, power and futility
 
     @property
     def radius_cap(self) -> float:
         """The largest radius any counts can give with this certificate, alpha, n and K (0: none at all)."""
-        return certified_radius(p_cap(self.certificate, self.n, self.audit, self.alpha), self.sigma)
+        return certified_radius(self._p_cap, self.sigma)
 
     @property
     def radius_cap_in_sigma(self) -> float:
         """`radius_cap` in units of sigma."""
-        return certified_radius(p_cap(self.certificate, self.n, self.audit, self.alpha), 1.0)
+        return certified_radius(self._p_cap, 1.0)
+
+    @property
+    def _p_cap(self) -> float:
+        if self.looks is None:
+            return p_cap(self.certificate, self.n, self.audit, self.alpha)
+        kind = "mixture" if self.method == "auto" else self.certificate
+        return plan_of_looks(kind, self.alpha, self.n, self.looks, self.audit_share or 0.0).p_cap
 
     @property
     def sound(self) -> bool:
         """Whether the certificate promises anything, which has to be said wherever its numbers stand."""
-        return self.certificate in SOUND
+        return self.certificate in SOUND or self.certificate == "mixture"
 
     @classmethod
     def from_run(cls, path: str, job: Mapping[str, Any], points: Mapping[str, int], outside: int) -> RunInfo:
         """From a run directory's resolved job and its `points`; RunDirectoryError names a setting that is missing."""
         method = setting_of(job, "sampling.method")
-        srs = method == "srs"
+        srs = method in ("srs", "auto")
+        sampling = setting_of(job, "sampling")
         reference = _solver_name(job, "sampling.reference")
         tolerance = setting_of(job, "sampling.reference.tolerance")
         split = setting_of(job, "data").get("split")
@@ -68,7 +80,7 @@ class RunInfo:
             arch=setting_of(job, "model.arch"),
             data=" ".join(filter(None, [setting_of(job, "data.kind"), split])),
             method=method,
-            setting=f"SRS {_solver_name(job, 'sampling')}" if srs else f"{method} {reference}",
+            setting=_setting_name(job, method, reference),
             reference=reference if tolerance is None else f"{reference}, tolerance {tolerance:g}",
             sigma=setting_of(job, "noise.sigma"),
             n0=setting_of(job, "sampling.n0"),
@@ -82,6 +94,9 @@ class RunInfo:
             every=points["every"],
             asked=len(range(points["start"], points["stop"], points["every"])),
             outside=outside,
+            audit_share=setting_of(job, "certificate").get("audit_share"),
+            target_radii=sampling.get("target_radii"),
+            looks=sampling.get("looks"),
         )
 
     @classmethod
@@ -97,6 +112,13 @@ class RunInfo:
     def attach(self, df: pd.DataFrame) -> None:
         """Put these settings into `df.attrs`, as plain JSON values so that pandas can write them to Parquet."""
         df.attrs[ATTRIBUTE] = asdict(self)
+
+
+def _setting_name(job: Mapping[str, Any], method: str, reference: str) -> str:
+    if method == "standard":
+        return f"standard {reference}"
+    serialized = f"SRS {_solver_name(job, 'sampling')}"
+    return f"auto {serialized} / {reference}" if method == "auto" else serialized
 
 
 def _solver_name(job: Mapping[str, Any], section: str) -> str:

@@ -7,38 +7,52 @@ from scipy.special import ndtr
 from srs_ray.errors import JobError
 from srs_ray.job import Job
 from srs_ray.smoothing.certificates import certified_radius, p_cap, smallest_audit, smallest_n
+from srs_ray.smoothing.looks import plan_of_looks
 
 
 def check_feasible(job: Job) -> list[str]:
-    """Warnings about tabulated radii that n, K and alpha cannot earn; JobError where nothing can be certified."""
-    kind, alpha, audit, n = job.certificate.kind, job.certificate.alpha, job.certificate.audit, job.sampling.n
-    sigma = job.noise.sigma
-    cap = certified_radius(p_cap(kind, n, audit, alpha), sigma)
-    settings = _settings(job)
+    """Warnings about radii, tabulated or targets, that n, K and alpha cannot earn; JobError where nothing can be."""
+    sigma, cap, settings = job.noise.sigma, radius_cap(job), _settings(job)
     if cap == 0:
         raise JobError(
-            f"certificate {kind} with {settings} can certify nothing: "
+            f"certificate {job.certificate.kind} with {settings} can certify nothing: "
             f"even if every sample agrees, its bound stays at 1/2 or below; {_enough(job, 0.5)}"
         )
-    beyond = [radius for radius in job.report.radii if radius > cap]
+    beyond = sorted({radius for radius in (*job.report.radii, *(job.sampling.target_radii or ())) if radius > cap})
     if not beyond:
         return []
     shown = ", ".join(f"{radius:g}" for radius in beyond)
     return [
-        f"certificate {kind} with {settings} caps the radius at {cap:.3g} ({cap / sigma:.3g} sigma): no point can be "
-        f"certified at the tabulated {'radii' if len(beyond) > 1 else 'radius'} {shown}; "
+        f"certificate {job.certificate.kind} with {settings} caps the radius at {cap:.3g} ({cap / sigma:.3g} sigma): "
+        f"no point can be certified at the {'radii' if len(beyond) > 1 else 'radius'} {shown}; "
         f"for {max(beyond):g}, {_enough(job, float(ndtr(max(beyond) / sigma)))}"
     ]
 
 
+def radius_cap(job: Job) -> float:
+    """The largest radius that a point of the job can earn, all samples hits and all audited ones agreeing; 0: none."""
+    certificate, sampling = job.certificate, job.sampling
+    if sampling.looks is None:
+        p = p_cap(certificate.kind, sampling.n, certificate.audit, certificate.alpha)
+    else:
+        kind = "mixture" if sampling.method == "auto" else certificate.kind
+        share = certificate.audit_share or 0.0
+        p = plan_of_looks(kind, certificate.alpha, sampling.n, sampling.looks.model_dump(), share).p_cap
+    return certified_radius(p, job.noise.sigma)
+
+
 def _settings(job: Job) -> str:
-    audit = f", K = {job.certificate.audit:,}" if job.certificate.kind != "cohen" else ""
-    return f"n = {job.sampling.n:,}{audit}, alpha = {job.certificate.alpha:g}"
+    certificate = job.certificate
+    audit = f", K = {certificate.audit:,}" if certificate.audit else ""
+    audit = audit if certificate.audit_share is None else f", audits of {certificate.audit_share:.0%} of the hits"
+    return f"n = {job.sampling.n:,}{audit}, alpha = {certificate.alpha:g}"
 
 
 def _enough(job: Job, p: float) -> str:
     """Which K, or else which n, lets the bound exceed p."""
     kind, alpha, n = job.certificate.kind, job.certificate.alpha, job.sampling.n
+    if job.sampling.looks is not None:
+        return "more samples (sampling.n) or a larger share of audits (certificate.audit_share) earn more"
     if kind == "cohen":
         least = smallest_n(kind, alpha, 0, p)
         return f"sampling.n of {least:,} would be enough" if least else "no sampling.n is enough"

@@ -88,7 +88,7 @@ def fingerprint_of(spec: WorkerSpec, weights: Weights) -> dict[str, Any]:
         "sampling.version": spec.sampling_version,
     }
     for section in ("sampling", "certificate"):
-        fingerprint |= _flat(section, getattr(job, section).model_dump())
+        fingerprint |= _flat(section, getattr(job, section).model_dump(exclude_none=True))
     return fingerprint | {f"data.{key}": value for key, value in spec.data_identity.items()}
 
 

@@ -22,13 +22,8 @@ from srs_ray.models.solvers import SolverSetting
 from srs_ray.models.weights import Weights, inference_model
 from srs_ray.runner.allocator import keep_freed_memory
 from srs_ray.smoothing.noise import noise_generator, self_check
-from srs_ray.smoothing.point import (
-    Certificate,
-    PointCertifier,
-    PointRow,
-    SerializedSampling,
-    StandardSampling,
-)
+from srs_ray.smoothing.point import PointCertifier, PointRow
+from srs_ray.smoothing.sampling import AutoSampling, Certificate, Looks, SerializedSampling, StandardSampling
 
 log = logging.getLogger(__name__)
 
@@ -69,18 +64,32 @@ class WorkerSpec:
 def sampling_of(job: Job) -> StandardSampling | SerializedSampling:
     """The job's sampling section as the certifier takes it."""
     section = job.sampling
-    reference = section.reference.setting()
+    looks = None
+    if section.target_radii is not None and section.looks is not None:
+        looks = Looks(section.target_radii, **section.looks.model_dump())
+    common: dict[str, Any] = {
+        "reference": section.reference.setting(),
+        "n0": section.n0,
+        "n": section.n,
+        "max_nonfinite": section.max_nonfinite,
+        "looks": looks,
+    }
     if isinstance(section, settings.StandardSampling):
-        return StandardSampling(reference, section.n0, section.n, section.max_nonfinite)
-    return SerializedSampling(
-        SolverSetting.named(section.solver, section.steps),
-        reference,
-        section.n0,
-        section.n,
-        section.chains,
-        section.warmup_steps,
-        section.max_nonfinite,
-    )
+        return StandardSampling(**common)
+    chains: dict[str, Any] = {
+        "setting": SolverSetting.named(section.solver, section.steps),
+        "chains": section.chains,
+        "warmup_steps": section.warmup_steps,
+    }
+    if isinstance(section, settings.AutoSampling):
+        return AutoSampling(**common, **chains, most_lost=section.most_lost)
+    return SerializedSampling(**common, **chains)
+
+
+def certificate_of(job: Job) -> Certificate:
+    """The job's certificate section as the certifier takes it."""
+    section = job.certificate
+    return Certificate(section.kind, section.alpha, section.audit, section.audit_share or 0.0)
 
 
 def open_job_data(job: Job, path: str | None, download: bool = False) -> PointDataset:
@@ -106,7 +115,7 @@ class PointWorker:
         self.certifier = PointCertifier(
             model=model,
             sampling=sampling_of(job),
-            certificate=Certificate(job.certificate.kind, job.certificate.alpha, job.certificate.audit),
+            certificate=certificate_of(job),
             sigma=self.sigma,
             generator=noise_generator(spec.generator, spec.device),
             seed=job.execution.seed,

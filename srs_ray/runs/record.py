@@ -10,7 +10,7 @@ from typing import Any
 
 from srs_ray.runs.fingerprint import differences, digest
 from srs_ray.runs.printable import printable_json
-from srs_ray.runs.schema import SCHEMA_VERSION
+from srs_ray.runs.schema import READABLE_VERSIONS, SCHEMA_VERSION
 
 Json = dict[str, Any]
 
@@ -51,9 +51,10 @@ class RunRecord:
         if not isinstance(document, dict) or "schema_version" not in document:
             raise UnreadableRecordError("it names no schema_version; restore it from a copy")
         version = document["schema_version"]
-        if version != SCHEMA_VERSION:
+        if version not in READABLE_VERSIONS:
             raise UnreadableRecordError(
-                f"its schema version is {version!r}, this srs-ray reads {SCHEMA_VERSION}; use the srs-ray that wrote it"
+                f"its schema version is {version!r}, this srs-ray reads up to {SCHEMA_VERSION}; "
+                "use the srs-ray that wrote it"
             )
         for key, kind in _TYPES.items():
             if not isinstance(document.get(key), kind):

@@ -9,7 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READABLE_VERSIONS = (1, 2)  # 1 had none of the columns by looks
 
 Row = dict[str, Any]
 
@@ -33,6 +34,16 @@ _RESULT_FIELDS = [
     ("unconverged", pa.int64()),  # reference solves that missed the tolerance
 ]
 
+_BY_LOOKS_FIELDS = [
+    ("method", pa.string()),  # how estimation was sampled: srs | standard
+    ("stopped", pa.string()),  # why, of a run with target radii: resolved | futile | spent
+    ("audit_share", pa.float64()),  # tau, the share of hits that are audited
+    ("look_n", pa.list_(pa.int64())),  # counts at the looks at which a bound was read, cumulative
+    ("look_hits", pa.list_(pa.int64())),
+    ("look_audited", pa.list_(pa.int64())),
+    ("look_disagreed", pa.list_(pa.int64())),
+]
+
 ROW_SCHEMA = pa.schema(
     [
         ("index", pa.int64()),  # position in the dataset
@@ -40,6 +51,7 @@ ROW_SCHEMA = pa.schema(
         ("status", pa.string()),  # ok | error
         ("error", pa.string()),  # the error's one line, null in ok rows
         *_RESULT_FIELDS,
+        *_BY_LOOKS_FIELDS,
         ("sigma", pa.float64()),  # the noise, in pixel units of [0, 1]
         ("seconds", pa.float64()),  # wall time of the point in its worker
         ("worker", pa.string()),
@@ -52,12 +64,18 @@ ROW_SCHEMA = pa.schema(
 )
 
 RESULT_COLUMNS = tuple(name for name, _ in _RESULT_FIELDS)
+BY_LOOKS_COLUMNS = tuple(name for name, _ in _BY_LOOKS_FIELDS)
 
 _WHOLE = [field.name for field in ROW_SCHEMA if pa.types.is_integer(field.type)]
 _LISTS_OF_WHOLE = [field.name for field in ROW_SCHEMA if pa.types.is_list(field.type)]
 _ALWAYS = ("index", "status", "attempt", "finished_at")
 _NEEDED = {"ok": (*_ALWAYS, "label", *RESULT_COLUMNS), "error": (*_ALWAYS, "error")}
-_FORBIDDEN = {"ok": ("error",), "error": RESULT_COLUMNS}
+_FORBIDDEN = {"ok": ("error",), "error": (*RESULT_COLUMNS, *BY_LOOKS_COLUMNS)}
+
+
+def schema_of(version: int) -> pa.Schema:
+    """The row schema of that version, one of READABLE_VERSIONS."""
+    return ROW_SCHEMA if version > 1 else pa.schema([f for f in ROW_SCHEMA if f.name not in BY_LOOKS_COLUMNS])
 
 
 def check_row(row: Row) -> None:

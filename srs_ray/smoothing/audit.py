@@ -20,18 +20,34 @@ class Audit:
     fallbacks: int = 0
     unconverged: int = 0
 
+    def __add__(self, other: Audit) -> Audit:
+        return Audit(
+            self.audited + other.audited,
+            self.disagreed + other.disagreed,
+            self.evaluations + other.evaluations,
+            self.fallbacks + other.fallbacks,
+            self.unconverged + other.unconverged,
+        )
+
+
+NO_AUDIT = Audit(0, 0)
+
 
 def audit_hits(base: BaseClassifier, point: NoisyPoint, hits: np.ndarray, selected: int, audit: int) -> Audit:
     """Audits min(audit, |hits|) of the estimation samples `hits`, on which serialized sampling said `selected`.
 
     It runs when all chains have ended, and nothing of it flows back into them. The choice is uniform without
-    replacement and independent of the noise, so that disagreements are hypergeometric given the hits. A sample on
-    which the base
-    classifier has no finite answer is a disagreement.
+    replacement and independent of the noise, so that disagreements are hypergeometric given the hits.
     """
-    chosen = point.audit_choice(hits, audit)
-    if not len(chosen):
-        return Audit(0, 0)
-    said = base.predict(point, Stage.ESTIMATION, chosen)
+    return audit_samples(base, point, point.audit_choice(hits, audit), selected)
+
+
+def audit_samples(
+    base: BaseClassifier, point: NoisyPoint, numbers: np.ndarray, selected: int, stage: Stage = Stage.ESTIMATION
+) -> Audit:
+    """Audits these samples; one on which the base classifier has no finite answer is a disagreement."""
+    if not len(numbers):
+        return NO_AUDIT
+    said = base.predict(point, stage, numbers)
     disagreed = int((said.classes_N != selected).sum())
-    return Audit(len(chosen), disagreed, said.evaluations, said.fallbacks, said.unconverged)
+    return Audit(len(numbers), disagreed, said.evaluations, said.fallbacks, said.unconverged)

@@ -6,16 +6,16 @@ together, so the best so far holds however it was decided to stop. Proofs are in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from itertools import pairwise
-from math import ceil, inf
+from math import ceil, inf, sqrt
 from typing import Literal
 
 import numpy as np
-from scipy.special import ndtr
-from scipy.stats import binom
+from scipy.special import bdtr, bdtrik, ndtr
 
 from srs_ray.smoothing.certificates import SOUND, certified_radius, p_lower
 from srs_ray.smoothing.confidence_sequence import mixture_p_lower
@@ -114,16 +114,24 @@ class LookPlan:
     def p_lower(self, counts: Sequence[LookCounts]) -> float:
         """The best bound of the looks made so far: below p_A, whatever decided to stop, with probability >= 1 - alpha.
 
-        `counts` are cumulative, one for each look from the first on; 0.0 before it. Raises ValueError for counts that
-        do not continue each other at the planned sizes.
+        `counts` are cumulative, of planned looks in their order; a look at which no bound was read may be left out.
+        0.0 before the first. Raises ValueError for counts that do not continue each other at the planned sizes.
         """
         self._check_counts(counts)
-        return max((self._bound(look, count) for look, count in enumerate(counts)), default=0.0)
+        return max(map(self._bound, counts), default=0.0)
 
-    def _bound(self, look: int, counts: LookCounts) -> float:
-        if self.kind == "mixture":
-            return mixture_p_lower(counts.hits, counts.n, self.alphas[look])
-        return p_lower(self.kind, counts.hits, counts.n, counts.audited, counts.disagreed, self.alphas[look])
+    def _bound(self, counts: LookCounts) -> float:
+        return _bound(self.kind, counts, self.alphas[self.sizes.index(counts.n)])
+
+    @property
+    def p_cap(self) -> float:
+        """What p_lower will hardly exceed: all n samples hits, and as many of them audited as is likely, all agreeing.
+
+        As many audits come about with a probability of some 1e-4; without an audit nothing exceeds it at n.
+        """
+        n, share = self.sizes[-1], self.audit_share
+        audited = min(n, ceil(n * share + 4.0 * sqrt(n * share * (1.0 - share)))) if self.is_audited else 0
+        return self._bound(LookCounts(n, n, audited))
 
     def futile(self, now: LookCounts, p_target: float, futility: float, design_effect: float = 1.0) -> bool:
         """Whether it is unlikely that the rest up to n would certify p > p_target at the last look.
@@ -141,7 +149,7 @@ class LookPlan:
         if now.n >= self.sizes[-1]:
             return False
         share = futility / (len(self.sizes) - 1)
-        return self._bound(len(self.sizes) - 1, self._optimistic(now, share, design_effect)) <= p_target
+        return self._bound(self._optimistic(now, share, design_effect)) <= p_target
 
     def _optimistic(self, now: LookCounts, futility: float, design_effect: float) -> LookCounts:
         """Counts at n which in one of them or another will be bettered with probability at most `futility`."""
@@ -150,7 +158,7 @@ class LookPlan:
         hits = _predictive_quantile(now.hits, now.n, n - now.n, level, design_effect)
         if not self.is_audited:
             return LookCounts(n, now.hits + hits)
-        audited = int(binom.ppf(level, hits, self.audit_share))
+        audited = _binomial_quantile(level, hits, self.audit_share)
         agreed = _predictive_quantile(now.audited - now.disagreed, now.audited, audited, level, design_effect)
         return LookCounts(n, now.hits + hits, now.audited + audited, now.disagreed + audited - agreed)
 
@@ -173,13 +181,13 @@ class LookPlan:
         open_targets = [target for target in p_targets if bound <= target]
         if not open_targets:
             return "resolved"
-        if len(counts) == len(self.sizes):
+        if counts[-1].n == self.sizes[-1]:
             return "spent"
         return "futile" if self.futile(counts[-1], min(open_targets), futility, design_effect) else None
 
     def _check_counts(self, counts: Sequence[LookCounts]) -> None:
         sizes = tuple(count.n for count in counts)
-        if sizes != self.sizes[: len(sizes)]:
+        if not set(sizes) <= set(self.sizes):
             raise ValueError(f"looks are planned at {self.sizes} samples, found counts at {sizes}")
         if not self.is_audited and any(count.audited for count in counts):
             raise ValueError(f"certificate {self.kind!r} is for samples of F itself, which need no audit")
@@ -195,6 +203,19 @@ class LookPlan:
                     "between two looks at least as many samples as hits, hits as audited ones and audited as disagreed "
                     f"ones must be added, found {before} before {after}"
                 )
+
+
+@lru_cache(maxsize=4096)
+def _bound(kind: str, counts: LookCounts, alpha: float) -> float:
+    if kind == "mixture":
+        return mixture_p_lower(counts.hits, counts.n, alpha)
+    return p_lower(kind, counts.hits, counts.n, counts.audited, counts.disagreed, alpha)
+
+
+def plan_of_looks(kind: str, alpha: float, n: int, looks: Mapping[str, float], audit_share: float = 0.0) -> LookPlan:
+    """The geometric plan of a job's section `sampling.looks`: first, growth, power."""
+    first, growth, power = int(looks["first"]), looks["growth"], looks["power"]
+    return LookPlan.geometric(kind, alpha, n, first=first, growth=growth, power=power, audit_share=audit_share)
 
 
 def target_p(radius: float, sigma: float) -> float:
@@ -245,6 +266,12 @@ def _predictive_quantile(hits: int, n: int, rest: int, level: float, design_effe
     above = np.cumsum(mass[::-1])[::-1] - mass  # P(more than k), summed from its small end
     quantile = int(np.argmax(above <= (1.0 - level) * mass.sum()))
     return min(rest, int(np.ceil(quantile * design_effect)))
+
+
+def _binomial_quantile(level: float, n: int, p: float) -> int:
+    """The least k with P(Binomial(n, p) <= k) >= level."""
+    k = ceil(bdtrik(level, n, p)) if p < 1.0 else n
+    return k - 1 if k > 0 and p < 1.0 and bdtr(k - 1, n, p) >= level else k
 
 
 def _check_sizes(sizes: Sequence[int]) -> None:

@@ -6,8 +6,9 @@ import math
 import os
 import socket
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -16,51 +17,19 @@ from torch import Tensor
 from srs_ray.errors import PointError
 from srs_ray.models.mdeq import MDEQ, MDEQConfig
 from srs_ray.models.solvers import SolverSetting
-from srs_ray.smoothing.audit import Audit, audit_hits
+from srs_ray.smoothing.audit import NO_AUDIT, Audit, audit_samples
 from srs_ray.smoothing.base_classifier import NO_CLASS, BaseClassifier
 from srs_ray.smoothing.certificates import certified_radius, p_lower
+from srs_ray.smoothing.choice import Pilot, Way, choose
+from srs_ray.smoothing.estimation import Estimation, Goal, estimate, estimate_by_looks, refuse_nonfinite
+from srs_ray.smoothing.looks import LookPlan
 from srs_ray.smoothing.noise import NoiseGenerator, NoisyPoint, Stage, noise_generator
 from srs_ray.smoothing.samplers import Sampler, SerializedSampler, StandardSampler
+from srs_ray.smoothing.sampling import AutoSampling, Certificate, SerializedSampling, StandardSampling
 
 ABSTAIN = -1
-
-
-@dataclass(frozen=True)
-class StandardSampling:
-    """Standard sampling: n0 samples select the class, n estimate its rate, all by the base classifier `reference`.
-
-    A stage in which more than a share `max_nonfinite` of the samples have no finite answer makes the point an error.
-    """
-
-    reference: SolverSetting
-    n0: int = 100
-    n: int = 10_000
-    max_nonfinite: float = 0.1
-
-
-@dataclass(frozen=True)
-class SerializedSampling:
-    """Serialized sampling by `setting` on `chains` chains; the base classifier `reference` is what is certified.
-
-    `max_nonfinite` is as in StandardSampling.
-    """
-
-    setting: SolverSetting
-    reference: SolverSetting
-    n0: int = 100
-    n: int = 10_000
-    chains: int = 400
-    warmup_steps: int = 10
-    max_nonfinite: float = 0.1
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """Which bound, at which error probability alpha, with how many audited hits K (`audit`; 0 for cohen)."""
-
-    kind: str
-    alpha: float = 0.001
-    audit: int = 0
+AUDIT_SHARES = (0.05, 0.15, 0.5)  # that a point may be given by its selection samples
+PILOT_AUDITS = 16  # of selection's hits, to choose by
 
 
 @dataclass(frozen=True)
@@ -84,6 +53,13 @@ class PointRow:
     counts: list[int] | None = None
     audited: int | None = None
     disagreed: int | None = None
+    method: str | None = None
+    stopped: str | None = None
+    audit_share: float | None = None
+    look_n: list[int] | None = None
+    look_hits: list[int] | None = None
+    look_audited: list[int] | None = None
+    look_disagreed: list[int] | None = None
     function_evaluations: int | None = None
     reference_evaluations: int | None = None
     fallbacks: int | None = None
@@ -116,7 +92,8 @@ class PointCertifier:
     batch: int
 
     def __post_init__(self) -> None:
-        if (self.certificate.kind == "cohen") != isinstance(self.sampling, StandardSampling):
+        of_independent_samples = self.certificate.kind in ("cohen", "mixture")
+        if of_independent_samples != isinstance(self.sampling, StandardSampling):
             raise ValueError(f"certificate {self.certificate.kind!r} does not go with {type(self.sampling).__name__}")
         if self.model.training:
             raise ValueError("the model is in training mode, in which samples depend on each other: call model.eval()")
@@ -139,7 +116,14 @@ class PointCertifier:
                 raise ValueError(f"{name} is {found}, expected at least 1")
         if self.certificate.audit < 0:
             raise ValueError(f"audit is {self.certificate.audit}, expected at least 0")
-        p_lower(self.certificate.kind, 0, sampling.n, 0, 0, self.certificate.alpha)  # refuses its arguments by name
+        if sampling.looks is None:
+            p_lower(self.certificate.kind, 0, sampling.n, 0, 0, self.certificate.alpha)  # refuses its arguments by name
+        elif not 0 <= sampling.looks.futility < 1:
+            raise ValueError(f"futility is {sampling.looks.futility}, expected above 0 and below 1")
+        elif not self._ways(1.0) or not self._goal.p_targets:
+            raise ValueError("looks need at least one target radius")
+        if isinstance(sampling, AutoSampling) and not 0 <= sampling.most_lost <= 1:
+            raise ValueError(f"most_lost is {sampling.most_lost}, expected a share of 0 to 1")
 
     def certify(self, x_CHW: Tensor, index: int, label: int | None) -> PointRow:
         """The row of one point: image in [0, 1], its position in the data set (it keys the noise), its true class.
@@ -158,25 +142,12 @@ class PointCertifier:
 
         selection = sampler.draw(Stage.SELECTION, sampling.n0)
         refuse_nonfinite(Stage.SELECTION, selection.classes_N, sampling.max_nonfinite)
-        evaluations, fallbacks, unconverged = selection.evaluations, selection.fallbacks, selection.unconverged
         selected = selected_class(selection.classes_N)
-        classes_N = np.empty(0, dtype=np.int64)
-        audit = Audit(0, 0)
+        estimation = Estimation(0.0, np.empty(0, dtype=np.int64))
         if selected != NO_CLASS:
-            estimation = sampler.draw(Stage.ESTIMATION, sampling.n)
-            refuse_nonfinite(Stage.ESTIMATION, estimation.classes_N, sampling.max_nonfinite)
-            classes_N = estimation.classes_N
-            if isinstance(sampling, SerializedSampling):
-                hits = np.flatnonzero(classes_N == selected)
-                audit = audit_hits(base, point, hits, selected, self.certificate.audit)
-            evaluations += estimation.evaluations
-            fallbacks += estimation.fallbacks + audit.fallbacks
-            unconverged += estimation.unconverged + audit.unconverged
-
-        hits_count = int((classes_N == selected).sum())
-        bound = p_lower(
-            self.certificate.kind, hits_count, len(classes_N), audit.audited, audit.disagreed, self.certificate.alpha
-        )
+            hits = np.flatnonzero(selection.classes_N == selected)
+            sampler, estimation = self._estimate(base, point, sampler, selected, hits)
+        audit, bound, classes_N, looks = estimation.audit, estimation.p_lower, estimation.classes_N, estimation.looks
         radius = certified_radius(bound, self.sigma)
         predicted = selected if radius > 0 else ABSTAIN
         selection_classes, selection_counts = sparse_counts(selection.classes_N)
@@ -197,10 +168,17 @@ class PointCertifier:
             counts=counts,
             audited=audit.audited,
             disagreed=audit.disagreed,
-            function_evaluations=evaluations,
-            reference_evaluations=audit.evaluations,
-            fallbacks=fallbacks,
-            unconverged=unconverged,
+            method="standard" if isinstance(sampler, StandardSampler) else "srs",
+            stopped=estimation.stopped,
+            audit_share=estimation.audit_share,
+            look_n=None if looks is None else [look.n for look in looks],
+            look_hits=None if looks is None else [look.hits for look in looks],
+            look_audited=None if looks is None else [look.audited for look in looks],
+            look_disagreed=None if looks is None else [look.disagreed for look in looks],
+            function_evaluations=selection.evaluations + estimation.evaluations,
+            reference_evaluations=audit.evaluations + estimation.pilot.evaluations,
+            fallbacks=sum(part.fallbacks for part in (selection, estimation, audit, estimation.pilot)),
+            unconverged=sum(part.unconverged for part in (selection, estimation, audit, estimation.pilot)),
             sigma=self.sigma,
             seconds=time.perf_counter() - started,
             device=device_name(self.model.device),
@@ -216,6 +194,54 @@ class PointCertifier:
             self.model, point, sampling.setting, sampling.warmup_steps, sampling.chains, self.batch
         )
 
+    def _estimate(
+        self, base: BaseClassifier, point: NoisyPoint, sampler: Sampler, selected: int, selection_hits: np.ndarray
+    ) -> tuple[Sampler, Estimation]:
+        """The estimation stage by the sampler that drew the selection, or by another that this speaks for."""
+        sampling, certificate, most = self.sampling, self.certificate, self.sampling.max_nonfinite
+        if sampling.looks is None:
+            bound = certificate.kind, certificate.alpha, certificate.audit
+            return sampler, estimate(sampler, base, point, selected, sampling.n, most, *bound)
+        pilot = NO_AUDIT
+        if isinstance(sampling, AutoSampling):
+            pilot = audit_samples(base, point, selection_hits[:PILOT_AUDITS], selected, Stage.SELECTION)
+            plan = self._chosen(len(selection_hits), pilot)
+            if not plan.is_audited:
+                sampler = StandardSampler(base, point)
+        else:
+            plan = self._ways(1.0)[0].plan
+        chains = sampling.chains if isinstance(sampling, SerializedSampling) else 1
+        done = estimate_by_looks(sampler, base, point, selected, most, plan, self._goal, chains)
+        return sampler, replace(done, pilot=pilot)
+
+    @cached_property
+    def _goal(self) -> Goal:
+        looks = self.sampling.looks
+        assert looks is not None
+        return Goal(looks.p_targets(self.sigma), looks.futility)
+
+    def _ways(self, reference_evaluations: float) -> list[Way]:
+        """How a point may be certified by looks, where one run of the base classifier costs that much."""
+        sampling, certificate = self.sampling, self.certificate
+        assert sampling.looks is not None
+        kind, alpha, n = certificate.kind, certificate.alpha, sampling.n
+        if isinstance(sampling, StandardSampling):
+            return [Way(sampling.looks.plan(kind, alpha, n), reference_evaluations)]
+        steps = float(sampling.setting.steps)
+        if not isinstance(sampling, AutoSampling):
+            return [Way(sampling.looks.plan(kind, alpha, n, certificate.audit_share), steps, reference_evaluations)]
+        plans = (sampling.looks.plan(kind, alpha, n, share) for share in AUDIT_SHARES)
+        serialized = [Way(plan, steps, reference_evaluations) for plan in plans]
+        return [Way(sampling.looks.plan("mixture", alpha, n), reference_evaluations), *serialized]
+
+    def _chosen(self, hits: int, audit: Audit) -> LookPlan:
+        """The plan that the point's selection speaks for, by its hits and the audit of some."""
+        sampling = self.sampling
+        assert isinstance(sampling, AutoSampling)
+        reference = audit.evaluations / audit.audited if audit.audited else float(sampling.reference.steps)
+        pilot = Pilot(sampling.n0, hits, audit.audited, audit.disagreed)
+        return choose(self._ways(reference), pilot, self._goal, sampling.most_lost).plan
+
 
 def image_fault(x_CHW: Tensor, shape: tuple[int, int, int]) -> str | None:
     """What keeps a tensor from being an image of that shape with pixels in [0, 1]; None if nothing does."""
@@ -227,16 +253,6 @@ def image_fault(x_CHW: Tensor, shape: tuple[int, int, int]) -> str | None:
     if not (low >= 0 and high <= 1):
         return f"pixels lie in [0, 1] and are finite, found {low:g} to {high:g}"
     return None
-
-
-def refuse_nonfinite(stage: Stage, classes_N: np.ndarray, most: float) -> None:
-    """PointError where more than a share `most` of a stage's samples have NO_CLASS: a model that mostly overflows."""
-    broken = int((classes_N == NO_CLASS).sum())
-    if broken / len(classes_N) > most:
-        raise PointError(
-            f"{broken:,} of {len(classes_N):,} {stage.name.lower()} samples have no finite logits, and max_nonfinite "
-            f"is {most:g}: check the weights, or compute in dtype float64"
-        )
 
 
 def selected_class(classes_N: np.ndarray) -> int:

@@ -14,9 +14,9 @@ from srs_ray.smoothing.noise import NoisyPoint, Stage
 
 
 class Sampler(Protocol):
-    """Draws the samples 0, 1, ..., count - 1 of a stage of one point."""
+    """Draws the samples first, first + 1, ..., first + count - 1 of a stage of one point, in the order of stages."""
 
-    def draw(self, stage: Stage, count: int) -> Predictions: ...
+    def draw(self, stage: Stage, count: int, first: int = 0) -> Predictions: ...
 
 
 class StandardSampler:
@@ -26,8 +26,8 @@ class StandardSampler:
         self.base = base
         self.point = point
 
-    def draw(self, stage: Stage, count: int) -> Predictions:
-        return self.base.predict(self.point, stage, np.arange(count))
+    def draw(self, stage: Stage, count: int, first: int = 0) -> Predictions:
+        return self.base.predict(self.point, stage, np.arange(first, first + count))
 
 
 class SerializedSampler:
@@ -49,21 +49,23 @@ class SerializedSampler:
         self.started_J = np.zeros(chains, dtype=bool)
 
     @torch.inference_mode()
-    def draw(self, stage: Stage, count: int) -> Predictions:
+    def draw(self, stage: Stage, count: int, first: int = 0) -> Predictions:
         classes_N = np.empty(count, dtype=np.int64)
         evaluations = fallbacks = 0
-        for first in range(0, count, self.chains):
-            width = min(self.chains, count - first)
-            for low in range(0, width, self.batch):
-                batch = np.arange(low, min(low + self.batch, width))
-                started = self.started_J[batch]
-                for chains, setting in ((batch[started], self.setting), (batch[~started], self.warmup)):
-                    if not len(chains):
-                        continue
-                    part = self._advance(stage, chains, first + chains, setting)
-                    classes_N[first + chains] = part.classes_N
-                    evaluations += part.evaluations
-                    fallbacks += part.fallbacks
+        begin = first
+        while begin < first + count:
+            low = begin % self.chains
+            batch = np.arange(low, min(low + self.batch, self.chains, low + first + count - begin))
+            started = self.started_J[batch]
+            for chains, setting in ((batch[started], self.setting), (batch[~started], self.warmup)):
+                if not len(chains):
+                    continue
+                numbers = begin - low + chains
+                part = self._advance(stage, chains, numbers, setting)
+                classes_N[numbers - first] = part.classes_N
+                evaluations += part.evaluations
+                fallbacks += part.fallbacks
+            begin += len(batch)
         return Predictions(classes_N, evaluations, fallbacks, unconverged=0)
 
     def _advance(self, stage: Stage, chains: np.ndarray, numbers: np.ndarray, setting: SolverSetting) -> Predictions:

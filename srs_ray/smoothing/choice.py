@@ -1,0 +1,95 @@
+"""Which way to certify a point, judged by its selection samples: standard sampling, or chains with which audit share.
+
+Selection's noise is independent of estimation's, so whatever is chosen by it, the certificate holds at its full alpha
+(docs/statistics.md). Only evaluations and lost radii depend on how well the guess here is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from scipy.special import betainc, ndtr
+
+from srs_ray.smoothing.estimation import Goal
+from srs_ray.smoothing.looks import LookCounts, LookPlan
+
+# Rates of hits that stand for all: those whose radii are a tenth of sigma apart.
+RATES = ndtr(np.arange(-1.0, 3.4, 0.1))
+# Disagreement among a sampler's hits before any audit has said more: 2 % with the weight of 25 audits.
+PRIOR_DISAGREED, PRIOR_AUDITED = 0.5, 25
+
+
+@dataclass(frozen=True)
+class Pilot:
+    """What selection showed: its samples, the hits among them, and an audit of some hits."""
+
+    n: int
+    hits: int
+    audited: int
+    disagreed: int
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to certify a point, and what it costs in function evaluations: for each sample, for each audited hit."""
+
+    plan: LookPlan
+    per_sample: float
+    per_audit: float = 0.0
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Of one way for one point: function evaluations expected, and how many targets it is expected to certify."""
+
+    evaluations: float
+    certified: float
+
+
+def choose(ways: Sequence[Way], pilot: Pilot, goal: Goal, most_lost: float) -> Way:
+    """The way with the fewest expected evaluations among those that lose at most a share `most_lost` of the targets.
+
+    A target is lost that the best of the ways is expected to certify.
+    """
+    forecasts = [forecast(way, pilot, goal) for way in ways]
+    enough = max(at.certified for at in forecasts) - most_lost * len(goal.p_targets)
+    good = [(at.evaluations, number) for number, at in enumerate(forecasts) if at.certified >= enough]
+    return ways[min(good)[1]]
+
+
+def forecast(way: Way, pilot: Pilot, goal: Goal) -> Forecast:
+    """What sampling by looks comes to on average over the rates of hits that the pilot leaves likely.
+
+    Their posterior is that of the prior Beta(1/2, 1/2).
+    """
+    disagreement = (pilot.disagreed + PRIOR_DISAGREED) / (pilot.audited + PRIOR_AUDITED)
+    samples_R, audits_R, certified_R = _courses(way.plan, disagreement, goal)
+    below = betainc(pilot.hits + 0.5, pilot.n - pilot.hits + 0.5, (RATES[1:] + RATES[:-1]) / 2)
+    weights_R = np.diff(below, prepend=0.0, append=1.0)
+    evaluations = way.per_sample * weights_R @ samples_R + way.per_audit * weights_R @ audits_R
+    return Forecast(float(evaluations), float(weights_R @ certified_R))
+
+
+@lru_cache(maxsize=256)
+def _courses(plan: LookPlan, disagreement: float, goal: Goal) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each of RATES samples, audits and certified targets, where counts grow as the rates have it."""
+    courses = [_course(plan, rate, disagreement, goal) for rate in RATES.tolist()]
+    samples_R, audits_R, certified_R = np.array(courses, dtype=float).T
+    return samples_R, audits_R, certified_R
+
+
+def _course(plan: LookPlan, rate: float, disagreement: float, goal: Goal) -> tuple[int, int, int]:
+    best = 0.0
+    for n in plan.sizes:
+        hits = round(n * rate) if plan.is_audited else round(n * rate * (1.0 - disagreement))
+        audited = round(hits * plan.audit_share)
+        counts = LookCounts(n, hits, audited, round(audited * disagreement))
+        best = max(best, plan.p_lower([counts]))
+        if plan.verdict([counts], goal.p_targets, goal.futility) is not None:
+            break
+    if best <= 0.5:
+        audited = 0  # sampling ends without an audit where nothing can be certified
+    return n, audited, sum(best > target for target in goal.p_targets)
