@@ -25,7 +25,7 @@ from srs_ray.smoothing.estimation import Estimation, Goal, estimate, estimate_by
 from srs_ray.smoothing.looks import LookPlan
 from srs_ray.smoothing.noise import NoiseGenerator, NoisyPoint, Stage, noise_generator
 from srs_ray.smoothing.samplers import Sampler, SerializedSampler, StandardSampler
-from srs_ray.smoothing.sampling import AutoSampling, Certificate, SerializedSampling, StandardSampling
+from srs_ray.smoothing.sampling import AutoSampling, Certificate, Looks, SerializedSampling, StandardSampling
 
 ABSTAIN = -1
 AUDIT_SHARES = (0.05, 0.15, 0.5)  # that a point may be given by its selection samples
@@ -53,6 +53,10 @@ class PointRow:
     counts: list[int] | None = None
     audited: int | None = None
     disagreed: int | None = None
+    function_evaluations: int | None = None
+    reference_evaluations: int | None = None
+    fallbacks: int | None = None
+    unconverged: int | None = None
     method: str | None = None
     stopped: str | None = None
     audit_share: float | None = None
@@ -60,10 +64,6 @@ class PointRow:
     look_hits: list[int] | None = None
     look_audited: list[int] | None = None
     look_disagreed: list[int] | None = None
-    function_evaluations: int | None = None
-    reference_evaluations: int | None = None
-    fallbacks: int | None = None
-    unconverged: int | None = None
     sigma: float | None = None
     seconds: float | None = None
     worker: str = field(default_factory=lambda: f"{socket.gethostname()}/{os.getpid()}")
@@ -118,10 +118,12 @@ class PointCertifier:
             raise ValueError(f"audit is {self.certificate.audit}, expected at least 0")
         if sampling.looks is None:
             p_lower(self.certificate.kind, 0, sampling.n, 0, 0, self.certificate.alpha)  # refuses its arguments by name
-        elif not 0 <= sampling.looks.futility < 1:
+        elif not 0 < sampling.looks.futility < 1:
             raise ValueError(f"futility is {sampling.looks.futility}, expected above 0 and below 1")
-        elif not self._ways(1.0) or not self._goal.p_targets:
+        elif not self._ways(1.0) or not self._goal.p_targets:  # which refuse what they are given by name
             raise ValueError("looks need at least one target radius")
+        if isinstance(sampling, AutoSampling) and sampling.looks is None:
+            raise ValueError("auto chooses between ways to sample by looks: name their target radii")
         if isinstance(sampling, AutoSampling) and not 0 <= sampling.most_lost <= 1:
             raise ValueError(f"most_lost is {sampling.most_lost}, expected a share of 0 to 1")
 
@@ -307,6 +309,8 @@ def certify_point(
     audit: int = 400,
     alpha: float = 0.001,
     certificate: str | None = None,
+    looks: Looks | None = None,
+    audit_share: float = 0.15,
     seed: int = 0,
     index: int = 0,
     label: int | None = None,
@@ -315,7 +319,9 @@ def certify_point(
 ) -> PointRow:
     """Certifies one image in [0, 1], shape (C, H, W), in this process; the row has the columns of a run directory.
 
-    `method` is `srs` or `standard`, which ignores what belongs to chains and audits. What is certified is the base
+    `method` is `srs`, `standard`, which ignores what belongs to chains and audits, or `auto`, either of them as the
+    point's selection speaks for. `looks` (which `auto` needs) ends sampling when its target radii are certified or
+    futile, and then `audit_share` of the hits are audited instead of `audit`. What is certified is the base
     classifier `reference` (the architecture's own where None) smoothed by noise `sigma`: with probability at least
     1 - alpha over the sampling, it predicts `row.predicted` everywhere within l2 distance `row.radius` of the image.
     `index` keys the noise: the row of a run's point has its position in the data set here. `certificate` is `exact`
@@ -331,14 +337,16 @@ def certify_point(
     reference = reference or model.config.reference
     sampling: StandardSampling | SerializedSampling
     if method == "standard":
-        sampling = StandardSampling(reference, n0, n, max_nonfinite)
-        settings = Certificate(certificate or "cohen", alpha)
-    elif method == "srs":
+        sampling = StandardSampling(reference, n0, n, max_nonfinite, looks)
+        settings = Certificate(certificate or ("cohen" if looks is None else "mixture"), alpha)
+    elif method in ("srs", "auto"):
         setting = SolverSetting.named(reference.solver.name if solver is None else solver, steps)
-        sampling = SerializedSampling(setting, reference, n0, n, chains, warmup_steps, max_nonfinite)
-        settings = Certificate(certificate or "exact", alpha, audit)
+        kind = SerializedSampling if method == "srs" else AutoSampling
+        sampling = kind(setting, reference, n0, n, chains, warmup_steps, max_nonfinite, looks)
+        audits = {"audit": audit} if looks is None else {"audit_share": audit_share}
+        settings = Certificate(certificate or "exact", alpha, **audits)
     else:
-        raise ValueError(f"no sampling method {method!r}; there are srs and standard")
+        raise ValueError(f"no sampling method {method!r}; there are srs, standard and auto")
     certifier = PointCertifier(
         model=model,
         sampling=sampling,
