@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         union_p_lower,
     )
     from srs_ray.smoothing.point import PointRow, certify_point
+    from srs_ray.smoothing.sampling import Looks
 
 __version__ = version("srs-ray")
 
@@ -36,10 +37,12 @@ _HOMES = {
         "union_p_lower",
     ),
     "srs_ray.smoothing.point": ("PointRow", "certify_point"),
+    "srs_ray.smoothing.sampling": ("Looks",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "Looks",
     "PointRow",
     "SolverSetting",
     "average_certified_radius",

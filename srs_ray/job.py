@@ -264,7 +264,7 @@ class Job(Settings):
                     **certificate,
                 }
             if by_looks:
-                sampling = {"looks": {}, **sampling}
+                sampling = {**sampling, "looks": {} if sampling.get("looks") is None else sampling["looks"]}
                 raw["sampling"] = sampling
                 if "report" not in raw:
                     raw["report"] = {"radii": sampling["target_radii"]}
@@ -289,7 +289,10 @@ class Job(Settings):
         if sampling.method == "auto" and not by_looks:
             raise ValueError("sampling.method auto needs sampling.target_radii")
         if by_looks and certificate.audit:
-            raise ValueError("with target_radii a share of the hits is audited: set certificate.audit_share, not audit")
+            raise ValueError(
+                f"certificate.audit is {certificate.audit}: with target_radii a share of the hits is audited; leave it out, "
+                f"{'auto chooses one for each point' if sampling.method == 'auto' else 'or set certificate.audit_share'}"
+            )
         shared = certificate.audit_share is not None
         if shared != (by_looks and sampling.method == "srs"):
             raise ValueError(

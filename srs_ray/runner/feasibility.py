@@ -7,11 +7,15 @@ from scipy.special import ndtr
 from srs_ray.errors import JobError
 from srs_ray.job import Job
 from srs_ray.smoothing.certificates import certified_radius, p_cap, smallest_audit, smallest_n
-from srs_ray.smoothing.looks import plan_of_looks
+from srs_ray.smoothing.looks import plan_of_looks, target_p
 
 
 def check_feasible(job: Job) -> list[str]:
-    """Warnings about radii, tabulated or targets, that n, K and alpha cannot earn; JobError where nothing can be."""
+    """Warnings about radii, tabulated or targets, that n, K and alpha cannot earn.
+
+    JobError where nothing can be, and for looks or target radii that no plan can be made of.
+    """
+    _check_looks(job)
     sigma, cap, settings = job.noise.sigma, radius_cap(job), _settings(job)
     if cap == 0:
         raise JobError(
@@ -41,6 +45,22 @@ def radius_cap(job: Job) -> float:
     return certified_radius(p, job.noise.sigma)
 
 
+def _check_looks(job: Job) -> None:
+    sampling, certificate = job.sampling, job.certificate
+    if sampling.looks is None:
+        return
+    try:
+        for radius in sampling.target_radii or ():
+            target_p(radius, job.noise.sigma)
+    except ValueError as error:
+        raise JobError(f"sampling.target_radii: {error}") from error
+    share = 0.5 if sampling.method == "auto" else certificate.audit_share or 0.0
+    try:
+        plan_of_looks(certificate.kind, certificate.alpha, sampling.n, sampling.looks.model_dump(), share)
+    except ValueError as error:
+        raise JobError(f"sampling.looks: {error}") from error
+
+
 def _settings(job: Job) -> str:
     certificate = job.certificate
     audit = f", K = {certificate.audit:,}" if certificate.audit else ""
@@ -52,7 +72,8 @@ def _enough(job: Job, p: float) -> str:
     """Which K, or else which n, lets the bound exceed p."""
     kind, alpha, n = job.certificate.kind, job.certificate.alpha, job.sampling.n
     if job.sampling.looks is not None:
-        return "more samples (sampling.n) or a larger share of audits (certificate.audit_share) earn more"
+        audits = " or a larger share of audits (certificate.audit_share)" if job.sampling.method == "srs" else ""
+        return f"more samples (sampling.n){audits} may be enough"
     if kind == "cohen":
         least = smallest_n(kind, alpha, 0, p)
         return f"sampling.n of {least:,} would be enough" if least else "no sampling.n is enough"

@@ -112,7 +112,7 @@ def test_run_json_records_the_job_and_each_start(digits_job, run_in_process):
     run_in_process(digits_job(data={"stop": 20}, execution={"batch": 32}))
     run = RunDirectory.open(digits_job().output)
     assert run.points == {"start": 0, "stop": 20, "every": 10}
-    assert [session["batch"] for session in run.sessions] == [128, 32]
+    assert [session["batch"] for session in run.sessions] == [64, 32]
     assert {"torch", "numpy", "srs-ray", "python"} <= run.sessions[0]["versions"].keys()
     assert any("batch" in note for note in run.notes)
 
@@ -265,7 +265,7 @@ def test_an_error_that_is_not_about_memory_changes_no_batch(digits_job):
     worker.certifier.model.classifier = torch.nn.Linear(3, 10)
     with pytest.raises(RuntimeError, match="shapes"):
         worker.certify(40)
-    assert worker.certifier.batch == 128
+    assert worker.certifier.batch == 64
 
 
 def test_what_is_missing_or_wrong_is_said_before_anything_starts(digits_job, run_in_process):

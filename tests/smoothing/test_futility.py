@@ -132,8 +132,7 @@ def lost(kind: str, first: int, growth: float, radius: float, futility: float) -
     below the target to far above it; exact."""
     looks, target = plan(kind, first, growth), target_p(radius, 0.5)
     n = looks.sizes[-1]
-    bound = lambda look, size, hits: looks._bound(look, LookCounts(size, hits))  # noqa: E731
-    passes = [least(lambda h, j=j, s=s: bound(j, s, h) > target, s) for j, s in enumerate(looks.sizes)]
+    passes = [least(lambda h, s=s: looks._bound(LookCounts(s, h)) > target, s) for s in looks.sizes]
     goes_on = [least(lambda h, s=s: not looks.futile(LookCounts(s, h), target, futility), s) for s in looks.sizes[:-1]]
     deviation = np.sqrt(target * (1 - target) / n)
     worst = 0.0
@@ -166,7 +165,7 @@ def share_lost(p: float, number: int, again: float, tau: float, effect: bool, ru
     is one that about two in three runs certify."""
     rng = np.random.default_rng(0)
     looks = LookPlan.geometric("exact", 0.001, 10_000, first=150, growth=1.5, power=1.0, audit_share=tau)
-    last = lru_cache(maxsize=None)(lambda *counts: looks._bound(len(looks.sizes) - 1, LookCounts(*counts)))
+    last = lru_cache(maxsize=None)(lambda *counts: looks._bound(LookCounts(*counts)))
     made = []
     for _ in range(runs):
         f_N, m_N = simulated(rng, p, number, again)

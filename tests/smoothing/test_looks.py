@@ -129,7 +129,7 @@ def test_the_bound_is_the_best_of_the_looks_each_at_its_own_level() -> None:
     ("plan", "counts", "named"),
     [
         (COHEN, [(5, 5), (11, 9)], "planned at"),
-        (COHEN, [(10, 9)], "planned at"),
+        (COHEN, [(10, 9), (5, 5)], "between two looks"),
         (COHEN, [(5, 5), (10, 9), (20, 15), (40, 30)], "planned at"),
         (COHEN, [(5, 5), (10, 4)], "between two looks"),
         (COHEN, [(5, 2), (10, 8)], "between two looks"),
