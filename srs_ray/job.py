@@ -289,9 +289,10 @@ class Job(Settings):
         if sampling.method == "auto" and not by_looks:
             raise ValueError("sampling.method auto needs sampling.target_radii")
         if by_looks and certificate.audit:
+            instead = "which auto chooses for each point" if sampling.method == "auto" else "certificate.audit_share"
             raise ValueError(
-                f"certificate.audit is {certificate.audit}: with target_radii a share of the hits is audited; leave it out, "
-                f"{'auto chooses one for each point' if sampling.method == 'auto' else 'or set certificate.audit_share'}"
+                f"certificate.audit is {certificate.audit}: with target_radii a share of the hits is audited instead, "
+                f"{instead}; leave audit out"
             )
         shared = certificate.audit_share is not None
         if shared != (by_looks and sampling.method == "srs"):

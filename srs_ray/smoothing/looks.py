@@ -226,14 +226,15 @@ def target_p(radius: float, sigma: float) -> float:
     """
     if not radius >= 0.0:
         raise ValueError(f"a target radius is at least 0, found {radius}")
-    p = float(ndtr(radius / sigma))
     earned = (lambda q: certified_radius(q, sigma) >= radius) if radius > 0.0 else (lambda q: q > 0.5)
-    while p < 1.0 and not earned(float(np.nextafter(p, 1.0))):
+    largest = float(np.nextafter(1.0, 0.0))
+    if not earned(largest):
+        raise ValueError(f"no probability below 1 earns radius {radius} at sigma {sigma}")
+    p = min(float(ndtr(radius / sigma)), float(np.nextafter(largest, 0.0)))
+    while not earned(float(np.nextafter(p, 1.0))):
         p = float(np.nextafter(p, 1.0))
     while p > 0.5 and earned(p):
         p = float(np.nextafter(p, 0.0))
-    if float(np.nextafter(p, 1.0)) >= 1.0:
-        raise ValueError(f"no probability below 1 earns radius {radius} at sigma {sigma}")
     return p
 
 

@@ -86,3 +86,26 @@ def test_standard_sampling_predicts_the_samples_from_0_on(model, point):
     base = BaseClassifier(model, SolverSetting.named("anderson", 8, 1e-2), 16)
     drawn = StandardSampler(base, point).draw(Stage.SELECTION, 21)
     assert drawn.classes_N.tolist() == base.predict(point, Stage.SELECTION, range(21)).classes_N.tolist()
+
+
+@pytest.mark.parametrize(("chains", "batch"), [(12, 64), (12, 5), (5, 2), (50, 16), (1, 8)])
+@pytest.mark.parametrize("pieces", [(7, 36, 1, 26), (12, 24, 34), (70,)])
+def test_samples_that_are_drawn_in_pieces_are_those_drawn_at_once(model, point, chains, batch, pieces):
+    """Pieces end within a round of the chains and at its end; the states that are left are the same too."""
+    whole, parts = (srs(model, point, 1, batch, chains) for _ in range(2))
+    for sampler in (whole, parts):
+        sampler.draw(Stage.SELECTION, 9)
+    expected = whole.draw(Stage.ESTIMATION, 70)
+    firsts = np.cumsum((0, *pieces[:-1]))
+    drawn = [parts.draw(Stage.ESTIMATION, count, int(first)) for count, first in zip(pieces, firsts, strict=True)]
+    assert np.concatenate([part.classes_N for part in drawn]).tolist() == expected.classes_N.tolist()
+    assert sum(part.evaluations for part in drawn) == expected.evaluations
+    assert torch.allclose(parts.z_JD, whole.z_JD, atol=1e-4)
+
+
+def test_standard_samples_that_are_drawn_in_pieces_are_those_drawn_at_once(model, point):
+    sampler = StandardSampler(BaseClassifier(model, SolverSetting.named("anderson", 8, 1e-2), 16), point)
+    whole, one = sampler.draw(Stage.ESTIMATION, 30), sampler.draw(Stage.ESTIMATION, 11)
+    two = sampler.draw(Stage.ESTIMATION, 19, 11)
+    assert [*one.classes_N, *two.classes_N] == whole.classes_N.tolist()
+    assert one.evaluations + two.evaluations == whole.evaluations

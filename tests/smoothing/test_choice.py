@@ -1,0 +1,151 @@
+"""Which way a point goes: the cheapest that loses few targets, judged by its selection samples and nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+from itertools import product
+
+import numpy as np
+import pytest
+
+import srs_ray
+from srs_ray import Looks
+from srs_ray.models.solvers import SolverSetting
+from srs_ray.smoothing.base_classifier import BaseClassifier
+from srs_ray.smoothing.choice import Pilot, Way, choose, forecast
+from srs_ray.smoothing.estimation import Goal
+from srs_ray.smoothing.looks import LookCounts
+from srs_ray.smoothing.noise import NoisyPoint, Philox4x64, Stage
+from srs_ray.smoothing.point import AUDIT_SHARES, PILOT_AUDITS, PointCertifier, PointRow
+from srs_ray.smoothing.samplers import SerializedSampler
+from srs_ray.smoothing.sampling import AutoSampling, Certificate
+
+N, ALPHA, SIGMA = 10_000, 0.001, 0.5
+
+
+def ways(looks: Looks, reference: float, steps: float = 1.0) -> list[Way]:
+    """Standard sampling, and chains with each share of audits."""
+    serialized = [Way(looks.plan("exact", ALPHA, N, share), steps, reference) for share in AUDIT_SHARES]
+    return [Way(looks.plan("mixture", ALPHA, N), reference), *serialized]
+
+
+def chosen(radii: tuple[float, ...], pilot: Pilot, reference: float, most_lost: float = 0.02) -> str:
+    looks = Looks(radii)
+    goal = Goal(looks.p_targets(SIGMA), looks.futility)
+    return choose(ways(looks, reference), pilot, goal, most_lost).plan.kind
+
+
+@pytest.mark.parametrize("radii", [(0.0,), (0.0, 0.25), (0.25,)])
+def test_chains_where_an_evaluation_of_theirs_is_cheap_and_hardly_ever_denied(radii):
+    assert chosen(radii, Pilot(100, 80, 16, 0), reference=18) == "exact"
+
+
+@pytest.mark.parametrize("disagreed", [8, 14])
+def test_standard_where_audits_deny_so_many_hits_that_chains_need_more_than_they_save(disagreed):
+    pilot = Pilot(100, 95, 16, disagreed)
+    assert chosen((0.0,), pilot, reference=2) == "mixture"
+    assert chosen((0.0,), dataclasses.replace(pilot, disagreed=0), reference=18) == "exact"
+
+
+def test_standard_where_p_is_near_1_and_a_radius_is_wanted_that_audits_cap():
+    """3 sigma: every hit audited by half of them bounds p below 0.9987, and standard sampling does not."""
+    sure, wanted = Pilot(100, 100, 16, 0), (0.0, 1.5)
+    looks = Looks(wanted)
+    assert all(way.plan.p_cap < looks.p_targets(SIGMA)[1] for way in ways(looks, 18)[1:])
+    assert chosen(wanted, sure, reference=18) == "mixture"
+    assert chosen(wanted, sure, reference=18, most_lost=1.0) == "exact", "who may lose it all takes what is cheapest"
+    assert chosen((0.0, 0.25), sure, reference=18) == "exact"
+
+
+@pytest.mark.parametrize("most_lost", [0.0, 0.02, 0.3, 1.0])
+def test_what_is_chosen_loses_no_more_than_it_may_and_nothing_cheaper_does(most_lost):
+    looks = Looks((0.0, 0.25, 0.5, 1.0, 1.5))
+    goal = Goal(looks.p_targets(SIGMA), looks.futility)
+    for hits, disagreed in product((55, 80, 100), (0, 4)):
+        pilot = Pilot(100, hits, 16, disagreed)
+        all_ways = ways(looks, 18)
+        at = {way: forecast(way, pilot, goal) for way in all_ways}
+        way = choose(all_ways, pilot, goal, most_lost)
+        needed = max(forecast.certified for forecast in at.values()) - most_lost * 5
+        assert at[way].certified >= needed
+        assert all(at[other].evaluations >= at[way].evaluations for other in all_ways if at[other].certified >= needed)
+
+
+@pytest.mark.parametrize(("kind", "share"), [("mixture", 0.0), ("exact", 0.15)])
+@pytest.mark.parametrize("rate", [0.6, 0.8, 0.95])
+def test_a_forecast_is_within_one_look_of_what_points_of_that_rate_draw(kind, share, rate):
+    looks = Looks((0.0, 0.25))
+    goal = Goal(looks.p_targets(SIGMA), looks.futility)
+    plan = looks.plan(kind, ALPHA, N, share)
+    way = Way(plan, 1.0)
+    expected = forecast(way, Pilot(10**7, int(rate * 10**7), 10**7, 0), goal).evaluations
+    rng = np.random.default_rng(3)
+    drawn = []
+    for _ in range(40):
+        sums = np.cumsum(rng.random(N) < rate)
+        u_N = np.cumsum((rng.random(N) < share) & (np.diff(sums, prepend=0) > 0))
+        for n in plan.sizes:
+            counts = LookCounts(n, int(sums[n - 1]), int(u_N[n - 1]) if plan.is_audited else 0)
+            if plan.verdict([counts], goal.p_targets, goal.futility) is not None:
+                break
+        drawn.append(n)
+    assert np.mean(drawn) / looks.growth < expected < np.mean(drawn) * looks.growth
+
+
+HERE = {"alpha": 0.01, "index": 12, "label": 6, "n0": 30, "n": 600}
+CHAINS = {"chains": 20, "steps": 1}
+HOW = ("seconds", "finished_at", "worker")
+PILOTED = ("reference_evaluations", "fallbacks", "unconverged")
+
+
+def results(row: PointRow, without: tuple[str, ...] = ()) -> dict[str, object]:
+    return {name: value for name, value in dataclasses.asdict(row).items() if name not in (*HOW, *without)}
+
+
+def test_a_point_that_goes_by_chains_is_that_of_srs_with_the_share_it_was_given(model, digit):
+    here = HERE | CHAINS | {"sigma": 0.5, "looks": Looks((0.0, 0.25), first=50)}
+    auto = srs_ray.certify_point(model, digit, **here, method="auto")
+    assert (auto.method, auto.stopped) == ("srs", "resolved")
+    assert auto.audit_share in AUDIT_SHARES
+    alone = srs_ray.certify_point(model, digit, **here, method="srs", audit_share=auto.audit_share)
+    assert results(auto, PILOTED) == results(alone, PILOTED)
+    point = NoisyPoint(digit, 0.5, 0, 12, Philox4x64())
+    sampler = SerializedSampler(model, point, SolverSetting.named("anderson", 1), 10, 20, 64)
+    hits = np.flatnonzero(sampler.draw(Stage.SELECTION, 30).classes_N == auto.selected)[:PILOT_AUDITS]
+    pilot = BaseClassifier(model, model.config.reference, 64).predict(point, Stage.SELECTION, hits)
+    assert auto.reference_evaluations == alone.reference_evaluations + pilot.evaluations
+
+
+def test_a_point_that_goes_by_standard_sampling_is_that_of_standard_but_for_its_selection(model, digit):
+    here = HERE | {"sigma": 0.25, "looks": Looks((0.3,), first=50)}
+    auto = srs_ray.certify_point(model, digit, **here, **CHAINS, method="auto")
+    assert (auto.method, auto.stopped, auto.audit_share) == ("standard", "resolved", 0.0)
+    assert auto.look_audited == [0] * len(auto.look_n)
+    alone = srs_ray.certify_point(model, digit, **here, method="standard")
+    others = ("selection_classes", "selection_counts", "function_evaluations", *PILOTED)
+    assert results(auto, others) == results(alone, others)
+
+
+class OtherEstimation(Philox4x64):
+    """Other noise in the estimation samples alone, and much more of it."""
+
+    def normals(self, seed, point, stage, samples, size):
+        if stage == Stage.ESTIMATION:
+            return 3.0 * super().normals(seed + 1, point, stage, samples, size)
+        return super().normals(seed, point, stage, samples, size)
+
+
+@pytest.mark.parametrize("sigma", [0.25, 0.5])
+def test_way_share_and_class_are_the_selections_whatever_estimation_says(model, digit, sigma):
+    setting, looks = SolverSetting.named("anderson", 1), Looks((0.0, 0.25), first=50)
+    sampling = AutoSampling(setting, model.config.reference, 30, 600, 20, looks=looks)
+    rows = [
+        PointCertifier(model, sampling, Certificate("exact", 0.01), sigma, generator, 0, 64).certify(digit, 12, 6)
+        for generator in (Philox4x64(), OtherEstimation())
+    ]
+    assert rows[0].counts != rows[1].counts
+    assert rows[0].p_lower > 0.5 > rows[1].p_lower
+    made = [(row.method, row.audit_share, row.selected, row.selection_counts) for row in rows]
+    assert made[0] == made[1]
+    assert rows[0].method == ("standard" if sigma == 0.25 else "srs")
+    assert rows[1].predicted == -1, "the class that estimation says more often is not another candidate"

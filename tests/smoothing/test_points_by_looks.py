@@ -1,0 +1,196 @@
+"""A point by looks: what it draws, what it audits, when and why it ends, and the bound that its row then holds."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+import srs_ray
+from srs_ray import Looks
+from srs_ray.errors import PointError
+from srs_ray.models.solvers import SolverSetting
+from srs_ray.smoothing.base_classifier import NO_CLASS, BaseClassifier
+from srs_ray.smoothing.certificates import certified_radius
+from srs_ray.smoothing.looks import LookCounts
+from srs_ray.smoothing.noise import NoisyPoint, Philox4x64, Stage
+from srs_ray.smoothing.point import PointCertifier, PointRow, sparse_counts
+from srs_ray.smoothing.samplers import SerializedSampler, StandardSampler
+from srs_ray.smoothing.sampling import AutoSampling, Certificate, StandardSampling
+
+HERE = {"sigma": 0.5, "alpha": 0.01, "index": 12, "label": 6, "n0": 30, "n": 600}
+SRS = HERE | {"chains": 20, "steps": 1, "audit_share": 0.5}
+STANDARD = HERE | {"method": "standard"}
+BOTH = pytest.mark.parametrize("settings", [SRS, STANDARD], ids=["srs", "standard"])
+HOW = ("seconds", "finished_at", "worker")
+
+
+def results(row: PointRow) -> dict[str, object]:
+    """The row without its times and places."""
+    return {name: value for name, value in dataclasses.asdict(row).items() if name not in HOW}
+
+
+def read_looks(row: PointRow) -> list[LookCounts]:
+    columns = (row.look_n, row.look_hits, row.look_audited, row.look_disagreed)
+    return [LookCounts(*counts) for counts in zip(*columns, strict=True)]
+
+
+def all_classes(model, digit, settings, n: int) -> np.ndarray:
+    """What the first n estimation samples say when they are drawn at once, as without looks."""
+    point = NoisyPoint(digit, settings["sigma"], 0, settings["index"], Philox4x64())
+    sampler = StandardSampler(BaseClassifier(model, model.config.reference, 64), point)
+    if settings is SRS:
+        sampler = SerializedSampler(model, point, SolverSetting.named("anderson", 1), 10, SRS["chains"], 64)
+    sampler.draw(Stage.SELECTION, settings["n0"])
+    return sampler.draw(Stage.ESTIMATION, n).classes_N
+
+
+@BOTH
+def test_a_point_ends_early_and_has_then_seen_the_first_of_the_samples_that_all_n_would_be(model, digit, settings):
+    looks = Looks((0.1, 0.3), first=50)
+    row = srs_ray.certify_point(model, digit, **settings, looks=looks)
+    assert (row.stopped, row.radius >= 0.3) == ("resolved", True)
+    assert row.n < 300
+    classes_N = all_classes(model, digit, settings, settings["n"])
+    assert (row.classes, row.counts) == sparse_counts(classes_N[: row.n])
+    assert row.look_hits == [int((classes_N[:n] == row.selected).sum()) for n in row.look_n]
+    fixed = {name: value for name, value in settings.items() if name != "audit_share"}
+    whole = srs_ray.certify_point(model, digit, **fixed)
+    assert (whole.classes, whole.counts) == sparse_counts(classes_N)
+    assert (whole.stopped, whole.audit_share, whole.look_n) == (None, None, None)
+    assert (row.selected, row.selection_counts) == (whole.selected, whole.selection_counts)
+    assert row.function_evaluations + row.reference_evaluations < 0.7 * (
+        whole.function_evaluations + whole.reference_evaluations
+    )
+
+
+@pytest.mark.parametrize(("chains", "share", "sigma"), [(20, 0.5, 0.5), (3, 1.0, 0.5), (20, 0.15, 0.45)])
+def test_every_read_look_is_of_all_hits_below_the_share_run_again_by_the_base_classifier(
+    model, digit, chains, share, sigma
+):
+    settings = SRS | {"chains": chains, "audit_share": share, "sigma": sigma}
+    looks = Looks((0.1, 0.33), first=50)
+    row = srs_ray.certify_point(model, digit, **settings, looks=looks)
+    assert len(row.look_n) > 1
+    assert row.disagreed > 0, "the audit must have something to find"
+    point = NoisyPoint(digit, sigma, 0, 12, Philox4x64())
+    sampler = SerializedSampler(model, point, SolverSetting.named("anderson", 1), 10, chains, 64)
+    sampler.draw(Stage.SELECTION, 30)
+    hit_N = sampler.draw(Stage.ESTIMATION, row.n).classes_N == row.selected
+    due = np.flatnonzero(hit_N & (point.audit_uniforms(600)[: row.n] < share))
+    said = BaseClassifier(model, model.config.reference, 64).predict(point, Stage.ESTIMATION, due)
+    denied = due[said.classes_N != row.selected]
+    expected = [LookCounts(n, int(hit_N[:n].sum()), int((due < n).sum()), int((denied < n).sum())) for n in row.look_n]
+    assert read_looks(row) == expected
+    assert (row.audited, row.disagreed) == (len(due), len(denied)), "nothing is audited that no bound was read on"
+    assert row.reference_evaluations == said.evaluations
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind"),
+    [(SRS, "exact"), (SRS, "union"), (SRS, "paper"), (STANDARD, "mixture"), (STANDARD, "cohen")],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_the_bound_is_that_of_the_plan_on_the_looks_of_the_row(model, digit, settings, kind):
+    looks = Looks((0.1, 0.33), first=50)
+    row = srs_ray.certify_point(model, digit, **settings, certificate=kind, looks=looks)
+    share = 0.5 if settings is SRS else 0.0
+    assert row.audit_share == share
+    assert row.p_lower == looks.plan(kind, 0.01, 600, share).p_lower(read_looks(row)) > 0.5
+    assert row.radius == certified_radius(row.p_lower, 0.5)
+    assert (row.n, row.look_n[-1], sum(row.counts)) == (row.look_n[-1], row.n, row.n)
+    assert (row.method, row.predicted) == ("srs" if settings is SRS else "standard", row.selected)
+
+
+def test_the_certificates_defaults_are_those_for_looks(model, digit):
+    looks = Looks((0.1,), first=50)
+    for settings, kind in ((SRS, "exact"), (STANDARD, "mixture")):
+        named = srs_ray.certify_point(model, digit, **settings, certificate=kind, looks=looks)
+        assert results(srs_ray.certify_point(model, digit, **settings, looks=looks)) == results(named)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("n", "target", "stopped"), [(600, 0.01, "resolved"), (10_000, 1.9, "futile"), (200, 0.35, "spent")]
+)
+def test_a_point_says_why_it_ended(model, digit, settings, n, target, stopped):
+    """The digit earns a radius of about 0.34 of 200 samples, and never 1.9."""
+    row = srs_ray.certify_point(model, digit, **(settings | {"n": n}), looks=Looks((target,), first=50))
+    assert row.stopped == stopped
+    assert (row.radius >= target) == (stopped == "resolved")
+    assert (row.n == n) == (stopped == "spent")
+    if stopped == "futile":
+        assert row.n <= 80, "at the first look or the second"
+
+
+def test_a_point_beyond_hope_abstains_at_the_first_looks_and_nothing_of_it_is_audited(model, digit):
+    row = srs_ray.certify_point(model, digit, **(SRS | {"sigma": 1.0, "n": 10_000}), looks=Looks((0.0, 0.5), first=50))
+    assert (row.predicted, row.radius, row.p_lower, row.stopped) == (-1, 0.0, 0.0, "futile")
+    assert row.n < 200
+    assert (row.audited, row.reference_evaluations, row.look_n) == (0, 0, [])
+    assert sum(row.counts) == row.n, "what was drawn is in the row"
+
+
+def test_a_selection_without_a_class_draws_and_reads_nothing(model, digit):
+    class NothingIsFinite(Philox4x64):
+        def normals(self, seed, point, stage, samples, size):
+            return super().normals(seed, point, stage, samples, size) * float("inf")
+
+    sampling = StandardSampling(model.config.reference, 30, 600, 1.0, Looks((0.0,)))
+    row = PointCertifier(model, sampling, Certificate("mixture"), 0.5, NothingIsFinite(), 0, 64).certify(digit, 12, 6)
+    assert (row.selected, row.predicted, row.n, row.stopped, row.look_n) == (NO_CLASS, -1, 0, None, None)
+
+
+def test_too_many_samples_without_a_prediction_are_an_error_at_the_first_look_that_sees_them(
+    model, digit, broken_samples
+):
+    sampling = StandardSampling(model.config.reference, 30, 600, 0.1, Looks((1.9, 0.3), first=50))
+    generator = broken_samples(set(range(20)))
+    with pytest.raises(PointError, match=r"^20 of 54 estimation samples"):
+        PointCertifier(model, sampling, Certificate("mixture"), 0.5, generator, 0, 64).certify(digit, 12, 6)
+    shorter = dataclasses.replace(sampling, n=200)
+    with pytest.raises(PointError, match=r"^20 of 60"):
+        PointCertifier(model, shorter, Certificate("mixture"), 0.5, generator, 0, 64).certify(digit, 12, 6)
+
+
+@BOTH
+def test_another_batch_gives_the_same_looks(model, digit, settings):
+    looks = Looks((0.1, 0.3), first=50)
+    rows = [results(srs_ray.certify_point(model, digit, **settings, looks=looks, batch=b)) for b in (7, 64, 100)]
+    for row in rows:
+        row.pop("batch")
+    assert rows[0] == rows[1] == rows[2]
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"certificate": "released"}, "no certificate 'released' for looks"),
+        ({"certificate": "mixture"}, "does not go with SerializedSampling"),
+        ({"audit_share": 0.0}, "audit share above 0"),
+        ({"audit_share": 1.5}, "audit share above 0, up to 1"),
+        ({"looks": Looks(())}, "at least one target radius"),
+        ({"looks": Looks((-0.1,))}, "target radius is at least 0"),
+        ({"looks": Looks((50.0,))}, "no probability below 1 earns radius 50"),
+        ({"looks": Looks((0.1,), first=0)}, "at least 1"),
+        ({"looks": Looks((0.1,), growth=1.0)}, "grow by a factor above 1"),
+        ({"looks": Looks((0.1,), power=0.0)}, "no level"),
+        ({"looks": Looks((0.1,), futility=1.0)}, "futility is 1.0"),
+        ({"method": "auto", "looks": None}, "name their target radii"),
+        ({"method": "standard", "certificate": "exact"}, "does not go with StandardSampling"),
+        ({"method": "standard", "looks": None, "certificate": "mixture"}, "unknown certificate 'mixture'"),
+    ],
+    ids=str,
+)
+def test_settings_of_looks_out_of_range_are_refused_before_anything_is_sampled(model, digit, change, found):
+    settings = SRS | {"looks": Looks((0.1,))} | change
+    with pytest.raises(ValueError, match=found):
+        srs_ray.certify_point(model, digit, **settings)
+
+
+def test_a_share_of_lost_targets_out_of_range_is_refused(model):
+    setting = SolverSetting.named("anderson", 1)
+    sampling = AutoSampling(setting, model.config.reference, looks=Looks((0.1,)), most_lost=1.1)
+    with pytest.raises(ValueError, match=r"most_lost is 1\.1"):
+        PointCertifier(model, sampling, Certificate("exact"), 0.5, Philox4x64(), 0, 64)
