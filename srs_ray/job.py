@@ -260,7 +260,7 @@ class Job(Settings):
                 independent = "mixture" if by_looks else "cohen"
                 raw["certificate"] = {
                     "kind": "exact" if serialized else independent,
-                    **(given if serialized else {}),
+                    **(given if serialized and certificate.get("kind") not in ("cohen", "mixture") else {}),
                     **certificate,
                 }
             if by_looks:

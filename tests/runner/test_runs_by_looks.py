@@ -62,7 +62,7 @@ def test_a_run_that_is_interrupted_has_the_rows_of_one_that_is_not(
 def test_ray_workers_and_this_process_give_the_same_rows_by_looks(
     job_by_looks, tmp_path, run_on_ray, run_in_process, result_rows
 ):
-    execution = {"execution": {"workers": 2, "device": "cpu"}, "noise": {"sigma": 0.4}}
+    execution = {"execution": {"workers": 2, "device": "cpu"}, "noise": {"sigma": 0.3}, "data": {"stop": 30}}
     ray, here = (job_by_looks("auto", output=str(tmp_path / name), **execution) for name in ("ray", "here"))
     assert run_on_ray(ray).exit_code == run_in_process(here).exit_code == 0
     rows = result_rows(here.output)
@@ -139,14 +139,14 @@ def test_a_run_by_looks_is_not_continued_without_them_or_with_others(job_by_look
 
 @pytest.mark.parametrize("method", METHODS)
 def test_certificates_by_looks_are_computed_again_from_the_looks_of_each_row(job_by_looks, run_in_process, method):
-    job = job_by_looks(method, noise={"sigma": 0.4}, data={"every": 6})
+    job = job_by_looks(method, noise={"sigma": 0.3})
     run_in_process(job)
     df = load_points(job.output)
     again, smaller = recertify(df), recertify(df, alpha=1e-5)
     computed = ["predicted", "radius", "p_lower", "correct"]
     assert again[computed].equals(df[computed])
     assert RunInfo.of(again) == RunInfo.of(df)
-    assert (df["radius"] > 0).sum() > 5
+    assert (df["radius"] > 0).sum() >= 5
     assert (smaller["p_lower"] <= df["p_lower"]).all()
     assert (smaller["radius"] < df["radius"])[df["radius"] > 0].all()
     if method == "auto":
@@ -156,7 +156,7 @@ def test_certificates_by_looks_are_computed_again_from_the_looks_of_each_row(job
         plan = plan_of_looks(kind, 1e-5, 400, job.sampling.looks.model_dump(), row.audit_share)
         counts = zip(row.look_n, row.look_hits, row.look_audited, row.look_disagreed, strict=True)
         assert row.p_lower == plan.p_lower([LookCounts(*map(int, count)) for count in counts])
-        assert row.radius == certified_radius(row.p_lower, 0.4)
+        assert row.radius == certified_radius(row.p_lower, 0.3)
     other = "cohen" if method == "standard" else "union"
     assert RunInfo.of(recertify(df, other)).recomputed_from.startswith("mixture" if method == "standard" else "exact")
     for wrong in ("released", "exact" if method == "standard" else "mixture"):
@@ -169,8 +169,8 @@ def test_certificates_by_looks_are_computed_again_from_the_looks_of_each_row(job
     [
         ("srs", {"target_radii": [0, 50]}, "sampling.target_radii: no probability below 1 earns radius 50"),
         ("standard", {"target_radii": [50]}, "sampling.target_radii: no probability below 1"),
-        ("srs", {"looks": {"power": 400}}, "sampling.looks: power 400.0 leaves a look"),
-        ("auto", {"looks": {"power": 400}}, "sampling.looks: power 400.0 leaves a look"),
+        ("srs", {"looks": {"power": 1000}}, "sampling.looks: power 1000.0 leaves a look"),
+        ("auto", {"looks": {"power": 1000}}, "sampling.looks: power 1000.0 leaves a look"),
         ("srs", {"n": 5}, "exact with n = 5, audits of 15% of the hits, alpha = 0.01 can certify nothing"),
     ],
 )
