@@ -140,7 +140,7 @@ def main() -> None:
     parser.add_argument("--arch", default="mdeq-small-cifar10", choices=ARCHITECTURES)
     parser.add_argument("--weights", help="a checkpoint file, or the name of shipped weights")
     parser.add_argument("--batch", type=int, help="default: what a run takes")
-    parser.add_argument("--dtype", default="float32", choices=("float32", "float64", "bfloat16"))
+    parser.add_argument("--dtype", default="float32", choices=("float32", "float64"))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads, as one worker has them")
