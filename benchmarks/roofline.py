@@ -140,7 +140,7 @@ def main() -> None:
     parser.add_argument("--arch", default="mdeq-small-cifar10", choices=ARCHITECTURES)
     parser.add_argument("--weights", help="a checkpoint file, or the name of shipped weights")
     parser.add_argument("--batch", type=int, help="default: what a run takes")
-    parser.add_argument("--dtype", default="float32", choices=("float32", "float64"))
+    parser.add_argument("--dtype", default="float32", choices=("float32", "float64", "bfloat16"))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads, as one worker has them")
@@ -156,7 +156,7 @@ def main() -> None:
     image_CHW = torch.rand(model.config.input_shape, generator=torch.Generator().manual_seed(0)).to(device)
     point = NoisyPoint(image_CHW, 0.5, 0, 0, noise_generator("auto", device))
 
-    ceilings = measured_ceilings(device, model.dtype, options.rounds)
+    ceilings = measured_ceilings(device, model.network_dtype, options.rounds)
     console = Console()
     console.print(
         f"ceilings: convolution {ceilings.convolution / 1e9:,.0f} GFLOP/s, product {ceilings.product / 1e9:,.0f} "

@@ -21,7 +21,8 @@ CACHE_BYTES = 2.5 * 2**20  # of the widest activations that are there at a time,
 def arrange_for_inference(model: MDEQ, device: torch.device, dtype: torch.dtype) -> MDEQ:
     """The model, changed in place, in evaluation mode on that device; it cannot be trained any more.
 
-    Batch normalisation is folded into the convolutions before it, in float64, so that weights round once. On a CPU
+    With bfloat16 the network computes in it, and images, states and solvers stay float32. Batch normalisation is folded
+    into the convolutions before it, in float64, so that weights round once. On a CPU
     states and activations are channels-last, wide activations are computed in parts of the batch, and convolutions to
     fewer channels than a vector holds compute two pixels at once.
     """
@@ -47,7 +48,11 @@ def arrange_for_inference(model: MDEQ, device: torch.device, dtype: torch.dtype)
                 if isinstance(child, nn.GroupNorm):
                     setattr(module, name, GroupNormOfEachSample(child))
         model.to(memory_format=torch.channels_last)
-    return model.to(device=device, dtype=dtype)
+    mean, std = model.mean, model.std
+    model.to(device=device, dtype=dtype)
+    states = torch.float32 if dtype == torch.bfloat16 else dtype
+    model.mean, model.std = (buffer.to(device=device, dtype=states) for buffer in (mean, std))
+    return model
 
 
 def _samples_in_cache(elements: int) -> int:

@@ -259,20 +259,25 @@ class MDEQ(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """In what precision the model computes."""
+        """In what precision images, states and logits are, and all that a solver does between evaluations."""
+        return self.mean.dtype
+
+    @property
+    def network_dtype(self) -> torch.dtype:
+        """In what precision stem, layer and head compute: that of states, or a lower one."""
         return self.classifier.weight.dtype
 
     def inject(self, x_BCHW: Tensor) -> Tensor:
         """The stem: the injection into branch 0 of images in [0, 1], which a solve computes once."""
-        return self.stage0(self.downsample((x_BCHW - self.mean) / self.std))
+        return self.stage0(self.downsample(((x_BCHW - self.mean) / self.std).to(self.network_dtype)))
 
     def f(self, z_BD: Tensor, injection_BCHW: Tensor) -> Tensor:
         """One function evaluation."""
-        return self.join(self.fullstage(self.split(z_BD), injection_BCHW))
+        return self.join(self.fullstage(self.split(z_BD.to(self.network_dtype)), injection_BCHW)).to(self.dtype)
 
     def head(self, z_BD: Tensor) -> Tensor:
         """The logits, shape (B, classes), read off a state."""
-        return in_parts(self._head, z_BD, self.head_at_once)
+        return in_parts(self._head, z_BD.to(self.network_dtype), self.head_at_once).to(self.dtype)
 
     def _head(self, z_BD: Tensor) -> Tensor:
         z_branches = self.split(z_BD)

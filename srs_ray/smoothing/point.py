@@ -184,7 +184,7 @@ class PointCertifier:
             sigma=self.sigma,
             seconds=time.perf_counter() - started,
             device=device_name(self.model.device),
-            dtype=str(self.model.dtype).removeprefix("torch."),
+            dtype=str(self.model.network_dtype).removeprefix("torch."),
             batch=self.batch,
         )
 

@@ -93,6 +93,23 @@ def test_float32_logits_are_those_of_the_plain_model_in_float64(weights: str) ->
 
 
 @torch.inference_mode()
+def test_in_bfloat16_the_network_computes_and_states_and_logits_stay_float32() -> None:
+    weights = read_weights("mdeq-small-cifar10-sigma50")
+    x_BCHW = torch.rand(32, 3, 32, 32, generator=torch.Generator().manual_seed(4))
+    single = inference_model("mdeq-small-cifar10", weights)
+    half = inference_model("mdeq-small-cifar10", weights, dtype="bfloat16")
+    assert half.network_dtype == torch.bfloat16
+    assert torch.equal(half.mean, single.mean)  # pixels are standardised as they were
+    z_BD = half.f(half.zero_state(32), half.inject(x_BCHW))
+    assert z_BD.dtype == half.zero_state(1).dtype == torch.float32
+    assert torch.equal(z_BD, z_BD.bfloat16().float())  # nothing finer came out of the network
+    expected = single.logits(x_BCHW)
+    logits = half.logits(x_BCHW, steps=8)
+    assert logits.dtype == torch.float32
+    assert 0 < (logits - expected).abs().max() < 0.05 * expected.abs().max()
+
+
+@torch.inference_mode()
 def test_a_paired_convolution_is_the_convolution() -> None:
     convolution = nn.Conv2d(5, 7, 3, padding=1, bias=False).double()
     x_BCHW = torch.randn(3, 5, 6, 8, dtype=torch.float64)
