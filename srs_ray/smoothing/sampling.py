@@ -18,7 +18,7 @@ class Looks:
 
     target_radii: tuple[float, ...]
     first: int = 100
-    growth: float = 1.5
+    growth: float = 1.25
     power: float = 1.0
     futility: float = 0.01
 
