@@ -114,8 +114,9 @@ class GroupNormOfEachSample(nn.Module):
 class NarrowGroupNorm(nn.Module):
     """Group normalisation of channels-last images with so few channels that several pixels fill a vector.
 
-    torch's kernel goes through such images group by group, a channel or two at a time. Here neighbouring pixels are
-    taken as further channels until the channels' sums are added up; variances are those of centred values.
+    torch's kernel goes through such images group by group, a channel or two at a time. Here neighbouring pixels, of
+    which there are a multiple of PIXELS, are taken as further channels until the channels' sums are added up; variances
+    are those of centred values.
     """
 
     weight: Tensor | None
