@@ -136,6 +136,14 @@ class CarryDown(nn.Module):
         return self.net(z_BCHW)
 
 
+class Fusion(nn.ModuleList):
+    """The carries of all branches to one of them, and their sum."""
+
+    def forward(self, z_branches: list[Tensor]) -> Tensor:
+        first, second, *others = [carry(z) for carry, z in zip(self, z_branches, strict=True)]
+        return reduce(Tensor.add_, others, first + second)
+
+
 class PostFusion(nn.Module):
     """What each branch goes through after fusion, whose sum it overwrites."""
 
@@ -157,9 +165,7 @@ class MDEQLayer(nn.Module):
         self.branches = nn.ModuleList([Branch(c, groups) for c in channels])
         self.fuse_layers = nn.ModuleList(
             [
-                nn.ModuleList(
-                    [self._carry(channels[source], c, source - target, groups) for source in range(len(channels))]
-                )
+                Fusion([self._carry(channels[source], c, source - target, groups) for source in range(len(channels))])
                 for target, c in enumerate(channels)
             ]
         )
@@ -176,12 +182,7 @@ class MDEQLayer(nn.Module):
     def forward(self, z_branches: list[Tensor], injection_BCHW: Tensor) -> list[Tensor]:
         injections: list[Tensor | None] = [injection_BCHW, *[None] * (len(z_branches) - 1)]
         z_branches = [branch(z, u) for branch, z, u in zip(self.branches, z_branches, injections, strict=True)]
-        fused = []
-        for carries, post in zip(self.fuse_layers, self.post_fuse_layers, strict=True):
-            assert isinstance(carries, nn.ModuleList)
-            first, second, *others = [carry(z) for carry, z in zip(carries, z_branches, strict=True)]
-            fused.append(post(reduce(Tensor.add_, others, first + second)))
-        return fused
+        return [post(fusion(z_branches)) for fusion, post in zip(self.fuse_layers, self.post_fuse_layers, strict=True)]
 
 
 class HeadBottleneck(nn.Module):
