@@ -91,5 +91,7 @@ def _target(text: str, sigma: float) -> float:
     try:
         target_p(radii[0], sigma)
     except ValueError as error:
-        raise typer.BadParameter(f"--target-radius {text}: {error}") from error
+        raise typer.BadParameter(
+            f"--target-radius {text}: no probability below 1 earns it at sigma {sigma:g}"
+        ) from error
     return radii[0]

@@ -89,8 +89,8 @@ def _target_lines(target: TargetPlan, plan: Plan) -> Iterator[str]:
     found = target.disagreement
     yield ""
     yield (
-        f"[bold]radius {target.radius:g}[/] needs a bound above {target.p_needed:.6g}. For a point whose true radius "
-        f"is {target.true_radius:.3g} (p_A = {target.p_true:.6g}), on the counts it has on average:"
+        f"[bold]radius {target.radius:g}[/] needs a bound above {_probability(target.p_needed)}. For a point whose true radius "
+        f"is {target.true_radius:.3g} (p_A = {_probability(target.p_true)}), on the counts it has on average:"
     )
     if target.audited:
         yield (
@@ -122,7 +122,7 @@ def _target_lines(target: TargetPlan, plan: Plan) -> Iterator[str]:
 def _why_none(target: TargetPlan) -> str:
     rate = target.disagreement.rate
     if rate and target.p_true * (1 - rate) <= target.p_needed:
-        return f": what F confirms of the chains' hits, {target.p_true * (1 - rate):.6g} of all, is not above the bound"
+        return f": what F confirms of the chains' hits, {_probability(target.p_true * (1 - rate))} of all, is not above the bound"
     return ""
 
 
@@ -171,3 +171,7 @@ def _expected(value: Expected) -> str:
 def _number(value: float) -> str:
     """Three digits, or all of a whole number's before the point."""
     return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def _probability(p: float) -> str:
+    return f"{p:.6g}" if p < 0.9999 else f"1 - {1 - p:.3g}"
