@@ -89,8 +89,8 @@ def _target_lines(target: TargetPlan, plan: Plan) -> Iterator[str]:
     found = target.disagreement
     yield ""
     yield (
-        f"[bold]radius {target.radius:g}[/] needs a bound above {_probability(target.p_needed)}. For a point whose true radius "
-        f"is {target.true_radius:.3g} (p_A = {_probability(target.p_true)}), on the counts it has on average:"
+        f"[bold]radius {target.radius:g}[/] needs a bound above {_probability(target.p_needed)}. "
+        f"For a point whose true radius is {target.true_radius:.3g} (p_A = {_probability(target.p_true)}), on the counts it has on average:"
     )
     if target.audited:
         yield (
@@ -120,9 +120,11 @@ def _target_lines(target: TargetPlan, plan: Plan) -> Iterator[str]:
 
 
 def _why_none(target: TargetPlan) -> str:
-    rate = target.disagreement.rate
-    if rate and target.p_true * (1 - rate) <= target.p_needed:
-        return f": what F confirms of the chains' hits, {_probability(target.p_true * (1 - rate))} of all, is not above the bound"
+    confirmed = target.p_true * (1 - target.disagreement.rate)
+    if confirmed <= target.p_needed:
+        return (
+            f": F confirms the chains' hits on {_probability(confirmed)} of the samples, which is not above the bound"
+        )
     return ""
 
 
