@@ -17,7 +17,7 @@ def check_feasible(job: Job) -> list[str]:
 
     And about a tolerance that no solve reaches.
     """
-    sigma, cap, settings = job.noise.sigma, radius_cap(job), _settings(job)
+    sigma, cap, settings = job.noise.sigma, radius_cap(job), sampling_limits(job)
     if cap == 0:
         raise JobError(
             f"certificate {job.certificate.kind} with {settings} can certify nothing: "
@@ -54,7 +54,8 @@ def radius_cap(job: Job) -> float:
     return certified_radius(p, job.noise.sigma)
 
 
-def _settings(job: Job) -> str:
+def sampling_limits(job: Job) -> str:
+    """n, K or the audits' share, and alpha, in words."""
     certificate = job.certificate
     audit = f", K = {certificate.audit:,}" if certificate.audit else ""
     audit = audit if certificate.audit_share is None else f", audits of {certificate.audit_share:.0%} of the hits"
