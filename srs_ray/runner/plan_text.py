@@ -57,8 +57,9 @@ def _cost_table(plan: Plan) -> Table:
         workers = f"{plan.workers} worker{'s' * (plan.workers != 1)}"
         table.add_row(f"wall hours, {workers}", "", _expected(costs.wall_hours), "")
     add("function evaluations", costs.evaluations)
-    add("  by the sampler", costs.sampler_evaluations)
-    add("  by audits", costs.audit_evaluations)
+    if costs.audit_evaluations.per_point:
+        add("  by the sampler", costs.sampler_evaluations)
+        add("  by audits", costs.audit_evaluations)
     return table
 
 
@@ -90,7 +91,8 @@ def _target_lines(target: TargetPlan, plan: Plan) -> Iterator[str]:
     yield ""
     yield (
         f"[bold]radius {target.radius:g}[/] needs a bound above {_probability(target.p_needed)}. "
-        f"For a point whose true radius is {target.true_radius:.3g} (p_A = {_probability(target.p_true)}), on the counts it has on average:"
+        f"For a point whose true radius is {target.true_radius:.3g} (p_A = {_probability(target.p_true)}), "
+        "on the counts it has on average:"
     )
     if target.audited:
         yield (
