@@ -134,7 +134,7 @@ def ways(
         yield f"srs, fixed n, K = {audit:,}", serialized(), Certificate("exact", ALPHA, audit)
     for share in (0.05, 0.15, 0.5):
         yield f"srs, tau {share:g}", serialized(Looks(targets)), Certificate("exact", ALPHA, audit_share=share)
-    for most_lost, futility in ((0.01, 0.01), (0.02, 0.01), (0.05, 0.01), (0.1, 0.01), (0.2, 0.1)):
+    for most_lost, futility in ((0.01, 0.01), (0.02, 0.01), (0.05, 0.01), (0.1, 0.01), (0.1, 0.1)):
         looks = Looks(targets, futility=futility)
         sampling = AutoSampling(one_step, reference, N0, N, CHAINS, WARMUP, looks=looks, most_lost=most_lost)
         yield f"auto, most_lost {most_lost:g}, futility {futility:g}", sampling, Certificate("exact", ALPHA)

@@ -118,7 +118,7 @@ class LookSettings(Settings):
 
     first: int = Field(100, ge=1)
     growth: float = Field(1.25, gt=1)
-    power: float = Field(1.0, gt=0)
+    power: float = Field(2.0, gt=0)
     futility: float = Field(0.01, gt=0, lt=1)
 
 
