@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from multiprocessing import get_context
 from unittest.mock import patch
 
+import numpy as np
 import point
 import torch
 from point import SRS_1, SRS_3, STANDARD, Ours, Setup
@@ -25,8 +26,11 @@ from torch import Tensor, nn
 
 from srs_ray.models import inference, solver_methods, solvers
 from srs_ray.models.architectures import ARCHITECTURES
+from srs_ray.models.inference import GroupNormOfEachSample
 from srs_ray.models.mdeq import ResidualBlock
 from srs_ray.models.solvers import FixedPointIteration, FixedPointMap, Solution, SolverSetting
+from srs_ray.smoothing import noise
+from srs_ray.smoothing.noise import Stage
 from srs_ray.smoothing.point import device_name, use_exact_float32
 
 
@@ -58,14 +62,34 @@ def fold_nothing(module: nn.Module, convolution: str, norm: str) -> None:
     pass
 
 
+def pair_nothing(module: nn.Module, name: str, width: int) -> None:
+    pass
+
+
+def normals_by_new_generators(
+    self: noise.Philox4x64, seed: int, point: int, stage: Stage, samples: Sequence[int], size: int
+) -> Tensor:
+    e_ND = np.empty((len(samples), size), dtype=np.float32)
+    for row, sample in zip(e_ND, samples, strict=True):
+        noise._numpy_generator(seed, point, stage, sample).standard_normal(dtype=np.float32, out=row)
+    return torch.from_numpy(e_ND)
+
+
+LEAVE_HEAD = (inference, "JoinedBottleneck", lambda block: block)
+LEAVE_FUSION = (inference, "NestedFusion", lambda fusion, target: fusion)
+
 # Without which measure, what is put in whose place before the engine is made, and what is done to it afterwards.
 VARIANTS: dict[str, tuple[list[tuple[object, str, object]], Callable[[Ours], None] | None]] = {
     "nothing": ([], None),
     "keeping freed memory": ([(point, "keep_freed_memory", lambda: None)], None),
-    "folding batch norms": ([(inference, "_fold", fold_nothing)], None),
-    "channels last": ([(inference, "VECTOR", 0)], channels_first),  # paired convolutions are of no use without
+    "folding batch norms": ([(inference, "_fold", fold_nothing), LEAVE_HEAD], None),  # only folded ones can be joined
+    "channels last": ([(inference, "VECTOR", 0), LEAVE_FUSION], channels_first),  # what is of no use without goes too
     "parts of a batch for wide layers": ([], whole_batches),
-    "pairing narrow convolutions": ([(inference, "VECTOR", 0)], None),
+    "pairing narrow convolutions": ([(inference, "_pair", pair_nothing)], None),
+    "several pixels at once in narrow norms": ([(inference, "NarrowGroupNorm", GroupNormOfEachSample)], None),
+    "adding up resolutions on the way": ([LEAVE_FUSION], None),
+    "joining the head's shortcuts": ([LEAVE_HEAD], None),
+    "one random generator for a batch": ([(noise.Philox4x64, "normals", normals_by_new_generators)], None),
     "dot products one by one": ([(solver_methods, "_dot_products", dots_by_bmm)], None),
     "leaving out residuals that nobody reads": ([(solvers, "_take_all_steps", watch_all_steps)], None),
 }

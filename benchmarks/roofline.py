@@ -95,7 +95,7 @@ def weights_size(*modules: torch.nn.Module) -> int:
     return size(*(parameter for module in modules for parameter in module.parameters()))
 
 
-def stages(model: MDEQ, published: MDEQ, point: NoisyPoint, batch: int) -> Iterator[WorkStage]:
+def stages(model: MDEQ, published: MDEQ, point: NoisyPoint, batch: int, compiled: bool) -> Iterator[WorkStage]:
     numbers = range(batch)
     x_BCHW = point.samples(Stage.ESTIMATION, numbers).to(model.dtype)
     u_BCHW = model.inject(x_BCHW)
@@ -116,6 +116,14 @@ def stages(model: MDEQ, published: MDEQ, point: NoisyPoint, batch: int) -> Itera
     yield WorkStage(
         "layer", lambda: model.f(z_BD, u_BCHW), lambda: published.f(z_BD, u_BCHW), size(z_BD, u_BCHW, fz_BD) + layer
     )
+    if compiled:
+        layer_compiled = torch.compile(lambda z_BD: model.f(z_BD, u_BCHW))
+        started = time.perf_counter()
+        layer_compiled(z_BD)
+        name = f"layer, compiled in {time.perf_counter() - started:.0f} s"
+        yield WorkStage(
+            name, lambda: layer_compiled(z_BD), lambda: published.f(z_BD, u_BCHW), size(z_BD, u_BCHW, fz_BD) + layer
+        )
     yield WorkStage("head", lambda: model.head(z_BD), lambda: published.head(z_BD), size(z_BD, logits_BK) + head)
 
     reference = model.config.reference
@@ -141,6 +149,7 @@ def main() -> None:
     parser.add_argument("--weights", help="a checkpoint file, or the name of shipped weights")
     parser.add_argument("--batch", type=int, help="default: what a run takes")
     parser.add_argument("--dtype", default="float32", choices=("float32", "float64", "bfloat16"))
+    parser.add_argument("--compile", action="store_true", help="time the layer by torch.compile as well")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads, as one worker has them")
@@ -156,7 +165,7 @@ def main() -> None:
     image_CHW = torch.rand(model.config.input_shape, generator=torch.Generator().manual_seed(0)).to(device)
     point = NoisyPoint(image_CHW, 0.5, 0, 0, noise_generator("auto", device))
 
-    ceilings = measured_ceilings(device, model.dtype, options.rounds)
+    ceilings = measured_ceilings(device, model.network_dtype, options.rounds)
     console = Console()
     console.print(
         f"ceilings: convolution {ceilings.convolution / 1e9:,.0f} GFLOP/s, product {ceilings.product / 1e9:,.0f} "
@@ -167,7 +176,7 @@ def main() -> None:
     for heading in ("", "ms", "MFLOP", "MB", "GFLOP/s", "GB/s", "bound", "share"):
         table.add_column(heading, justify="left" if heading in ("", "bound") else "right")
     with torch.inference_mode():
-        for stage in stages(model, published, point, batch):
+        for stage in stages(model, published, point, batch, options.compile):
             with FlopCounterMode(display=False) as counter:
                 stage.counted()
             operations = counter.get_total_flops()

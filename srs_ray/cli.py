@@ -19,6 +19,20 @@ from rich.markup import escape
 from rich.text import Text
 
 import srs_ray
+from srs_ray.cli_options import (
+    AddressOption,
+    DeviceOption,
+    DownloadOption,
+    JobFile,
+    NoRayOption,
+    OutputOption,
+    Set,
+    WeightsOption,
+    WorkersOption,
+    backend_opener,
+    overrides,
+)
+from srs_ray.cli_plan import PLAN_EXAMPLE, plan
 from srs_ray.cli_weights import weights_app
 from srs_ray.errors import SrsRayError
 
@@ -36,15 +50,8 @@ app.add_typer(weights_app, name="weights")
 messages = Console(stderr=True)
 _debug = False
 
-JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="The job file (YAML).")]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run directory: a local path or a URI such as s3://...")]
 Runs = Annotated[list[str], typer.Argument(metavar="RUN...", help="Run directories: local paths or URIs.")]
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="SETTING=VALUE", help="Override any setting of the job file; may be repeated."),
-]
-OutputOption = Annotated[str | None, typer.Option(help="The run directory.")]
-WeightsOption = Annotated[str | None, typer.Option(help="Checkpoint file, or the name of shipped weights.")]
 CertificateOption = Annotated[
     str | None,
     typer.Option(
@@ -115,21 +122,18 @@ def certify(
     stop: Annotated[int | None, typer.Option(help="Points below this one.")] = None,
     every: Annotated[int | None, typer.Option(help="Every how many points.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of all noise and audits.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
-    workers: Annotated[str | None, typer.Option(help="How many workers, or auto.")] = None,
+    device: DeviceOption = None,
+    workers: WorkersOption = None,
     batch: Annotated[str | None, typer.Option(help="Samples through the network at once, or auto.")] = None,
-    address: Annotated[
-        str | None,
-        typer.Option(help="The Ray cluster; `local` insists on a local Ray. Default: a running cluster, else local."),
-    ] = None,
-    no_ray: Annotated[bool, typer.Option("--no-ray", help="Run in this process, without Ray, for debugging.")] = False,
-    download: Annotated[bool, typer.Option("--download", help="Fetch CIFAR-10 if it is not there.")] = False,
+    address: AddressOption = None,
+    no_ray: NoRayOption = False,
+    download: DownloadOption = False,
 ) -> None:
     """Certify the points of a job; the same command continues a run that was stopped, and does only what is missing.
 
     Exit codes: 0 all points done; 2 wrong usage; 3 points failed or are missing; 130 or 143 stopped by a signal.
     """
-    overrides = {
+    options = {
         "output": output,
         "model.weights": weights,
         "noise.sigma": sigma,
@@ -147,19 +151,10 @@ def certify(
     }
     from srs_ray.job_file import load_job
 
-    job = load_job(job_file, _overrides(settings, overrides))
-    if no_ray and address is not None:
-        raise typer.BadParameter("--no-ray and --address exclude each other")
+    job = load_job(job_file, overrides(settings, options))
+    open_backend = backend_opener(job.execution, address, no_ray, worker_logs=_debug)
 
-    from srs_ray.runner.backend import Backend, InProcess
     from srs_ray.runner.certification import certify as run
-
-    def open_backend() -> Backend:
-        if no_ray:
-            return InProcess(job.execution)
-        from srs_ray.runner.ray_backend import RayBackend
-
-        return RayBackend(job.execution, address, worker_logs=_debug)
 
     console = Console()
     summary = run(job, open_backend, console, download)
@@ -175,6 +170,9 @@ def certify(
     if summary.missing:
         console.print("run the same command again to do what is missing", highlight=False)
     raise typer.Exit(summary.exit_code)
+
+
+app.command(epilog=PLAN_EXAMPLE)(plan)
 
 
 @app.command(
@@ -202,7 +200,7 @@ def submit(
     from srs_ray.job_file import load_job
     from srs_ray.runner.submission import submit as send
 
-    job = load_job(job_file, _overrides(settings, {"output": output, "model.weights": weights}))
+    job = load_job(job_file, overrides(settings, {"output": output, "model.weights": weights}))
     submission = send(job, address)
     typer.echo(f"submitted {submission.id}")
     typer.echo(f"  to look: {submission.ray_command('logs --follow')}")
@@ -215,13 +213,6 @@ def submit(
         messages.print(f"no longer followed; {submission.id} goes on", highlight=False)
         raise typer.Exit(INTERRUPTED) from None
     raise typer.Exit(code)
-
-
-def _overrides(settings: list[str] | None, options: dict[str, Any]) -> dict[str, Any]:
-    """--set first, then the options that were given."""
-    from srs_ray.job_file import parse_override
-
-    return dict(parse_override(text) for text in settings or []) | {k: v for k, v in options.items() if v is not None}
 
 
 def _frames(runs: list[str], certificate: str | None, alpha: float | None) -> list[Any]:
@@ -358,7 +349,7 @@ def train(
     file system that they share, and data and weights at the same path. Exit codes: 0 trained; 2 wrong usage; 130 or 143
     stopped by a signal.
     """
-    overrides = {
+    options = {
         "output": output,
         "noise.sigma": sigma,
         "execution.device": device,
@@ -369,7 +360,7 @@ def train(
     from srs_ray.runner.signals import StopRequest
     from srs_ray.training import Training, TrainingProgress
 
-    job = load_train_job(job_file, _overrides(settings, overrides))
+    job = load_train_job(job_file, overrides(settings, options))
     if address is not None and job.execution.workers == 1:
         raise typer.BadParameter("--address is for a training by several processes: give --workers above 1 too")
     command = shlex.join(["srs-ray", *sys.argv[1:]])

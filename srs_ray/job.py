@@ -117,8 +117,8 @@ class LookSettings(Settings):
     """
 
     first: int = Field(100, ge=1)
-    growth: float = Field(1.5, gt=1)
-    power: float = Field(1.0, gt=0)
+    growth: float = Field(1.25, gt=1)
+    power: float = Field(2.0, gt=0)
     futility: float = Field(0.01, gt=0, lt=1)
 
 
@@ -210,6 +210,8 @@ class AuditedCertificate(Settings):
 class ExecutionSettings(Settings):
     """Where and how the job runs. Of these only dtype and seed can change a count.
 
+    With dtype bfloat16 the network computes in it: another F, whose solves do not get below a residual of some 3e-3.
+
     A point that takes longer than `point_seconds` becomes an error row (null: it may take any time). Let that be more
     than a minute on a cluster: a node that is lost is silent for as long until Ray knows, and its points seem slow.
     """
@@ -221,7 +223,7 @@ class ExecutionSettings(Settings):
     batch: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
     attempts: int = Field(3, ge=1)
     point_seconds: float | None = Field(None, gt=0)
-    dtype: Literal["float32", "float64"] = "float32"
+    dtype: Literal["float32", "float64", "bfloat16"] = "float32"
     seed: int = Field(0, ge=0, lt=2**63)
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from srs_ray import load_points
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -64,3 +66,37 @@ def test_looks_save_samples_and_certify_nothing_that_all_samples_would_not() -> 
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in said.splitlines() if line.startswith("│")]
     assert {row[0] for row in rows} == {"cohen", "mixture", "exact"}
     assert all(float(row[8].removesuffix(" times")) > 1.5 and row[10] == "0.00%" for row in rows)
+
+
+def test_convergence_says_how_much_of_a_state_moves_at_each_step() -> None:
+    said = run("convergence.py", "--count", "8", "--steps", "3")
+    assert "from zero" in said
+    assert "100.0%" in said
+
+
+IMAGES = ROOT.parent / "shared" / "data" / "cifar10-test.parquet"
+needs_images = pytest.mark.skipif(not IMAGES.exists(), reason=f"no images at {IMAGES}")
+
+
+@pytest.mark.slow
+@needs_images
+def test_ways_of_sampling_are_played_on_recorded_predictions_as_runs_would_draw_them(tmp_path: Path) -> None:
+    said = run("sequential.py", "--images", str(IMAGES), "--points", "1", "--folder", str(tmp_path / "predictions"))
+    assert "standard, fixed n" in said
+    assert "auto, most_lost 0.02" in said
+    job = ["jobs/cifar10-auto.yaml", "--no-ray", "--output", str(tmp_path / "run"), "--stop", "1"]
+    data = ["--set", "data.kind=parquet", "--set", f"data.path={IMAGES}"]
+    subprocess.run([sys.executable, "-m", "srs_ray.cli", "certify", *job, *data], cwd=ROOT, check=True)
+    (row,) = load_points(tmp_path / "run").to_dict("records")
+    (line,) = [line for line in said.splitlines() if "most_lost 0.02" in line][:1]
+    assert f"{row['n0'] + row['n']:,}" in line
+
+
+@pytest.mark.slow
+@needs_images
+def test_each_reference_is_certified_for_itself(tmp_path: Path) -> None:
+    picture = tmp_path / "reference.png"
+    options = ["--points", "2", "--n", "30", "--clean", "20", "--output", str(picture)]
+    said = run("reference.py", "--images", str(IMAGES), *options)
+    assert "30A, tolerance 0.001" in said
+    assert picture.stat().st_size > 10_000

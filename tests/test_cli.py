@@ -80,6 +80,32 @@ def test_options_are_settings(srs_ray_command, tmp_path):
     assert (job["execution"]["seed"], job["execution"]["batch"], job["data"]["stop"]) == (5, 16, 20)
 
 
+def test_a_plan_comes_from_a_pilot_that_certify_goes_on_from(srs_ray_command, tmp_path):
+    where = ("job.yaml", "--no-ray", "--output", str(tmp_path / "run"))
+    code, out, _ = srs_ray_command("plan", *where, "--pilot", "2", "--target-radius", "51/255")
+    assert code == 0
+    assert "2 of 8 points done, 6 to do" in out
+    assert "CPU worker-hours" in out
+    assert "radius 0.2 needs a bound above" in out
+    assert "--set sampling.n=" in out
+    code, out, _ = srs_ray_command("plan", *where, "--pilot", "2", "--format", "json")
+    plan = json.loads(out)
+    assert (code, plan["points"], plan["done"], plan["pilot"], plan["target"]) == (0, 8, 2, 2, None)
+    rows = RunDirectory.open(str(tmp_path / "run")).rows().to_pylist()
+    assert plan["costs"]["audit_evaluations"]["all"]["mean"] == 4 * sum(row["reference_evaluations"] for row in rows)
+    code, out, _ = srs_ray_command("certify", *where)
+    assert code == 0
+    assert "8 of 8 points certified, 6 of them now" in out
+
+
+def test_a_plan_without_a_pilot_samples_nothing(srs_ray_command, tmp_path):
+    code, out, _ = srs_ray_command("plan", "job.yaml", "--pilot", "0", "--output", str(tmp_path / "run"))
+    assert code == 0
+    assert "no point is done yet" in out
+    assert "the largest radius that n = 200, K = 150, alpha = 0.01 allow" in out
+    assert not (tmp_path / "run").exists()
+
+
 def test_aggregate_in_every_format(srs_ray_command):
     runs = ("aggregate", "runs/srs", "runs/standard", "--radii", "0,0.25,36/255")
     tables = {form: srs_ray_command(*runs, "--format", form) for form in ("table", "markdown", "latex", "csv", "json")}
@@ -153,6 +179,12 @@ def test_weights_are_made_inspected_and_converted(srs_ray_command, tmp_path):
         (("certify", "job.yaml", "--no-ray", "--sigma", "0.3"), "noise.sigma"),
         (("certify", "job.yaml", "--no-ray", "--n", "3", "--output", "x"), "can certify nothing"),
         (("certify", "job.yaml", "--no-ray", "--start", "9999", "--output", "x"), "9999"),
+        (("plan", "job.yaml", "--no-ray", "--target-radius", "much"), "much"),
+        (("plan", "job.yaml", "--no-ray", "--target-radius", "0"), "expected one radius above 0"),
+        (("plan", "job.yaml", "--no-ray", "--target-radius", "9"), "no probability below 1 earns it"),
+        (("plan", "job.yaml", "--no-ray", "--format", "xml"), "xml"),
+        (("plan", "job.yaml", "--no-ray", "--address", "local"), "--no-ray and --address exclude each other"),
+        (("plan", "job.yaml", "--no-ray", "--set", "noise.sigma=0.3"), "noise.sigma"),
         (("aggregate", "nowhere"), "nowhere"),
         (("aggregate", "runs/srs", "--radii", "0,much"), "much"),
         (("aggregate", "runs/srs", "--format", "xml"), "xml"),
@@ -187,7 +219,7 @@ def test_version_and_unknown_commands(srs_ray_command):
 
 @pytest.mark.parametrize(
     "command",
-    [["certify"], ["submit"], ["compact"], ["aggregate"], ["plot"], ["export"], ["status"], ["train"]]
+    [["certify"], ["plan"], ["submit"], ["compact"], ["aggregate"], ["plot"], ["export"], ["status"], ["train"]]
     + [["weights", name] for name in ("convert", "inspect", "init", "plot")],
     ids=" ".join,
 )
@@ -226,6 +258,7 @@ def test_help_and_the_commands_that_read_results_load_neither_torch_nor_ray(fold
     commands = [
         ["--help"],
         ["certify", "--help"],
+        ["plan", "--help"],
         ["status", "runs/srs"],
         ["aggregate", "runs/srs"],
         ["export", "runs/srs"],

@@ -158,7 +158,7 @@ def test_true_and_false_are_no_numbers(job_file, section, name, value):
         ({"data": {"kind": "mnist", "path": "d"}}, "data.kind: found 'mnist'"),
         ({"data": {"kind": "digits", "every": 0}}, "data.every: found 0"),
         ({"model": {"arch": "resnet", "weights": "w"}}, "model.arch: found 'resnet': no such architecture"),
-        ({"execution": {"dtype": "bfloat16"}}, "execution.dtype: found 'bfloat16'"),
+        ({"execution": {"dtype": "float16"}}, "execution.dtype: found 'float16'"),
         ({"execution": {"workers": 0}}, "execution.workers: found 0"),
         ({"modle": {}}, "modle: unknown setting; did you mean model?"),
         ({"report": {"radii": [-0.5]}}, "report.radii.0: found -0.5"),

@@ -39,7 +39,7 @@ def test_target_radii_bring_their_looks_certificate_share_and_table(load, method
     assert job.sampling.target_radii == (0.0, 0.25, 36 / 255) == job.report.radii
     assert (job.certificate.kind, job.certificate.audit_share, job.certificate.audit) == (kind, share, 0)
     looks = job.sampling.looks
-    assert (looks.first, looks.growth, looks.power, looks.futility) == (100, 1.5, 1.0, 0.01)
+    assert (looks.first, looks.growth, looks.power, looks.futility) == (100, 1.25, 2.0, 0.01)
     assert load({"method": method, "target_radii": RADII, "looks": None}) == job
     if method == "auto":
         assert job.sampling.most_lost == 0.02

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import reduce
 from itertools import pairwise
 
 import torch
@@ -10,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from srs_ray.models.mdeq import HEAD_EXPANSION, MDEQ, HeadBottleneck, ResidualBlock, in_parts
+from srs_ray.models.mdeq import HEAD_EXPANSION, MDEQ, CarryUp, Fusion, HeadBottleneck, ResidualBlock, in_parts
 
 VECTOR = 16  # float32 values that a CPU's widest vectors hold
+PIXELS = 4  # that a narrow norm takes as one, by measurement on a CPU
 SHARED_PIXELS = 1024  # of images whose sums torch's group normalisation shares among threads
 LEAST_PART = 16  # samples: each part has a convolution's weights arranged anew, which fewer would not pay for
 CACHE_BYTES = 2.5 * 2**20  # of the widest activations that are there at a time, by measurement on a CPU
@@ -21,9 +23,10 @@ CACHE_BYTES = 2.5 * 2**20  # of the widest activations that are there at a time,
 def arrange_for_inference(model: MDEQ, device: torch.device, dtype: torch.dtype) -> MDEQ:
     """The model, changed in place, in evaluation mode on that device; it cannot be trained any more.
 
-    Batch normalisation is folded into the convolutions before it, in float64, so that weights round once. On a CPU
-    states and activations are channels-last, wide activations are computed in parts of the batch, and convolutions to
-    fewer channels than a vector holds compute two pixels at once.
+    With bfloat16 the network computes in it, and images, states and solvers stay float32. Batch normalisation is folded
+    into the convolutions before it, in float64, so that weights round once. On a CPU states and activations are
+    channels-last, wide activations are computed in parts of the batch, and layers of fewer channels than a vector holds
+    take several pixels at once; sums over resolutions and in the head are formed in fewer steps.
     """
     model.requires_grad_(False).eval().double()
     for module in list(model.modules()):
@@ -37,22 +40,49 @@ def arrange_for_inference(model: MDEQ, device: torch.device, dtype: torch.dtype)
         blocks = [module for module in model.modules() if isinstance(module, ResidualBlock)]
         for block, (_, height, width) in zip(blocks, model.config.branch_shapes, strict=True):
             block.at_once = _samples_in_cache(block.conv1.out_channels * height * width)
-            if 2 * block.conv2.out_channels <= VECTOR and width % 2 == 0:
-                block.register_module("conv2", PairedConvolution(block.conv2))
+            _pair(block, "conv2", width)
+        for name in ("0", "3"):
+            _pair(model.downsample, name, model.config.input_shape[2])
+        for incre, (_, _, width) in zip(model.incre_modules, model.config.branch_shapes, strict=True):
+            assert isinstance(incre, nn.Sequential)
+            assert isinstance(incre[0], HeadBottleneck)
+            _pair(incre[0], "conv2", width)
+            incre[0] = JoinedBottleneck(incre[0])
+        for target, fusion in enumerate(model.fullstage.fuse_layers):
+            assert isinstance(fusion, Fusion)
+            model.fullstage.fuse_layers[target] = NestedFusion(fusion, target)
         _, height, width = model.config.branch_shapes[0]
         # Twice as many: the head is as wide at a single place.
         model.head_at_once = 2 * _samples_in_cache(HEAD_EXPANSION * model.config.head_channels[0] * height * width)
         for module in list(model.modules()):
             for name, child in list(module.named_children()):
                 if isinstance(child, nn.GroupNorm):
-                    setattr(module, name, GroupNormOfEachSample(child))
+                    setattr(module, name, _group_norm(child, dtype))
         model.to(memory_format=torch.channels_last)
-    return model.to(device=device, dtype=dtype)
+    mean, std = model.mean, model.std
+    model.to(device=device, dtype=dtype)
+    states = torch.float32 if dtype == torch.bfloat16 else dtype
+    model.mean, model.std = (buffer.to(device=device, dtype=states) for buffer in (mean, std))
+    return model
 
 
 def _samples_in_cache(elements: int) -> int:
     """How many activations of so many elements fit the cache, as a power of two, and no fewer than make a part."""
     return max(LEAST_PART, 2 ** int(math.log2(max(1.0, CACHE_BYTES / (4 * elements)))))
+
+
+def _pair(module: nn.Module, name: str, width: int) -> None:
+    """Pairs a 3x3 convolution of images so wide, if it leaves half of a vector empty."""
+    convolution = module.get_submodule(name)
+    assert isinstance(convolution, nn.Conv2d)
+    if 2 * convolution.out_channels <= VECTOR and convolution.stride == (1, 1) and width % 2 == 0:
+        module.register_module(name, PairedConvolution(convolution))
+
+
+def _group_norm(norm: nn.GroupNorm, dtype: torch.dtype) -> nn.Module:
+    """torch's own kernel adds up in float32 where values are bfloat16."""
+    narrow = norm.num_channels <= VECTOR and dtype != torch.bfloat16
+    return NarrowGroupNorm(norm) if narrow else GroupNormOfEachSample(norm)
 
 
 def _fold_sequential(module: nn.Sequential) -> None:
@@ -87,6 +117,96 @@ class GroupNormOfEachSample(nn.Module):
         return in_parts(self.norm, x_BCHW, 1 if one_at_a_time else None)
 
 
+class NarrowGroupNorm(nn.Module):
+    """Group normalisation of channels-last images with so few channels that several pixels fill a vector.
+
+    torch's kernel goes through such images group by group, a channel or two at a time. Here neighbouring pixels, of
+    which there are a multiple of PIXELS, are taken as further channels until the channels' sums are added up; variances
+    are those of centred values.
+    """
+
+    weight: Tensor | None
+    bias: Tensor | None
+
+    def __init__(self, norm: nn.GroupNorm) -> None:
+        super().__init__()
+        self.groups, self.eps = norm.num_groups, norm.eps
+        self.register_buffer("weight", norm.weight.detach() if norm.affine else None)
+        self.register_buffer("bias", norm.bias.detach().repeat(PIXELS) if norm.affine else None)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        x_BHWC = x_BCHW.permute(0, 2, 3, 1)
+        batch, _, _, channels = x_BHWC.shape
+        x_BRW = x_BHWC.reshape(batch, -1, PIXELS * channels)  # rows of a few pixels
+        x_BRW = x_BRW - self._of_each_pixel(self._mean(x_BRW))
+        scale_BC = self._mean(x_BRW * x_BRW).add_(self.eps).rsqrt_()
+        if self.weight is None or self.bias is None:
+            y_BRW = x_BRW.mul_(self._of_each_pixel(scale_BC))
+        else:
+            y_BRW = torch.addcmul(self.bias, x_BRW, self._of_each_pixel(scale_BC * self.weight))
+        return y_BRW.view(x_BHWC.shape).permute(0, 3, 1, 2)
+
+    def _mean(self, x_BRW: Tensor) -> Tensor:
+        """For each channel, (B, C), the mean over the channels of its group."""
+        sum_BC = x_BRW.sum(1).unflatten(1, (PIXELS, -1)).sum(1)
+        sum_BGD = sum_BC.unflatten(1, (self.groups, -1))
+        if sum_BGD.shape[2] > 1:
+            sum_BGD = sum_BGD.sum(2, keepdim=True).expand_as(sum_BGD)
+        return sum_BGD.flatten(1) / (x_BRW[0].numel() // self.groups)
+
+    @staticmethod
+    def _of_each_pixel(y_BC: Tensor) -> Tensor:
+        return y_BC.repeat(1, PIXELS).unsqueeze(1)
+
+
+class NestedFusion(nn.Module):
+    """The sum of all carries to one branch; those from coarser branches are added up on the way, at each of these."""
+
+    def __init__(self, fusion: Fusion, target: int) -> None:
+        super().__init__()
+        self.target = target
+        self.finer = fusion[:target]
+        # Without the upsampling, their last step.
+        self.coarser = nn.ModuleList([carry.net[:-1] for carry in fusion[target + 1 :] if isinstance(carry, CarryUp)])
+
+    def forward(self, z_branches: list[Tensor]) -> Tensor:
+        own_BCHW = z_branches[self.target]
+        sums = [carry(z) for carry, z in zip(self.finer, z_branches, strict=False)]
+        coarser = [carry(z) for carry, z in zip(self.coarser, z_branches[self.target + 1 :], strict=True)]
+        if coarser:
+            own_BCHW = reduce(lambda coarse, fine: plus_upsampled(fine, coarse), [*reversed(coarser), own_BCHW])
+        return reduce(Tensor.add_, [*sums[1:], own_BCHW], sums[0]) if sums else own_BCHW
+
+
+def plus_upsampled(fine_BCHW: Tensor, coarse_BCHW: Tensor) -> Tensor:
+    """The sum of a channels-last image and one of half its resolution, each of whose pixels goes to four."""
+    fine_BHWC, coarse_BHWC = (y_BCHW.permute(0, 2, 3, 1) for y_BCHW in (fine_BCHW, coarse_BCHW))
+    row_BHWC = torch.cat([coarse_BHWC, coarse_BHWC], dim=3)  # each pixel twice, side by side
+    both_rows = fine_BHWC.unflatten(1, (-1, 2)).flatten(3) + row_BHWC.flatten(2).unsqueeze(2)
+    return both_rows.view(fine_BHWC.shape).permute(0, 3, 1, 2)
+
+
+class JoinedBottleneck(nn.Module):
+    """A bottleneck of the head whose last convolution and shortcut are one convolution, of both their inputs."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, block: HeadBottleneck) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = block.conv1, block.conv2
+        last, shortcut = block.conv3, block.downsample[0]
+        assert isinstance(shortcut, nn.Conv2d)
+        assert last.bias is not None  # batch norms are folded
+        assert shortcut.bias is not None
+        self.register_buffer("weight", torch.cat([last.weight.detach(), shortcut.weight.detach()], dim=1))
+        self.register_buffer("bias", last.bias.detach() + shortcut.bias.detach())
+
+    def forward(self, z_BCHW: Tensor) -> Tensor:
+        out = self.conv2(self.conv1(z_BCHW).relu_()).relu_()
+        return F.conv2d(torch.cat([out, z_BCHW], dim=1), self.weight, self.bias).relu_()
+
+
 class PairedConvolution(nn.Module):
     """A 3x3 convolution of padding 1 that computes pixels 2j and 2j + 1 of a row as channels of one, by a 3x4 kernel.
 
@@ -94,14 +214,16 @@ class PairedConvolution(nn.Module):
     """
 
     weight: Tensor
+    bias: Tensor | None
 
     def __init__(self, convolution: nn.Conv2d) -> None:
         super().__init__()
-        weight_OIHW = convolution.weight.detach()
+        weight_OIHW, bias_O = convolution.weight.detach(), convolution.bias
         self.out_channels = len(weight_OIHW)
         self.register_buffer("weight", torch.cat([F.pad(weight_OIHW, (0, 1)), F.pad(weight_OIHW, (1, 0))]))
+        self.register_buffer("bias", None if bias_O is None else bias_O.detach().repeat(2))
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        pairs = F.conv2d(x_BCHW, self.weight, stride=(1, 2), padding=1)
+        pairs = F.conv2d(x_BCHW, self.weight, self.bias, stride=(1, 2), padding=1)
         y_BHWC = pairs.permute(0, 2, 3, 1).contiguous().view(*x_BCHW.shape[:1], *x_BCHW.shape[2:], self.out_channels)
         return y_BHWC.permute(0, 3, 1, 2)

@@ -136,6 +136,14 @@ class CarryDown(nn.Module):
         return self.net(z_BCHW)
 
 
+class Fusion(nn.ModuleList):
+    """The carries of all branches to one of them, and their sum."""
+
+    def forward(self, z_branches: list[Tensor]) -> Tensor:
+        first, second, *others = [carry(z) for carry, z in zip(self, z_branches, strict=True)]
+        return reduce(Tensor.add_, others, first + second)
+
+
 class PostFusion(nn.Module):
     """What each branch goes through after fusion, whose sum it overwrites."""
 
@@ -157,9 +165,7 @@ class MDEQLayer(nn.Module):
         self.branches = nn.ModuleList([Branch(c, groups) for c in channels])
         self.fuse_layers = nn.ModuleList(
             [
-                nn.ModuleList(
-                    [self._carry(channels[source], c, source - target, groups) for source in range(len(channels))]
-                )
+                Fusion([self._carry(channels[source], c, source - target, groups) for source in range(len(channels))])
                 for target, c in enumerate(channels)
             ]
         )
@@ -176,12 +182,7 @@ class MDEQLayer(nn.Module):
     def forward(self, z_branches: list[Tensor], injection_BCHW: Tensor) -> list[Tensor]:
         injections: list[Tensor | None] = [injection_BCHW, *[None] * (len(z_branches) - 1)]
         z_branches = [branch(z, u) for branch, z, u in zip(self.branches, z_branches, injections, strict=True)]
-        fused = []
-        for carries, post in zip(self.fuse_layers, self.post_fuse_layers, strict=True):
-            assert isinstance(carries, nn.ModuleList)
-            first, second, *others = [carry(z) for carry, z in zip(carries, z_branches, strict=True)]
-            fused.append(post(reduce(Tensor.add_, others, first + second)))
-        return fused
+        return [post(fusion(z_branches)) for fusion, post in zip(self.fuse_layers, self.post_fuse_layers, strict=True)]
 
 
 class HeadBottleneck(nn.Module):
@@ -259,20 +260,25 @@ class MDEQ(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """In what precision the model computes."""
+        """In what precision images, states and logits are, and all that a solver does between evaluations."""
+        return self.mean.dtype
+
+    @property
+    def network_dtype(self) -> torch.dtype:
+        """In what precision stem, layer and head compute: that of states, or a lower one."""
         return self.classifier.weight.dtype
 
     def inject(self, x_BCHW: Tensor) -> Tensor:
         """The stem: the injection into branch 0 of images in [0, 1], which a solve computes once."""
-        return self.stage0(self.downsample((x_BCHW - self.mean) / self.std))
+        return self.stage0(self.downsample(((x_BCHW - self.mean) / self.std).to(self.network_dtype)))
 
     def f(self, z_BD: Tensor, injection_BCHW: Tensor) -> Tensor:
         """One function evaluation."""
-        return self.join(self.fullstage(self.split(z_BD), injection_BCHW))
+        return self.join(self.fullstage(self.split(z_BD.to(self.network_dtype)), injection_BCHW)).to(self.dtype)
 
     def head(self, z_BD: Tensor) -> Tensor:
         """The logits, shape (B, classes), read off a state."""
-        return in_parts(self._head, z_BD, self.head_at_once)
+        return in_parts(self._head, z_BD.to(self.network_dtype), self.head_at_once).to(self.dtype)
 
     def _head(self, z_BD: Tensor) -> Tensor:
         z_branches = self.split(z_BD)

@@ -9,27 +9,37 @@ from srs_ray.job import Job
 from srs_ray.smoothing.certificates import certified_radius, p_cap, smallest_audit, smallest_n
 from srs_ray.smoothing.looks import plan_of_looks, target_p
 
+BFLOAT16_RESIDUAL = 4e-3  # what solves in it hardly get below: half a unit of its last place
+
 
 def check_feasible(job: Job) -> list[str]:
-    """Warnings about radii, tabulated or targets, that n, K and alpha cannot earn.
+    """Warnings about radii, tabulated or targets, that n, K and alpha cannot earn, and a tolerance no solve reaches.
 
-    JobError where nothing can be, and for looks or target radii that no plan can be made of.
+    JobError where nothing can be earned, and for looks or target radii that no plan can be made of.
     """
     _check_looks(job)
-    sigma, cap, settings = job.noise.sigma, radius_cap(job), _settings(job)
+    sigma, cap, settings = job.noise.sigma, radius_cap(job), sampling_limits(job)
     if cap == 0:
         raise JobError(
             f"certificate {job.certificate.kind} with {settings} can certify nothing: "
             f"even if every sample agrees, its bound stays at 1/2 or below; {_enough(job, 0.5)}"
         )
     beyond = sorted({radius for radius in (*job.report.radii, *(job.sampling.target_radii or ())) if radius > cap})
+    warnings = []
+    tolerance = job.sampling.reference.tolerance
+    if job.execution.dtype == "bfloat16" and tolerance is not None and tolerance < BFLOAT16_RESIDUAL:
+        warnings.append(
+            f"in bfloat16 residuals stay at about 3e-3: with sampling.reference.tolerance {tolerance:g} every run of "
+            f"the base classifier takes all of its {job.sampling.reference.steps} steps; 0.01 lets it stop"
+        )
     if not beyond:
-        return []
+        return warnings
     shown = ", ".join(f"{radius:g}" for radius in beyond)
     return [
+        *warnings,
         f"certificate {job.certificate.kind} with {settings} caps the radius at {cap:.3g} ({cap / sigma:.3g} sigma): "
         f"no point can be certified at the {'radii' if len(beyond) > 1 else 'radius'} {shown}; "
-        f"for {max(beyond):g}, {_enough(job, float(ndtr(max(beyond) / sigma)))}"
+        f"for {max(beyond):g}, {_enough(job, float(ndtr(max(beyond) / sigma)))}",
     ]
 
 
@@ -61,7 +71,8 @@ def _check_looks(job: Job) -> None:
         raise JobError(f"sampling.looks: {error}") from error
 
 
-def _settings(job: Job) -> str:
+def sampling_limits(job: Job) -> str:
+    """n, K or the audits' share, and alpha, in words."""
     certificate = job.certificate
     audit = f", K = {certificate.audit:,}" if certificate.audit else ""
     audit = audit if certificate.audit_share is None else f", audits of {certificate.audit_share:.0%} of the hits"

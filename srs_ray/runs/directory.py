@@ -49,13 +49,20 @@ class RunDirectory:
     @staticmethod
     def open(path: str | os.PathLike[str]) -> RunDirectory:
         """Open an existing run to read it. Raises RunDirectoryError where there is none that this version reads."""
+        run = RunDirectory.find(path)
+        if run is None:
+            raise RunDirectoryError(
+                f"{open_storage(path).location}: no run here ({_RUN_JSON} not found); "
+                "give the `output` of a run that was started"
+            )
+        return run
+
+    @staticmethod
+    def find(path: str | os.PathLike[str]) -> RunDirectory | None:
+        """`open`, but None where there is no run."""
         storage = open_storage(path)
         record = _read_record(storage)
-        if record is None:
-            raise RunDirectoryError(
-                f"{storage.location}: no run here ({_RUN_JSON} not found); give the `output` of a run that was started"
-            )
-        return RunDirectory(storage, record)
+        return None if record is None else RunDirectory(storage, record)
 
     @staticmethod
     def create_or_continue(
@@ -100,6 +107,10 @@ class RunDirectory:
     def fingerprint(self) -> Json:
         """The settings that decide what a row means, by dotted name."""
         return self._record.fingerprint
+
+    def refuse_other(self, fingerprint: Json) -> None:
+        """Raises RunDirectoryError, which names what differs, unless a job with this fingerprint continues the run."""
+        _check_fingerprint(self._storage, self.fingerprint, fingerprint)
 
     @property
     def points(self) -> Json:

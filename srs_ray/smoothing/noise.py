@@ -46,8 +46,12 @@ class Philox4x64:
 
     def normals(self, seed: int, point: int, stage: Stage, samples: Sequence[int], size: int) -> Tensor:
         e_ND = np.empty((len(samples), size), dtype=np.float32)
+        generator = _numpy_generator(seed, point, stage, 0)  # set to each sample: a new one for each would take longer
+        start = generator.bit_generator.state
         for row, sample in zip(e_ND, samples, strict=True):
-            _numpy_generator(seed, point, stage, sample).standard_normal(dtype=np.float32, out=row)
+            start["state"]["counter"][1] = sample
+            generator.bit_generator.state = start
+            generator.standard_normal(dtype=np.float32, out=row)
         return torch.from_numpy(e_ND)
 
 

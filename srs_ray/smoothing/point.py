@@ -28,7 +28,7 @@ from srs_ray.smoothing.samplers import Sampler, SerializedSampler, StandardSampl
 from srs_ray.smoothing.sampling import AutoSampling, Certificate, Looks, SerializedSampling, StandardSampling
 
 ABSTAIN = -1
-AUDIT_SHARES = (0.05, 0.15, 0.5)  # that a point may be given by its selection samples
+AUDIT_SHARES = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75)  # of which a point is given one by its selection samples
 PILOT_AUDITS = 16  # of selection's hits, to choose by
 
 
@@ -184,7 +184,7 @@ class PointCertifier:
             sigma=self.sigma,
             seconds=time.perf_counter() - started,
             device=device_name(self.model.device),
-            dtype=str(self.model.dtype).removeprefix("torch."),
+            dtype=str(self.model.network_dtype).removeprefix("torch."),
             batch=self.batch,
         )
 

@@ -18,8 +18,8 @@ class Looks:
 
     target_radii: tuple[float, ...]
     first: int = 100
-    growth: float = 1.5
-    power: float = 1.0
+    growth: float = 1.25
+    power: float = 2.0
     futility: float = 0.01
 
     def plan(self, kind: str, alpha: float, n: int, audit_share: float = 0.0) -> LookPlan:

@@ -8,8 +8,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from srs_ray.models.architectures import ARCHITECTURES
-from srs_ray.models.inference import PairedConvolution, arrange_for_inference
-from srs_ray.models.mdeq import MDEQ, in_parts
+from srs_ray.models.inference import (
+    JoinedBottleneck,
+    NarrowGroupNorm,
+    NestedFusion,
+    PairedConvolution,
+    arrange_for_inference,
+)
+from srs_ray.models.mdeq import MDEQ, Fusion, in_parts
 from srs_ray.models.weights import build_model, inference_model, random_weights, read_weights
 
 CPU = torch.device("cpu")
@@ -53,11 +59,12 @@ def test_a_state_is_taken_apart_and_joined_again_in_either_order() -> None:
 def test_no_batch_norm_is_left_and_narrow_convolutions_are_paired() -> None:
     arranged = inference_model("mdeq-small-cifar10", random_weights("mdeq-small-cifar10"))
     assert not [module for module in arranged.modules() if isinstance(module, nn.BatchNorm2d)]
-    assert [isinstance(b.blocks[0].conv2, PairedConvolution) for b in arranged.fullstage.branches] == [
-        True,
-        False,
-        False,
-    ]
+    blocks = [branch.blocks[0] for branch in arranged.fullstage.branches]
+    head = [incre[0] for incre in arranged.incre_modules]
+    for several in (blocks, head):
+        assert [isinstance(block.conv2, PairedConvolution) for block in several] == [True, False, False]
+    assert all(isinstance(arranged.downsample[place], PairedConvolution) for place in (0, 3))
+    assert [isinstance(block.gn2, NarrowGroupNorm) for block in blocks] == [True, True, False]
 
 
 @pytest.fixture(params=[1, 3], ids=lambda threads: f"{threads} threads")
@@ -92,14 +99,85 @@ def test_float32_logits_are_those_of_the_plain_model_in_float64(weights: str) ->
     assert (inference_model(arch, content).logits(x_BCHW, steps=5) - exact).abs().max() < 5e-4
 
 
+LAYOUTS = (torch.contiguous_format, torch.channels_last)
+
+
 @torch.inference_mode()
-def test_a_paired_convolution_is_the_convolution() -> None:
-    convolution = nn.Conv2d(5, 7, 3, padding=1, bias=False).double()
+def test_in_bfloat16_the_network_computes_and_states_and_logits_stay_float32() -> None:
+    weights = read_weights("mdeq-small-cifar10-sigma50")
+    x_BCHW = torch.rand(32, 3, 32, 32, generator=torch.Generator().manual_seed(4))
+    single = inference_model("mdeq-small-cifar10", weights)
+    half = inference_model("mdeq-small-cifar10", weights, dtype="bfloat16")
+    assert half.network_dtype == torch.bfloat16
+    assert torch.equal(half.mean, single.mean)  # pixels are standardised as they were
+    z_BD = half.f(half.zero_state(32), half.inject(x_BCHW))
+    assert z_BD.dtype == half.zero_state(1).dtype == torch.float32
+    assert torch.equal(z_BD, z_BD.bfloat16().float())  # nothing finer came out of the network
+    expected = single.logits(x_BCHW)
+    logits = half.logits(x_BCHW, steps=8)
+    assert logits.dtype == torch.float32
+    assert 0 < (logits - expected).abs().max() < 0.05 * expected.abs().max()
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@torch.inference_mode()
+def test_a_paired_convolution_is_the_convolution(bias: bool) -> None:
+    convolution = nn.Conv2d(5, 7, 3, padding=1, bias=bias).double()
     x_BCHW = torch.randn(3, 5, 6, 8, dtype=torch.float64)
     paired = PairedConvolution(convolution)
-    for layout in (torch.contiguous_format, torch.channels_last):
-        y_BCHW = paired(x_BCHW.contiguous(memory_format=layout))
-        assert torch.allclose(y_BCHW, F.conv2d(x_BCHW, convolution.weight, padding=1), atol=1e-12)
+    for layout in LAYOUTS:
+        assert torch.allclose(paired(x_BCHW.contiguous(memory_format=layout)), convolution(x_BCHW), atol=1e-12)
+
+
+@pytest.mark.parametrize("affine", [False, True])
+@pytest.mark.parametrize(("groups", "channels"), [(8, 8), (8, 16), (4, 8), (4, 16), (1, 6)])
+@torch.inference_mode()
+def test_a_narrow_group_norm_is_the_group_norm(groups: int, channels: int, affine: bool) -> None:
+    norm = nn.GroupNorm(groups, channels, affine=affine).double()
+    for parameter in norm.parameters():
+        parameter.normal_()
+    x_BCHW = 3 * torch.randn(3, channels, 6, 8, dtype=torch.float64) + 1
+    for layout in LAYOUTS:
+        x_BCHW = x_BCHW.contiguous(memory_format=layout)
+        before_BCHW = x_BCHW.clone()
+        assert torch.allclose(NarrowGroupNorm(norm)(x_BCHW), norm(x_BCHW), atol=1e-12)
+        assert torch.equal(x_BCHW, before_BCHW)
+
+
+@torch.inference_mode()
+def test_a_narrow_group_norm_is_as_exact_as_torchs_where_means_are_large() -> None:
+    norm = nn.GroupNorm(8, 16)
+    x_BCHW = torch.randn(4, 16, 16, 16, generator=torch.Generator().manual_seed(6)) + 30
+    exact = F.group_norm(x_BCHW.double(), 8)
+    x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
+    ours, torchs = ((y_BCHW - exact).abs().max() for y_BCHW in (NarrowGroupNorm(norm)(x_BCHW), norm(x_BCHW)))
+    assert ours <= torchs
+
+
+@pytest.mark.parametrize("target", range(4))
+@torch.inference_mode()
+def test_a_nested_fusion_is_the_fusion_and_leaves_the_branches_as_they_are(target: int) -> None:
+    plain = trained_norms("mdeq-large-cifar10")
+    fusion = plain.fullstage.fuse_layers[target]
+    assert isinstance(fusion, Fusion)
+    nested = NestedFusion(fusion, target)
+    shapes = plain.config.branch_shapes
+    for layout in LAYOUTS:
+        z_branches = [torch.randn(3, *s, dtype=torch.float64).contiguous(memory_format=layout) for s in shapes]
+        before = [z.clone() for z in z_branches]
+        assert torch.allclose(nested(z_branches), fusion(z_branches), atol=1e-12)
+        assert all(torch.equal(z, b) for z, b in zip(z_branches, before, strict=True))
+
+
+@torch.inference_mode()
+def test_a_bottleneck_with_its_shortcut_joined_is_the_bottleneck() -> None:
+    plain = trained_norms("mdeq-small-cifar10")
+    z_branches = [torch.randn(3, *shape, dtype=torch.float64) for shape in plain.config.branch_shapes]
+    expected = [incre(z) for incre, z in zip(plain.incre_modules, z_branches, strict=True)]
+    arranged = arrange_for_inference(plain, CPU, torch.float64)
+    for incre, z, y in zip(arranged.incre_modules, z_branches, expected, strict=True):
+        assert isinstance(incre[0], JoinedBottleneck)
+        assert torch.allclose(incre(z), y, atol=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def test_radii_beyond_the_cap_are_named_with_what_would_earn_them(digits_job):
     )
     [warning] = check_feasible(job)
     assert "caps the radius at 0.509 (2.04 sigma)" in warning
-    assert "certified at the radius 0.625" in warning
+    assert "at the radius 0.625" in warning
     name, value = enough(warning)
     assert name == "certificate.audit"
     assert (

@@ -51,6 +51,14 @@ def test_a_sample_is_the_same_drawn_alone_or_with_others_in_any_order(generator)
         assert torch.equal(generator.normals(5, 17, Stage.ESTIMATION, [sample], 50)[0], together[row])
 
 
+def test_every_sample_is_a_fresh_philox_of_numpys():
+    drawn = Philox4x64().normals(5, 17, Stage.ESTIMATION, [3, 2**40], 101)
+    for row, sample in zip(drawn, [3, 2**40], strict=True):
+        counter, key = (np.array(words, dtype=np.uint64) for words in ([0, sample, Stage.ESTIMATION, 1], [5, 17]))
+        fresh = np.random.Generator(np.random.Philox(counter=counter, key=key))
+        assert row.tolist() == fresh.standard_normal(101, dtype=np.float32).tolist()
+
+
 @BOTH
 def test_a_longer_draw_begins_with_the_shorter_one(generator):
     longer = generator.normals(5, 17, Stage.ESTIMATION, [2], 101)

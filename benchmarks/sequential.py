@@ -1,0 +1,205 @@
+"""What stopping when the answer is known saves on a trained model, by method and radius grid, and what it loses.
+
+    python benchmarks/sequential.py --images ../shared/data/cifar10-test.parquet [--points 50]
+
+The predictions of n noisy samples of each point, by the base classifier F and along chains by SRS, are drawn once and
+kept (--folder); the same command goes on where it stopped. Every way of sampling is then played on them by the code
+that certifies points, so that all ways see the same noise. A decision is whether a point has a target radius; it is set
+beside that of n samples of F at full alpha, which no alpha is spent on looks for. Function evaluations are those of
+selection, estimation and audits together.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from point import SHIPPED
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from srs_ray.data import open_dataset
+from srs_ray.models.solvers import SolverSetting
+from srs_ray.models.weights import load_model
+from srs_ray.runner.allocator import keep_freed_memory
+from srs_ray.smoothing.base_classifier import NO_CLASS, BaseClassifier, Predictions
+from srs_ray.smoothing.certificates import clopper_pearson_lower
+from srs_ray.smoothing.looks import target_p
+from srs_ray.smoothing.noise import NoisyPoint, Stage, noise_generator
+from srs_ray.smoothing.point import PointCertifier, default_batch, selected_class
+from srs_ray.smoothing.samplers import SerializedSampler, StandardSampler
+from srs_ray.smoothing.sampling import AutoSampling, Certificate, Looks, SerializedSampling, StandardSampling
+
+ARCH = "mdeq-small-cifar10"
+SIGMA, ALPHA, N0, N, CHAINS, WARMUP, SEED = 0.5, 0.001, 100, 10_000, 64, 10, 0
+GRIDS = {"0, 0.25, ..., 1.5": np.arange(0, 1.75, 0.25), "0, 0.5, 1": np.arange(0, 1.5, 0.5), "0": np.zeros(1)}
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What F and the chains said of one point's samples, selection first, and the mean evaluations of one run of F."""
+
+    index: int
+    said_by_f_N: np.ndarray
+    said_by_srs_N: np.ndarray
+    reference_evaluations: float
+
+    def predict(self, _: NoisyPoint, stage: Stage, numbers: np.ndarray) -> Predictions:
+        """As BaseClassifier.predict."""
+        classes_N = self.said_by_f_N[np.asarray(numbers) + (N0 if stage == Stage.ESTIMATION else 0)]
+        return Predictions(classes_N, round(len(classes_N) * self.reference_evaluations), 0, 0)
+
+    def draw(self, stage: Stage, count: int, first: int = 0) -> Predictions:
+        """As SerializedSampler.draw, of one step."""
+        begin = first + (N0 if stage == Stage.ESTIMATION else 0)
+        warmed_up = max(0, min(CHAINS, first + count) - first) if stage == Stage.SELECTION else 0
+        return Predictions(self.said_by_srs_N[begin : begin + count], count + (WARMUP - 1) * warmed_up, 0, 0)
+
+
+def record(model: torch.nn.Module, x_CHW: torch.Tensor, index: int, batch: int) -> Recorded:
+    """Draws all samples of a point, as runs draw them."""
+    point = NoisyPoint(x_CHW, SIGMA, SEED, index, noise_generator("auto", "cpu"))
+    base = BaseClassifier(model, model.config.reference, batch)
+    one_step = SolverSetting(model.config.reference.solver, 1)
+    samplers = StandardSampler(base, point), SerializedSampler(model, point, one_step, WARMUP, CHAINS, batch)
+    stages = (Stage.SELECTION, N0), (Stage.ESTIMATION, N)
+    said = [[sampler.draw(stage, count) for stage, count in stages] for sampler in samplers]
+    by_f, by_srs = (np.concatenate([part.classes_N for part in parts]) for parts in said)
+    return Recorded(index, by_f, by_srs, sum(part.evaluations for part in said[0]) / (N0 + N))
+
+
+def recorded(folder: Path, images: str, points: int) -> list[Recorded]:
+    """The points' predictions from the folder; those that are not there yet are drawn."""
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    folder.mkdir(parents=True, exist_ok=True)
+    model = load_model(ARCH, SHIPPED[ARCH])
+    dataset = open_dataset("parquet", images, None, model.config.input_shape)
+    done = []
+    for index in track(range(0, len(dataset), len(dataset) // points), "points", transient=True):
+        path = folder / f"{index}.npz"
+        if not path.exists():
+            at = record(model, dataset.image(index), index, default_batch(model.config, "cpu"))
+            np.savez(path, f=at.said_by_f_N, srs=at.said_by_srs_N, reference_evaluations=at.reference_evaluations)
+        stored = np.load(path)
+        done.append(Recorded(index, stored["f"], stored["srs"], float(stored["reference_evaluations"])))
+    return done
+
+
+@dataclass(frozen=True)
+class Played:
+    """What a way of sampling came to for one point."""
+
+    p_lower: float
+    samples: int
+    evaluations: float
+    by_srs: bool
+
+
+def play(certifier: PointCertifier, at: Recorded) -> Played:
+    """Certifies a point from what is recorded of it, by the certifier's own code."""
+    point = NoisyPoint(torch.zeros(certifier.model.config.input_shape), SIGMA, SEED, at.index, certifier.generator)
+    base = cast(BaseClassifier, at)
+    sampler = StandardSampler(base, point) if isinstance(certifier.sampling, StandardSampling) else at
+    selection = sampler.draw(Stage.SELECTION, N0)
+    selected = selected_class(selection.classes_N)
+    if selected == NO_CLASS:
+        return Played(0.0, N0, selection.evaluations, False)
+    hits = np.flatnonzero(selection.classes_N == selected)
+    sampler, done = certifier._estimate(base, point, sampler, selected, hits)
+    evaluations = selection.evaluations + done.evaluations + done.audit.evaluations + done.pilot.evaluations
+    return Played(done.p_lower, N0 + len(done.classes_N), evaluations, not isinstance(sampler, StandardSampler))
+
+
+def ways(
+    radii: np.ndarray, reference: SolverSetting
+) -> Iterator[tuple[str, StandardSampling | SerializedSampling, Certificate]]:
+    """The ways to sample that are set beside each other, with their certificates."""
+    one_step = SolverSetting(reference.solver, 1)
+    targets = tuple(radii.tolist())
+
+    def serialized(looks: Looks | None = None) -> SerializedSampling:
+        return SerializedSampling(one_step, reference, N0, N, CHAINS, WARMUP, looks=looks)
+
+    yield "standard, fixed n", StandardSampling(reference, N0, N), Certificate("cohen", ALPHA)
+    for kind in ("mixture", "cohen"):
+        yield f"standard, {kind}", StandardSampling(reference, N0, N, looks=Looks(targets)), Certificate(kind, ALPHA)
+    for audit in (400, 4000):
+        yield f"srs, fixed n, K = {audit:,}", serialized(), Certificate("exact", ALPHA, audit)
+    for share in (0.05, 0.15, 0.5):
+        yield f"srs, tau {share:g}", serialized(Looks(targets)), Certificate("exact", ALPHA, audit_share=share)
+    for most_lost, futility in ((0.01, 0.01), (0.02, 0.01), (0.05, 0.01), (0.1, 0.01), (0.1, 0.1)):
+        looks = Looks(targets, futility=futility)
+        sampling = AutoSampling(one_step, reference, N0, N, CHAINS, WARMUP, looks=looks, most_lost=most_lost)
+        yield f"auto, most_lost {most_lost:g}, futility {futility:g}", sampling, Certificate("exact", ALPHA)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", required=True, help="a Parquet file of CIFAR-10 images")
+    parser.add_argument("--points", type=int, default=50)
+    parser.add_argument("--folder", type=Path, default=Path("runs/sequential"), help="where predictions are kept")
+    given = parser.parse_args()
+    points = recorded(given.folder, given.images, given.points)
+    model = load_model(ARCH, SHIPPED[ARCH])
+    reference = model.config.reference
+
+    fixed = np.array([clopper_pearson_lower(hits_of_f(at), N, ALPHA) for at in points])
+    console = Console(width=140)
+    for name, radii in GRIDS.items():
+        targets = [target_p(radius, SIGMA) for radius in radii]
+        reached = fixed[:, None] > targets
+        table = Table(title=f"{len(points)} points, target radii {name}; means per point")
+        for heading in (
+            "",
+            "samples",
+            "evaluations",
+            "fewer than F",
+            "than 30 steps",
+            "equal",
+            "lost",
+            "gained",
+            "by SRS",
+        ):
+            table.add_column(heading, justify="right" if heading else "left")
+        of_f = (N0 + N) * float(np.mean([at.reference_evaluations for at in points]))
+        for way, sampling, certificate in ways(radii, reference):
+            certifier = PointCertifier(
+                model,
+                sampling,
+                certificate,
+                SIGMA,
+                noise_generator("auto", "cpu"),
+                SEED,
+                default_batch(model.config, "cpu"),
+            )
+            done = [play(certifier, at) for at in points]
+            certified = np.array([outcome.p_lower for outcome in done])[:, None] > targets
+            evaluations = float(np.mean([outcome.evaluations for outcome in done]))
+            table.add_row(
+                way,
+                f"{np.mean([outcome.samples for outcome in done]):,.0f}",
+                f"{evaluations:,.0f}",
+                f"{of_f / evaluations:.1f} times",
+                f"{(N0 + N) * reference.steps / evaluations:.1f} times",
+                f"{(certified == reached).mean():.1%}",
+                f"{(~certified & reached).sum()}",
+                f"{(certified & ~reached).sum()}",
+                f"{np.mean([outcome.by_srs for outcome in done]):.0%}",
+            )
+        console.print(table)
+
+
+def hits_of_f(at: Recorded) -> int:
+    """F's hits among the estimation samples, of the class that F's selection chose."""
+    return int((at.said_by_f_N[N0:] == selected_class(at.said_by_f_N[:N0])).sum())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""The command `srs-ray plan`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from srs_ray.cli_options import (
+    AddressOption,
+    DeviceOption,
+    DownloadOption,
+    JobFile,
+    NoRayOption,
+    OutputOption,
+    Set,
+    WeightsOption,
+    WorkersOption,
+    backend_opener,
+    overrides,
+)
+
+PLAN_EXAMPLE = "Example: srs-ray plan jobs/paper/cifar10-small-srs-3a.yaml --pilot 20 --target-radius 1.0"
+
+
+def plan(
+    context: typer.Context,
+    job_file: JobFile,
+    pilot: Annotated[int, typer.Option(min=0, help="How many points to certify first; 0: none.")] = 20,
+    target_radius: Annotated[
+        str | None,
+        typer.Option(help="Propose settings that certify at this radius, in pixel units of [0, 1], such as 1.0."),
+    ] = None,
+    settings: Set = None,
+    output: OutputOption = None,
+    weights: WeightsOption = None,
+    device: DeviceOption = None,
+    workers: WorkersOption = None,
+    address: AddressOption = None,
+    no_ray: NoRayOption = False,
+    download: DownloadOption = False,
+    form: Annotated[str, typer.Option("--format", help="table or json.")] = "table",
+) -> None:
+    """What a job will cost and can earn, from a pilot of evenly spread points, and what to change to reach a radius.
+
+    The pilot's rows go into the job's run directory: nothing is done twice, and `srs-ray certify JOB` goes on from
+    there. Exit codes are those of `certify`, for the pilot.
+    """
+    if form not in ("table", "json"):
+        raise typer.BadParameter(f"no format {form!r}; there are table and json")
+    options = {
+        "output": output,
+        "model.weights": weights,
+        "execution.device": device,
+        "execution.workers": workers,
+    }
+    from srs_ray.job_file import load_job
+
+    job = load_job(job_file, overrides(settings, options))
+    target = None if target_radius is None else _target(target_radius, job.noise.sigma)
+    debug = context.find_root().params["debug"]
+    open_backend = backend_opener(job.execution, address, no_ray, worker_logs=debug)
+
+    from srs_ray.runner.pilot import run_pilot
+    from srs_ray.runner.plan_text import print_plan
+    from srs_ray.runner.planning import plan_job
+
+    console = Console(stderr=form == "json")
+    done = run_pilot(job, open_backend, console, pilot, download)
+    made = plan_job(job, done.indices, done.pilot, done.rows, done.workers, target)
+    if form == "json":
+        typer.echo(json.dumps(asdict(made), indent=2))
+    else:
+        print_plan(made, console)
+    if done.summary is not None:
+        if done.summary.signal is not None:
+            console.print("stopped by a signal: the plan rests on the points that were done", highlight=False)
+        raise typer.Exit(done.summary.exit_code)
+
+
+def _target(text: str, sigma: float) -> float:
+    from srs_ray.analysis.radii import parse_radii
+    from srs_ray.smoothing.looks import target_p
+
+    radii = [float(radius) for radius in parse_radii(text)]
+    if len(radii) != 1 or radii[0] <= 0:
+        raise typer.BadParameter(f"--target-radius {text!r}: expected one radius above 0")
+    try:
+        target_p(radii[0], sigma)
+    except ValueError as error:
+        raise typer.BadParameter(
+            f"--target-radius {text}: no probability below 1 earns it at sigma {sigma:g}"
+        ) from error
+    return radii[0]

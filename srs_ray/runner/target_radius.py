@@ -1,0 +1,233 @@
+"""Which n, K or audit share certify a point at a wanted radius, on the counts that such a point is expected to have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from math import ceil, floor
+
+from scipy.special import ndtr, ndtri
+
+from srs_ray.job import Job
+from srs_ray.runs.schema import Row
+from srs_ray.smoothing.certificates import p_lower
+from srs_ray.smoothing.looks import LookCounts, plan_of_looks, target_p
+
+MOST_SAMPLES = 10**7
+MARGIN = 1.1  # the true radius of the point that is to be certified, over the target
+_ROUND_NUMBERS = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)
+_FEWEST_NEIGHBOURS = 5
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """Of so many audited hits, of so many points, so many were not F's."""
+
+    points: int
+    audited: int
+    disagreed: int
+
+    @property
+    def rate(self) -> float:
+        """0 where nothing was audited."""
+        return self.disagreed / self.audited if self.audited else 0.0
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """Settings, by dotted name, that certify the point; `evaluations` is what it costs: with looks, at most."""
+
+    settings: dict[str, int | float | list[float]]
+    evaluations: float
+
+    @property
+    def options(self) -> str:
+        """As options of the command line."""
+        return " ".join(f"--set {name}={str(value).replace(' ', '')}" for name, value in self.settings.items())
+
+
+@dataclass(frozen=True)
+class TargetPlan:
+    """What certifies a point whose true radius is MARGIN times `radius`, so that its p_A is `p_true`.
+
+    `p_needed` is what the bound is to exceed, `enough_now` whether the job's own settings suffice, `proposal` the
+    cheapest that do with at most MOST_SAMPLES (None: none do), and `standard` what standard sampling of fixed n would
+    need instead. A job that is not `audited` has no disagreement, and no other way to sample.
+    """
+
+    radius: float
+    true_radius: float
+    p_needed: float
+    p_true: float
+    audited: bool
+    disagreement: Disagreement
+    enough_now: bool
+    proposal: Proposal | None
+    standard: Proposal | None
+
+
+def plan_target(job: Job, sample: Sequence[Row], radius: float) -> TargetPlan:
+    """The cheapest settings that certify at `radius`, above 0. Rows of the sample say how often chains disagree with F,
+    and what a sample and an audit cost; without any, chains are taken to agree, and solvers to take all their steps.
+
+    Raises ValueError for a radius that no probability below 1 earns.
+    """
+    sigma = job.noise.sigma
+    p_needed, p_true = target_p(radius, sigma), float(ndtr(MARGIN * radius / sigma))
+    audited = job.sampling.method == "srs"
+    disagreement = disagreement_near(sample, p_true) if audited else Disagreement(0, 0, 0)
+
+    def enough(candidate: Job) -> bool:
+        return expected_bound(candidate, p_true, disagreement.rate) > p_needed
+
+    per_sample, per_audit = _prices(job, sample)
+    proposal = _cheapest(job, enough, p_true, per_sample, per_audit) if audited else _fewest(job, enough, per_sample)
+    if proposal is not None and job.sampling.target_radii is not None and radius not in job.sampling.target_radii:
+        radii = [*job.sampling.target_radii, radius]
+        proposal = Proposal({**proposal.settings, "sampling.target_radii": radii}, proposal.evaluations)
+    return TargetPlan(
+        radius=radius,
+        true_radius=MARGIN * radius,
+        p_needed=p_needed,
+        p_true=p_true,
+        audited=audited,
+        disagreement=disagreement,
+        enough_now=enough(job),
+        proposal=proposal,
+        standard=_by_standard_sampling(job, p_true, p_needed, per_audit) if audited else None,
+    )
+
+
+def expected_bound(job: Job, p: float, disagreement: float) -> float:
+    """The bound of the job's certificate on what n samples come to where a share p of them are hits: F's own for
+    `standard` and `auto`, else the chains', of which F does not confirm a share `disagreement`.
+
+    Counts are rounded against the point. By looks it is the bound of the last one.
+    """
+    sampling, certificate = job.sampling, job.certificate
+    hits = floor(sampling.n * p)
+    share = certificate.audit_share or 0.0
+    audited = min(certificate.audit, hits) if sampling.looks is None else floor(hits * share)
+    disagreed = ceil(audited * disagreement)
+    if sampling.looks is None:
+        return p_lower(certificate.kind, hits, sampling.n, audited, disagreed, certificate.alpha)
+    kind = "mixture" if sampling.method == "auto" else certificate.kind
+    plan = plan_of_looks(kind, certificate.alpha, sampling.n, sampling.looks.model_dump(), share)
+    return plan.p_lower([LookCounts(sampling.n, hits, audited, disagreed)])
+
+
+def with_settings(job: Job, n: int, audit: int | None = None, audit_share: float | None = None) -> Job:
+    """The job with another n and, if given, another K or share of audits."""
+    sampling = job.sampling.model_copy(update={"n": n})
+    audits = {"audit": audit, "audit_share": audit_share}
+    certificate = job.certificate.model_copy(update={name: v for name, v in audits.items() if v is not None})
+    return job.model_copy(update={"sampling": sampling, "certificate": certificate})
+
+
+def hits_of(row: Row) -> int:
+    """How often estimation said the selected class."""
+    return dict(zip(row["classes"], row["counts"], strict=True)).get(row["selected"], 0)
+
+
+def disagreement_near(sample: Sequence[Row], p: float) -> Disagreement:
+    """The disagreement of the third of the audited points, but at least five, whose rates of hits are nearest to p.
+
+    Chains err where the classifier is undecided: points far from p would speak of others. Near is on the scale of
+    radii, Phi^-1 of the rate.
+    """
+    audited = [row for row in sample if row["audited"]]
+    quantile = float(ndtri(p))
+    audited.sort(key=lambda row: abs(float(ndtri((hits_of(row) + 0.5) / (row["n"] + 1))) - quantile))
+    near = audited[: max(_FEWEST_NEIGHBOURS, len(audited) // 3)]
+    return Disagreement(len(near), sum(row["audited"] for row in near), sum(row["disagreed"] for row in near))
+
+
+def _prices(job: Job, sample: Sequence[Row]) -> tuple[float, float]:
+    """Evaluations for a sample and for an audited hit: means of the points sampled as is meant, or else all steps.
+
+    For `auto` that is standard sampling, which needs no audit.
+    """
+    sampling = job.sampling
+    if sampling.method == "auto":
+        sample = [row for row in sample if row["method"] == "standard"]
+    steps = float(sampling.steps if sampling.method == "srs" else sampling.reference.steps)
+    drawn = sum(row["n0"] + row["n"] for row in sample)
+    audited = sum(row["audited"] for row in sample)
+    return (
+        sum(row["function_evaluations"] for row in sample) / drawn if drawn else steps,
+        sum(row["reference_evaluations"] for row in sample) / audited if audited else float(sampling.reference.steps),
+    )
+
+
+def _sizes() -> Iterator[int]:
+    """Round numbers of samples, ascending from 10 to MOST_SAMPLES."""
+    for exponent in range(1, len(str(MOST_SAMPLES)) - 1):
+        yield from (round(number * 10**exponent) for number in _ROUND_NUMBERS)
+    yield MOST_SAMPLES
+
+
+def _cheapest(
+    job: Job, enough: Callable[[Job], bool], p: float, per_sample: float, per_audit: float
+) -> Proposal | None:
+    """The cheapest of all round numbers of samples, each with the fewest audits that are enough: K, or a whole percent
+    of the hits."""
+    best: Proposal | None = None
+    by_looks = job.sampling.looks is not None
+    for n in _sizes():
+        if best is not None and n * per_sample >= best.evaluations:
+            break
+        hits = floor(n * p)
+        audits = _fewest_audits(job, enough, n, 100 if by_looks else hits)
+        if audits is None:
+            continue
+        cost = n * per_sample + (hits * audits / 100 if by_looks else audits) * per_audit
+        if best is None or cost < best.evaluations:
+            chosen = {"certificate.audit_share": audits / 100} if by_looks else {"certificate.audit": audits}
+            best = Proposal({"sampling.n": n, **chosen}, cost)
+    return best
+
+
+def _fewest_audits(job: Job, enough: Callable[[Job], bool], n: int, most: int) -> int | None:
+    """The least K, to two digits, or by looks the least percentage, that is enough at n; None if `most` is not."""
+    by_looks = job.sampling.looks is not None
+
+    def suffices(audits: int) -> bool:
+        changed = with_settings(job, n, audit_share=audits / 100) if by_looks else with_settings(job, n, audits)
+        return enough(changed)
+
+    least = _least(suffices, most)
+    if least is None or by_looks:
+        return least
+    return rounded if suffices(rounded := min(_round_up(least), most)) else least
+
+
+def _fewest(job: Job, enough: Callable[[Job], bool], per_sample: float) -> Proposal | None:
+    """The fewest samples, to two digits, that are enough where nothing is audited."""
+    n = _least(lambda n: enough(with_settings(job, n)), MOST_SAMPLES)
+    if n is None:
+        return None
+    n = rounded if enough(with_settings(job, rounded := min(_round_up(n), MOST_SAMPLES))) else n
+    return Proposal({"sampling.n": n}, n * per_sample)
+
+
+def _by_standard_sampling(job: Job, p: float, p_needed: float, per_sample: float) -> Proposal | None:
+    alpha = job.certificate.alpha
+    n = _least(lambda n: p_lower("cohen", floor(n * p), n, 0, 0, alpha) > p_needed, MOST_SAMPLES)
+    return None if n is None else Proposal({"sampling.n": n}, n * per_sample)
+
+
+def _least(enough: Callable[[int], bool], most: int) -> int | None:
+    """A number from 1 to `most` that is enough while one less is not; None if `most` is not enough."""
+    if most < 1 or not enough(most):
+        return None
+    low, high = 0, most
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
+
+
+def _round_up(number: int) -> int:
+    """To two digits."""
+    unit = 10 ** max(0, len(str(number)) - 2)
+    return -(-number // unit) * unit
