@@ -26,6 +26,11 @@ BOTH = pytest.mark.parametrize("settings", [SRS, STANDARD], ids=["srs", "standar
 HOW = ("seconds", "finished_at", "worker")
 
 
+def by_looks(*radii: float) -> Looks:
+    """Every setting named, so that other defaults leave these points as they are."""
+    return Looks(radii, first=50, growth=1.5, power=1.0, futility=0.01)
+
+
 def results(row: PointRow) -> dict[str, object]:
     """The row without its times and places."""
     return {name: value for name, value in dataclasses.asdict(row).items() if name not in HOW}
@@ -48,7 +53,7 @@ def all_classes(model, digit, settings, n: int) -> np.ndarray:
 
 @BOTH
 def test_a_point_ends_early_and_has_then_seen_the_first_of_the_samples_that_all_n_would_be(model, digit, settings):
-    looks = Looks((0.1, 0.3), first=50)
+    looks = by_looks(0.1, 0.3)
     row = srs_ray.certify_point(model, digit, **settings, looks=looks)
     assert (row.stopped, row.radius >= 0.3) == ("resolved", True)
     assert row.n < 300
@@ -70,7 +75,7 @@ def test_every_read_look_is_of_all_hits_below_the_share_run_again_by_the_base_cl
     model, digit, chains, share, sigma
 ):
     settings = SRS | {"chains": chains, "audit_share": share, "sigma": sigma}
-    looks = Looks((0.1, 0.33), first=50)
+    looks = by_looks(0.1, 0.33)
     row = srs_ray.certify_point(model, digit, **settings, looks=looks)
     assert len(row.look_n) > 1
     assert row.disagreed > 0, "the audit must have something to find"
@@ -93,7 +98,7 @@ def test_every_read_look_is_of_all_hits_below_the_share_run_again_by_the_base_cl
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_the_bound_is_that_of_the_plan_on_the_looks_of_the_row(model, digit, settings, kind):
-    looks = Looks((0.1, 0.33), first=50)
+    looks = by_looks(0.1, 0.33)
     row = srs_ray.certify_point(model, digit, **settings, certificate=kind, looks=looks)
     share = 0.5 if settings is SRS else 0.0
     assert row.audit_share == share
@@ -104,7 +109,7 @@ def test_the_bound_is_that_of_the_plan_on_the_looks_of_the_row(model, digit, set
 
 
 def test_the_certificates_defaults_are_those_for_looks(model, digit):
-    looks = Looks((0.1,), first=50)
+    looks = by_looks(0.1)
     for settings, kind in ((SRS, "exact"), (STANDARD, "mixture")):
         named = srs_ray.certify_point(model, digit, **settings, certificate=kind, looks=looks)
         assert results(srs_ray.certify_point(model, digit, **settings, looks=looks)) == results(named)
@@ -116,7 +121,7 @@ def test_the_certificates_defaults_are_those_for_looks(model, digit):
 )
 def test_a_point_says_why_it_ended(model, digit, settings, n, target, stopped):
     """The digit earns a radius of about 0.34 of 200 samples, and never 1.9."""
-    row = srs_ray.certify_point(model, digit, **(settings | {"n": n}), looks=Looks((target,), first=50))
+    row = srs_ray.certify_point(model, digit, **(settings | {"n": n}), looks=by_looks(target))
     assert row.stopped == stopped
     assert (row.radius >= target) == (stopped == "resolved")
     assert (row.n == n) == (stopped == "spent")
@@ -125,7 +130,7 @@ def test_a_point_says_why_it_ended(model, digit, settings, n, target, stopped):
 
 
 def test_a_point_beyond_hope_abstains_at_the_first_looks_and_nothing_of_it_is_audited(model, digit):
-    row = srs_ray.certify_point(model, digit, **(SRS | {"sigma": 1.0, "n": 10_000}), looks=Looks((0.0, 0.5), first=50))
+    row = srs_ray.certify_point(model, digit, **(SRS | {"sigma": 1.0, "n": 10_000}), looks=by_looks(0.0, 0.5))
     assert (row.predicted, row.radius, row.p_lower, row.stopped) == (-1, 0.0, 0.0, "futile")
     assert row.n < 200
     assert (row.audited, row.reference_evaluations, row.look_n) == (0, 0, [])
@@ -145,7 +150,7 @@ def test_a_selection_without_a_class_draws_and_reads_nothing(model, digit):
 def test_too_many_samples_without_a_prediction_are_an_error_at_the_first_look_that_sees_them(
     model, digit, broken_samples
 ):
-    sampling = StandardSampling(model.config.reference, 30, 600, 0.1, Looks((1.9, 0.3), first=50))
+    sampling = StandardSampling(model.config.reference, 30, 600, 0.1, by_looks(1.9, 0.3))
     generator = broken_samples(set(range(20)))
     with pytest.raises(PointError, match=r"^20 of 54 estimation samples"):
         PointCertifier(model, sampling, Certificate("mixture"), 0.5, generator, 0, 64).certify(digit, 12, 6)
@@ -156,7 +161,7 @@ def test_too_many_samples_without_a_prediction_are_an_error_at_the_first_look_th
 
 @BOTH
 def test_another_batch_gives_the_same_looks(model, digit, settings):
-    looks = Looks((0.1, 0.3), first=50)
+    looks = by_looks(0.1, 0.3)
     rows = [results(srs_ray.certify_point(model, digit, **settings, looks=looks, batch=b)) for b in (7, 64, 100)]
     for row in rows:
         row.pop("batch")
