@@ -16,9 +16,10 @@ from scipy.special import betainc, ndtr
 from srs_ray.smoothing.estimation import Goal
 from srs_ray.smoothing.looks import LookCounts, LookPlan
 
-# Rates of hits that stand for all: those whose radii are a tenth of sigma apart.
-RATES = ndtr(np.arange(-1.0, 3.4, 0.1))
-# Disagreement among a sampler's hits before any audit has said more: 2 % with the weight of 25 audits.
+# Rates of hits and of disagreement among them that stand for all; those of hits by radii that are 0.15 sigma apart.
+RATES = ndtr(np.arange(-1.0, 4.1, 0.15))
+DISAGREEMENTS = np.array([0.0, 0.003, 0.01, 0.03, 0.1, 0.3])
+# Disagreement before any audit has said more: 2 % with the weight of 25 audits.
 PRIOR_DISAGREED, PRIOR_AUDITED = 0.5, 25
 
 
@@ -34,11 +35,16 @@ class Pilot:
 
 @dataclass(frozen=True)
 class Way:
-    """A way to certify a point, and what it costs in function evaluations: for each sample, for each audited hit."""
+    """A way to certify a point, and what it costs in function evaluations: for each sample, for each audited hit.
+
+    The first sample of each of `chains` costs `warm_up` more, in whichever stage it falls.
+    """
 
     plan: LookPlan
     per_sample: float
     per_audit: float = 0.0
+    warm_up: float = 0.0
+    chains: int = 0
 
 
 @dataclass(frozen=True)
@@ -61,16 +67,32 @@ def choose(ways: Sequence[Way], pilot: Pilot, goal: Goal, most_lost: float) -> W
 
 
 def forecast(way: Way, pilot: Pilot, goal: Goal) -> Forecast:
-    """What sampling by looks comes to on average over the rates of hits that the pilot leaves likely.
+    """What sampling by looks comes to, on average over the rates that the pilot leaves likely.
 
-    Their posterior is that of the prior Beta(1/2, 1/2).
+    The rate of hits has the posterior of the prior Beta(1/2, 1/2); F hits where the sampler does, less disagreement.
     """
-    disagreement = (pilot.disagreed + PRIOR_DISAGREED) / (pilot.audited + PRIOR_AUDITED)
-    samples_R, audits_R, certified_R = _courses(way.plan, disagreement, goal)
-    below = betainc(pilot.hits + 0.5, pilot.n - pilot.hits + 0.5, (RATES[1:] + RATES[:-1]) / 2)
-    weights_R = np.diff(below, prepend=0.0, append=1.0)
-    evaluations = way.per_sample * weights_R @ samples_R + way.per_audit * weights_R @ audits_R
-    return Forecast(float(evaluations), float(weights_R @ certified_R))
+    evaluations = certified = 0.0
+    of_disagreements = _masses(
+        pilot.disagreed + PRIOR_DISAGREED,
+        pilot.audited - pilot.disagreed + PRIOR_AUDITED - PRIOR_DISAGREED,
+        (DISAGREEMENTS[1:] + DISAGREEMENTS[:-1]) / 2,
+    )
+    for weight, disagreement in zip(of_disagreements.tolist(), DISAGREEMENTS.tolist(), strict=True):
+        rates_R = (RATES[1:] + RATES[:-1]) / 2
+        if not way.plan.is_audited:  # samples of F itself
+            rates_R, disagreement = np.minimum(rates_R / (1.0 - disagreement), 1.0), 0.0
+        weights_R = weight * _masses(pilot.hits + 0.5, pilot.n - pilot.hits + 0.5, rates_R)
+        samples_R, audits_R, certified_R = _courses(way.plan, disagreement, goal)
+        warmed_up_R = np.maximum(np.minimum(samples_R, way.chains) - pilot.n, 0.0)
+        cost_R = way.per_sample * samples_R + way.per_audit * audits_R + way.warm_up * warmed_up_R
+        evaluations += float(weights_R @ cost_R)
+        certified += float(weights_R @ certified_R)
+    return Forecast(evaluations, certified)
+
+
+def _masses(a: float, b: float, between: np.ndarray) -> np.ndarray:
+    """Of Beta(a, b) below, between and above these."""
+    return np.diff(betainc(a, b, between), prepend=0.0, append=1.0)
 
 
 @lru_cache(maxsize=256)
@@ -84,7 +106,7 @@ def _courses(plan: LookPlan, disagreement: float, goal: Goal) -> tuple[np.ndarra
 def _course(plan: LookPlan, rate: float, disagreement: float, goal: Goal) -> tuple[int, int, int]:
     best = 0.0
     for n in plan.sizes:
-        hits = round(n * rate) if plan.is_audited else round(n * rate * (1.0 - disagreement))
+        hits = round(n * rate)
         audited = round(hits * plan.audit_share)
         counts = LookCounts(n, hits, audited, round(audited * disagreement))
         best = max(best, plan.p_lower([counts]))

@@ -206,7 +206,8 @@ class PointCertifier:
             return sampler, estimate(sampler, base, point, selected, sampling.n, most, *bound)
         pilot = NO_AUDIT
         if isinstance(sampling, AutoSampling):
-            pilot = audit_samples(base, point, selection_hits[:PILOT_AUDITS], selected, Stage.SELECTION)
+            last_hits = selection_hits[-PILOT_AUDITS:]  # the first ones may be those of chains that warm up
+            pilot = audit_samples(base, point, last_hits, selected, Stage.SELECTION)
             plan = self._chosen(len(selection_hits), pilot)
             if not plan.is_audited:
                 sampler = StandardSampler(base, point)
@@ -233,7 +234,8 @@ class PointCertifier:
         if not isinstance(sampling, AutoSampling):
             return [Way(sampling.looks.plan(kind, alpha, n, certificate.audit_share), steps, reference_evaluations)]
         plans = (sampling.looks.plan(kind, alpha, n, share) for share in AUDIT_SHARES)
-        serialized = [Way(plan, steps, reference_evaluations) for plan in plans]
+        warm_up = sampling.warmup_steps - steps
+        serialized = [Way(plan, steps, reference_evaluations, warm_up, sampling.chains) for plan in plans]
         return [Way(sampling.looks.plan("mixture", alpha, n), reference_evaluations), *serialized]
 
     def _chosen(self, hits: int, audit: Audit) -> LookPlan:

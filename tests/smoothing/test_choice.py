@@ -12,7 +12,7 @@ import srs_ray
 from srs_ray import Looks
 from srs_ray.models.solvers import SolverSetting
 from srs_ray.smoothing.base_classifier import BaseClassifier
-from srs_ray.smoothing.choice import Pilot, Way, choose, forecast
+from srs_ray.smoothing.choice import RATES, Pilot, Way, choose, forecast
 from srs_ray.smoothing.estimation import Goal
 from srs_ray.smoothing.looks import LookCounts
 from srs_ray.smoothing.noise import NoisyPoint, Philox4x64, Stage
@@ -47,15 +47,26 @@ def test_standard_where_audits_deny_so_many_hits_that_chains_need_more_than_they
     assert chosen((0.0,), dataclasses.replace(pilot, disagreed=0), reference=18) == "exact"
 
 
-@pytest.mark.xfail(strict=True, reason="the forecast takes 1.2 % of F's hits away even where no audit found one false")
 def test_standard_where_p_is_near_1_and_a_radius_is_wanted_that_audits_cap():
-    """3 sigma: every hit audited by half of them bounds p below 0.9987, and standard sampling does not."""
-    sure, wanted = Pilot(100, 100, 16, 0), (0.0, 1.5)
+    """3.1 sigma: with three quarters of all hits audited p is bounded below that, and by standard sampling above."""
+    sure, wanted = Pilot(100, 100, 16, 0), (0.0, 1.55)
     looks = Looks(wanted)
     assert all(way.plan.p_cap < looks.p_targets(SIGMA)[1] for way in ways(looks, 18)[1:])
-    assert chosen(wanted, sure, reference=18) == "mixture"
+    assert chosen(wanted, sure, reference=18, most_lost=0.01) == "mixture"
     assert chosen(wanted, sure, reference=18, most_lost=1.0) == "exact", "who may lose it all takes what is cheapest"
     assert chosen((0.0, 0.25), sure, reference=18) == "exact"
+
+
+def test_chains_that_must_be_warmed_up_first_cost_that_much_more():
+    looks = Looks((0.0, 0.25))
+    goal = Goal(looks.p_targets(SIGMA), looks.futility)
+    plan = looks.plan("exact", ALPHA, N, 0.15)
+    few, many = (Way(plan, 1.0, 5.0, warm_up=9.0, chains=chains) for chains in (100, 10**6))
+    pilot = Pilot(100, 80, 16, 0)
+    free = forecast(Way(plan, 1.0, 5.0), pilot, goal).evaluations
+    samples = forecast(Way(plan, 1.0), pilot, goal).evaluations
+    assert forecast(few, pilot, goal).evaluations == pytest.approx(free), "selection has warmed them up"
+    assert forecast(many, pilot, goal).evaluations == pytest.approx(free + 9.0 * (samples - 100))
 
 
 @pytest.mark.parametrize("most_lost", [0.0, 0.02, 0.3, 1.0])
@@ -73,7 +84,7 @@ def test_what_is_chosen_loses_no_more_than_it_may_and_nothing_cheaper_does(most_
 
 
 @pytest.mark.parametrize(("kind", "share"), [("mixture", 0.0), ("exact", 0.15)])
-@pytest.mark.parametrize("rate", [0.6, 0.8, 0.95])
+@pytest.mark.parametrize("rate", RATES[[8, 13, 18]])  # 0.58, 0.83, 0.96
 def test_a_forecast_is_within_two_looks_of_what_points_of_that_rate_draw(kind, share, rate):
     looks = Looks((0.0, 0.25))
     goal = Goal(looks.p_targets(SIGMA), looks.futility)
@@ -112,7 +123,7 @@ def test_a_point_that_goes_by_chains_is_that_of_srs_with_the_share_it_was_given(
     assert results(auto, PILOTED) == results(alone, PILOTED)
     point = NoisyPoint(digit, 0.5, 0, 12, Philox4x64())
     sampler = SerializedSampler(model, point, SolverSetting.named("anderson", 1), 10, 20, 64)
-    hits = np.flatnonzero(sampler.draw(Stage.SELECTION, 30).classes_N == auto.selected)[:PILOT_AUDITS]
+    hits = np.flatnonzero(sampler.draw(Stage.SELECTION, 30).classes_N == auto.selected)[-PILOT_AUDITS:]
     pilot = BaseClassifier(model, model.config.reference, 64).predict(point, Stage.SELECTION, hits)
     assert auto.reference_evaluations == alone.reference_evaluations + pilot.evaluations
 
