@@ -118,7 +118,7 @@ def play(certifier: PointCertifier, at: Recorded) -> Played:
 
 
 def ways(
-    radii: np.ndarray, reference: SolverSetting
+    radii: np.ndarray, reference: SolverSetting, power: float
 ) -> Iterator[tuple[str, StandardSampling | SerializedSampling, Certificate]]:
     """The ways to sample that are set beside each other, with their certificates."""
     one_step = SolverSetting(reference.solver, 1)
@@ -129,13 +129,21 @@ def ways(
 
     yield "standard, fixed n", StandardSampling(reference, N0, N), Certificate("cohen", ALPHA)
     for kind in ("mixture", "cohen"):
-        yield f"standard, {kind}", StandardSampling(reference, N0, N, looks=Looks(targets)), Certificate(kind, ALPHA)
+        yield (
+            f"standard, {kind}",
+            StandardSampling(reference, N0, N, looks=Looks(targets, power=power)),
+            Certificate(kind, ALPHA),
+        )
     for audit in (400, 4000):
         yield f"srs, fixed n, K = {audit:,}", serialized(), Certificate("exact", ALPHA, audit)
     for share in (0.05, 0.15, 0.5):
-        yield f"srs, tau {share:g}", serialized(Looks(targets)), Certificate("exact", ALPHA, audit_share=share)
+        yield (
+            f"srs, tau {share:g}",
+            serialized(Looks(targets, power=power)),
+            Certificate("exact", ALPHA, audit_share=share),
+        )
     for most_lost, futility in ((0.01, 0.01), (0.02, 0.01), (0.05, 0.01), (0.1, 0.01), (0.1, 0.1)):
-        looks = Looks(targets, futility=futility)
+        looks = Looks(targets, power=power, futility=futility)
         sampling = AutoSampling(one_step, reference, N0, N, CHAINS, WARMUP, looks=looks, most_lost=most_lost)
         yield f"auto, most_lost {most_lost:g}, futility {futility:g}", sampling, Certificate("exact", ALPHA)
 
@@ -144,6 +152,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", required=True, help="a Parquet file of CIFAR-10 images")
     parser.add_argument("--points", type=int, default=50)
+    parser.add_argument("--power", type=float, default=2.0, help="by which alpha is spent over looks")
     parser.add_argument("--folder", type=Path, default=Path("runs/sequential"), help="where predictions are kept")
     given = parser.parse_args()
     points = recorded(given.folder, given.images, given.points)
@@ -169,7 +178,7 @@ def main() -> None:
         ):
             table.add_column(heading, justify="right" if heading else "left")
         of_f = (N0 + N) * float(np.mean([at.reference_evaluations for at in points]))
-        for way, sampling, certificate in ways(radii, reference):
+        for way, sampling, certificate in ways(radii, reference, given.power):
             certifier = PointCertifier(
                 model,
                 sampling,

@@ -94,6 +94,7 @@ def main() -> None:
     settings = [("cohen", 100, growth, 0.5, 0.0) for growth in (2.0, 1.5, 1.25)]
     settings += [("cohen", first, 1.25, 0.5, 0.0) for first in (50, 400)]
     settings += [("cohen", 100, 1.25, power, 0.0) for power in (0.3, 1.0)]
+    settings += [("cohen", 100, 1.25, 2.0, 0.0), ("exact", 100, 1.25, 2.0, 0.15)]  # a job's defaults
     settings += [("mixture", 100, growth, 0.0, 0.0) for growth in (2.0, 1.5, 1.25)]
     settings += [("mixture", 400, 1.25, 0.0, 0.0)]
     settings += [("exact", 150, growth, 0.5, 0.15) for growth in (2.0, 1.5, 1.25)]

@@ -178,7 +178,7 @@ class AutoSampling(_Chains):
     most_lost: float = Field(0.02, ge=0, le=1)
 
 
-class CohenCertificate(Settings):
+class UnauditedCertificate(Settings):
     """On the counts of standard sampling: Clopper-Pearson's bound, or `mixture`, which holds at every sample size."""
 
     kind: Literal["cohen", "mixture"]
@@ -240,7 +240,7 @@ class Job(Settings):
     data: DataSettings
     noise: NoiseSettings
     sampling: Annotated[StandardSampling | SerializedSampling | AutoSampling, Field(discriminator="method")]
-    certificate: Annotated[CohenCertificate | AuditedCertificate, Field(discriminator="kind")]
+    certificate: Annotated[UnauditedCertificate | AuditedCertificate, Field(discriminator="kind")]
     execution: ExecutionSettings = ExecutionSettings()
     report: ReportSettings = ReportSettings()
     output: PathOrName
@@ -294,7 +294,7 @@ class Job(Settings):
             instead = "which auto chooses for each point" if sampling.method == "auto" else "certificate.audit_share"
             raise ValueError(
                 f"certificate.audit is {certificate.audit}: with target_radii a share of the hits is audited instead, "
-                f"{instead}; leave audit out"
+                f"{instead}; leave audit out, or set it to 0"
             )
         shared = certificate.audit_share is not None
         if shared != (by_looks and sampling.method == "srs"):

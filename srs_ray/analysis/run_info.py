@@ -45,7 +45,7 @@ class RunInfo:
 
     @property
     def radius_cap(self) -> float:
-        """The largest radius any counts can give with this certificate, alpha, n and K (0: none at all)."""
+        """The largest radius that counts give by this certificate, alpha, n and K (by a share: hardly ever more)."""
         return certified_radius(self._p_cap, self.sigma)
 
     @property

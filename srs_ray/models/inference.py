@@ -141,7 +141,7 @@ class NarrowGroupNorm(nn.Module):
         x_BRW = x_BRW - self._of_each_pixel(self._mean(x_BRW))
         scale_BC = self._mean(x_BRW * x_BRW).add_(self.eps).rsqrt_()
         if self.weight is None or self.bias is None:
-            y_BRW = x_BRW.mul_(self._of_each_pixel(scale_BC))
+            y_BRW = x_BRW * self._of_each_pixel(scale_BC)
         else:
             y_BRW = torch.addcmul(self.bias, x_BRW, self._of_each_pixel(scale_BC * self.weight))
         return y_BRW.view(x_BHWC.shape).permute(0, 3, 1, 2)

@@ -157,8 +157,8 @@ def _savings_notes(plan: Plan) -> Iterator[str]:
         yield "reckoned as if points stopped where they did, or at the new n"
     else:
         yield (
-            "sampling.target_radii=[...] draws only the samples that these radii need: docs/statistics.md has what it "
-            "saves and what it costs"
+            "sampling.target_radii=[...] (for srs with certificate.audit=0) draws only the samples that these radii "
+            "need: docs/sequential.md has what it saves and what it loses"
         )
 
 

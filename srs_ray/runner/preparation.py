@@ -17,8 +17,8 @@ from srs_ray.runner.worker import SAMPLING_VERSION, WorkerSpec, open_job_data
 from srs_ray.smoothing.noise import noise_generator, resolve_generator, self_check
 from srs_ray.smoothing.point import default_batch
 
-# Settings that the runs of older versions did not have: where they are not set, a job is still the same.
-_LATER_SETTINGS = ("target_radii", "looks", "audit_share")
+# Settings of sampling by looks, which are in the fingerprint where they are set.
+_OF_LOOKS = ("target_radii", "looks", "audit_share")
 _RECORDED_PACKAGES = ("srs-ray", "torch", "torchvision", "numpy", "scipy", "pillow", "pyarrow", "ray")
 
 
@@ -91,7 +91,7 @@ def fingerprint_of(spec: WorkerSpec, weights: Weights) -> dict[str, Any]:
     }
     for section in ("sampling", "certificate"):
         settings = getattr(job, section).model_dump()
-        unset = [name for name in _LATER_SETTINGS if name in settings and settings[name] is None]
+        unset = [name for name in _OF_LOOKS if name in settings and settings[name] is None]
         fingerprint |= _flat(section, {name: value for name, value in settings.items() if name not in unset})
     return fingerprint | {f"data.{key}": value for key, value in spec.data_identity.items()}
 

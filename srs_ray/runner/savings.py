@@ -82,8 +82,14 @@ def _cheap_samples(job: Job, row: Row) -> int:
     """Samples of chains that had begun, which cost the solver's steps each."""
     if job.sampling.method == "standard":
         return 0
-    drawn = row["n0"] + (0 if row["method"] == "standard" else row["n"])
-    return max(0, drawn - job.sampling.chains)
+    n = 0 if row["method"] == "standard" else row["n"]
+    return row["n0"] + n - _begun(job, row["n0"], n)
+
+
+def _begun(job: Job, n0: int, n: int) -> int:
+    """Chains that n0 selection and n estimation samples begin; both go to chain 0 first."""
+    assert job.sampling.method != "standard"
+    return min(job.sampling.chains, max(n0, n))
 
 
 def _cost_of_fewer_samples(job: Job, row: Row, n: int) -> float:
@@ -94,8 +100,9 @@ def _cost_of_fewer_samples(job: Job, row: Row, n: int) -> float:
     if row["method"] == "standard" or job.sampling.method == "standard":
         sampler = row["function_evaluations"] * (row["n0"] + n) / (row["n0"] + drawn)
     else:
-        left = max(0, row["n0"] + n - job.sampling.chains)
-        sampler = row["function_evaluations"] - (_cheap_samples(job, row) - left) * job.sampling.steps
+        begun, fewer = _begun(job, row["n0"], drawn), _begun(job, row["n0"], n)
+        cheap = drawn - n - (begun - fewer)
+        sampler = row["function_evaluations"] - cheap * job.sampling.steps - (begun - fewer) * job.sampling.warmup_steps
     audits = row["reference_evaluations"]
     if job.sampling.looks is not None:
         audits = audits * n / drawn

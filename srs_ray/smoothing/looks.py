@@ -125,13 +125,15 @@ class LookPlan:
 
     @property
     def p_cap(self) -> float:
-        """What p_lower will hardly exceed: all n samples hits, and as many of them audited as is likely, all agreeing.
+        """What p_lower will hardly exceed: all samples hits, and as many of them audited as is likely, all agreeing.
 
-        As many audits come about with a probability of some 1e-4; without an audit nothing exceeds it at n.
+        As many audits come about with a probability of some 1e-4 a look; without an audit nothing exceeds it.
         """
-        n, share = self.sizes[-1], self.audit_share
-        audited = min(n, ceil(n * share + 4.0 * sqrt(n * share * (1.0 - share)))) if self.is_audited else 0
-        return self._bound(LookCounts(n, n, audited))
+        return max(self._bound(LookCounts(n, n, self._most_audited(n))) for n in self.sizes)
+
+    def _most_audited(self, n: int) -> int:
+        share = self.audit_share
+        return min(n, ceil(n * share + 4.0 * sqrt(n * share * (1.0 - share)))) if self.is_audited else 0
 
     def futile(self, now: LookCounts, p_target: float, futility: float, design_effect: float = 1.0) -> bool:
         """Whether it is unlikely that the rest up to n would certify p > p_target at the last look.
@@ -271,8 +273,10 @@ def _predictive_quantile(hits: int, n: int, rest: int, level: float, design_effe
 
 def _binomial_quantile(level: float, n: int, p: float) -> int:
     """The least k with P(Binomial(n, p) <= k) >= level."""
-    k = ceil(bdtrik(level, n, p)) if p < 1.0 else n
-    return k - 1 if k > 0 and p < 1.0 and bdtr(k - 1, n, p) >= level else k
+    if n == 0 or p >= 1.0:
+        return n
+    k = ceil(bdtrik(level, n, p))
+    return k - 1 if k > 0 and bdtr(k - 1, n, p) >= level else k
 
 
 def _check_sizes(sizes: Sequence[int]) -> None:

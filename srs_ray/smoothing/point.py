@@ -206,9 +206,10 @@ class PointCertifier:
             return sampler, estimate(sampler, base, point, selected, sampling.n, most, *bound)
         pilot = NO_AUDIT
         if isinstance(sampling, AutoSampling):
-            last_hits = selection_hits[-PILOT_AUDITS:]  # the first ones may be those of chains that warm up
-            pilot = audit_samples(base, point, last_hits, selected, Stage.SELECTION)
-            plan = self._chosen(len(selection_hits), pilot)
+            chained = selection_hits[selection_hits >= sampling.chains]  # not the first of a chain, which is warmed up
+            audited = (chained if len(chained) else selection_hits)[-PILOT_AUDITS:]
+            pilot = audit_samples(base, point, audited, selected, Stage.SELECTION)
+            plan = self._chosen(len(selection_hits), pilot, chained=len(chained) > 0)
             if not plan.is_audited:
                 sampler = StandardSampler(base, point)
         else:
@@ -238,12 +239,15 @@ class PointCertifier:
         serialized = [Way(plan, steps, reference_evaluations, warm_up, sampling.chains) for plan in plans]
         return [Way(sampling.looks.plan("mixture", alpha, n), reference_evaluations), *serialized]
 
-    def _chosen(self, hits: int, audit: Audit) -> LookPlan:
-        """The plan that the point's selection speaks for, by its hits and the audit of some."""
+    def _chosen(self, hits: int, audit: Audit, chained: bool) -> LookPlan:
+        """The plan that the point's selection speaks for, by its hits and the audit of some.
+
+        An audit of samples that are not `chained` says what F costs, and nothing of how often chains disagree with it.
+        """
         sampling = self.sampling
         assert isinstance(sampling, AutoSampling)
         reference = audit.evaluations / audit.audited if audit.audited else float(sampling.reference.steps)
-        pilot = Pilot(sampling.n0, hits, audit.audited, audit.disagreed)
+        pilot = Pilot(sampling.n0, hits, *((audit.audited, audit.disagreed) if chained else (0, 0)))
         return choose(self._ways(reference), pilot, self._goal, sampling.most_lost).plan
 
 
@@ -313,6 +317,7 @@ def certify_point(
     certificate: str | None = None,
     looks: Looks | None = None,
     audit_share: float = 0.15,
+    most_lost: float = 0.02,
     seed: int = 0,
     index: int = 0,
     label: int | None = None,
@@ -326,10 +331,11 @@ def certify_point(
     futile, and then `audit_share` of the hits are audited instead of `audit`. What is certified is the base
     classifier `reference` (the architecture's own where None) smoothed by noise `sigma`: with probability at least
     1 - alpha over the sampling, it predicts `row.predicted` everywhere within l2 distance `row.radius` of the image.
-    `index` keys the noise: the row of a run's point has its position in the data set here. `certificate` is `exact`
-    for srs and `cohen` for standard where None. Raises ValueError for settings that are out of range or do not go
-    together and for what is no image in [0, 1]; PointError where more than a share `max_nonfinite` of the samples of a
-    stage have no finite logits.
+    `index` keys the noise: the row of a run's point has its position in the data set here. `certificate` where None is
+    `exact` for srs and auto, for standard `cohen`, with looks `mixture`. `auto` chooses the audit share itself, and by
+    its own forecast loses at most a share `most_lost` of the targets. Raises ValueError for settings that are out of
+    range or do not go together and for what is no image in [0, 1]; PointError where more than a share `max_nonfinite`
+    of the samples of a stage have no finite logits.
     """
     fault = image_fault(x_CHW, model.config.input_shape)
     if fault is not None:
@@ -343,8 +349,11 @@ def certify_point(
         settings = Certificate(certificate or ("cohen" if looks is None else "mixture"), alpha)
     elif method in ("srs", "auto"):
         setting = SolverSetting.named(reference.solver.name if solver is None else solver, steps)
-        kind = SerializedSampling if method == "srs" else AutoSampling
-        sampling = kind(setting, reference, n0, n, chains, warmup_steps, max_nonfinite, looks)
+        settings_of_chains = (setting, reference, n0, n, chains, warmup_steps, max_nonfinite, looks)
+        if method == "srs":
+            sampling = SerializedSampling(*settings_of_chains)
+        else:
+            sampling = AutoSampling(*settings_of_chains, most_lost=most_lost)
         audits = {"audit": audit} if looks is None else {"audit_share": audit_share}
         settings = Certificate(certificate or "exact", alpha, **audits)
     else:

@@ -10,7 +10,7 @@ from srs_ray.smoothing.looks import LookPlan, target_p
 
 @dataclass(frozen=True)
 class Looks:
-    """Sampling ends when each of `target_radii` (in units of sigma's) is certified or futile, at a planned look.
+    """Sampling ends when each of `target_radii` (l2, pixel units of [0, 1]) is certified or futile, at a planned look.
 
     The looks are at `first` samples or a little above and grow by `growth` up to n; alpha is spent over them by
     `power`; `futility` is the risk of giving up a radius that all n samples would certify (srs_ray.smoothing.looks).

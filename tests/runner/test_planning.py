@@ -234,8 +234,11 @@ def test_a_job_by_looks_is_planned(remade_job, method, console):
     assert f"--set sampling.n={n}" in text
 
 
-def test_savings_say_what_is_left_of_the_evaluations_and_of_the_radius(digits_job, run_in_process, console, tmp_path):
-    job = digits_job(sampling={"steps": 2})
+@pytest.mark.parametrize("chains", [16, 100])  # fewer than selection has samples, and more
+def test_savings_say_what_is_left_of_the_evaluations_and_of_the_radius(
+    digits_job, run_in_process, console, tmp_path, chains
+):
+    job = digits_job(sampling={"steps": 2, "chains": chains})
     plan = planned(job, console, 6)
     savings = {saving.setting: saving for saving in plan.savings}
     assert set(savings) == {"sampling.n", "certificate.audit", "sampling.steps", "data.every"}
@@ -248,7 +251,7 @@ def test_savings_say_what_is_left_of_the_evaluations_and_of_the_radius(digits_jo
     assert savings["certificate.audit"].median_radius < savings["certificate.audit"].median_radius_now
     # What fewer steps and samples leave is what a run with them costs, audits of other hits aside.
     for setting, change in (("sampling.steps", {"steps": 1}), ("sampling.n", {"n": 75})):
-        other = digits_job(sampling={"steps": 2, **change}, output=str(tmp_path / setting))
+        other = digits_job(sampling={"steps": 2, "chains": chains, **change}, output=str(tmp_path / setting))
         run_in_process(other)
         rows = RunDirectory.open(other.output).rows().to_pylist()
         left = fmean(row["function_evaluations"] for row in rows) - plan.costs.sampler_evaluations.per_point

@@ -118,8 +118,7 @@ def test_what_auto_may_lose_is_in_the_fingerprint_and_so_is_auto(job_by_looks):
     assert {key for key in auto if auto[key] != other[key]} == {"sampling.most_lost"}
 
 
-def test_the_fingerprint_of_a_run_with_fixed_n_is_what_it_was_before_there_were_looks(digits_job):
-    """Else the runs of older versions could not be continued."""
+def test_the_fingerprint_of_a_run_with_fixed_n_knows_nothing_of_looks(digits_job):
     found = fingerprint(digits_job(sampling={"reference": {"tolerance": None}}))
     names = {"sampling.method", "sampling.n0", "sampling.n", "sampling.chains", "sampling.steps", "sampling.solver"}
     names |= {"sampling.warmup_steps", "sampling.max_nonfinite", "sampling.version"}
