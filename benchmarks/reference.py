@@ -52,7 +52,7 @@ def evaluations(rows: list[PointRow]) -> float:
 
 def draw(lines: list[tuple[str, float, list[float]]], path: str) -> None:
     """Certified accuracy by what one run of F costs, a line for each radius."""
-    figure, axes = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
+    figure, axes = plt.subplots(figsize=(7.2, 3.6), layout="constrained")
     for number, radius in enumerate(RADII):
         for marker, tolerated in (("o", False), ("s", True)):
             part = sorted((cost, values[number]) for name, cost, values in lines if ("tolerance" in name) == tolerated)
@@ -68,7 +68,7 @@ def draw(lines: list[tuple[str, float, list[float]]], path: str) -> None:
     axes.set_xticks([1, 2, 3, 4, 5, 8, 30], ["1", "2", "3", "4", "5", "8", "30"])
     axes.minorticks_off()
     axes.set_title("o: that many steps from zero;  squares: 30 steps, stopped at a tolerance", fontsize=9)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.savefig(path, dpi=150)
 
 
