@@ -138,7 +138,7 @@ def test_a_run_by_looks_is_not_continued_without_them_or_with_others(job_by_look
 
 @pytest.mark.parametrize("method", METHODS)
 def test_certificates_by_looks_are_computed_again_from_the_looks_of_each_row(job_by_looks, run_in_process, method):
-    job = job_by_looks(method, noise={"sigma": 0.3})
+    job = job_by_looks(method, {"n0": 40}, noise={"sigma": 0.3})
     run_in_process(job)
     df = load_points(job.output)
     again, smaller = recertify(df), recertify(df, alpha=1e-5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import srs_ray
 from srs_ray import Looks
 from srs_ray.models.solvers import SolverSetting
+from srs_ray.smoothing.audit import Audit
 from srs_ray.smoothing.base_classifier import BaseClassifier
 from srs_ray.smoothing.choice import RATES, Pilot, Way, choose, forecast
 from srs_ray.smoothing.estimation import Goal
@@ -123,9 +125,20 @@ def test_a_point_that_goes_by_chains_is_that_of_srs_with_the_share_it_was_given(
     assert results(auto, PILOTED) == results(alone, PILOTED)
     point = NoisyPoint(digit, 0.5, 0, 12, Philox4x64())
     sampler = SerializedSampler(model, point, SolverSetting.named("anderson", 1), 10, 20, 64)
-    hits = np.flatnonzero(sampler.draw(Stage.SELECTION, 30).classes_N == auto.selected)[-PILOT_AUDITS:]
-    pilot = BaseClassifier(model, model.config.reference, 64).predict(point, Stage.SELECTION, hits)
+    hits = np.flatnonzero(sampler.draw(Stage.SELECTION, 30).classes_N == auto.selected)
+    chained = hits[hits >= 20][-PILOT_AUDITS:]  # not a chain's first sample, which is warmed up
+    pilot = BaseClassifier(model, model.config.reference, 64).predict(point, Stage.SELECTION, chained)
     assert auto.reference_evaluations == alone.reference_evaluations + pilot.evaluations
+
+
+def test_a_selection_without_chained_samples_says_nothing_of_disagreement_but_what_f_costs(model, digit):
+    setting, looks = SolverSetting.named("anderson", 1), Looks((0.0, 0.25), first=50)
+    sampling = AutoSampling(setting, model.config.reference, 30, 600, 30, looks=looks)
+    certifier = PointCertifier(model, sampling, Certificate("exact", 0.01), 0.5, Philox4x64(), 0, 64)
+    denied = Audit(16, 16, evaluations=160)
+    assert certifier._chosen(30, denied, chained=True).kind == "mixture"
+    assert certifier._chosen(30, denied, chained=False) == certifier._chosen(30, replace(denied, disagreed=0), False)
+    assert certifier.certify(digit, 12, 6).status == "ok"
 
 
 def test_a_point_that_goes_by_standard_sampling_is_that_of_standard_but_for_its_selection(model, digit):
