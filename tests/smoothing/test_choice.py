@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -135,9 +134,10 @@ def test_a_selection_without_chained_samples_says_nothing_of_disagreement_but_wh
     setting, looks = SolverSetting.named("anderson", 1), Looks((0.0, 0.25), first=50)
     sampling = AutoSampling(setting, model.config.reference, 30, 600, 30, looks=looks)
     certifier = PointCertifier(model, sampling, Certificate("exact", 0.01), 0.5, Philox4x64(), 0, 64)
-    denied = Audit(16, 16, evaluations=160)
-    assert certifier._chosen(30, denied, chained=True).kind == "mixture"
-    assert certifier._chosen(30, denied, chained=False) == certifier._chosen(30, replace(denied, disagreed=0), False)
+    denied, agreed = Audit(16, 8, evaluations=160), Audit(16, 0, evaluations=160)
+    assert certifier._chosen(25, denied, chained=True).kind == "mixture"
+    assert certifier._chosen(25, agreed, chained=True).kind == "exact"
+    assert certifier._chosen(25, denied, chained=False) == certifier._chosen(25, agreed, chained=False)
     assert certifier.certify(digit, 12, 6).status == "ok"
 
 
