@@ -142,10 +142,10 @@ def ways(
             serialized(Looks(targets, power=power)),
             Certificate("exact", ALPHA, audit_share=share),
         )
-    for most_lost, futility in ((0.01, 0.01), (0.02, 0.01), (0.05, 0.01), (0.1, 0.01), (0.1, 0.1)):
-        looks = Looks(targets, power=power, futility=futility)
-        sampling = AutoSampling(one_step, reference, N0, N, CHAINS, WARMUP, looks=looks, most_lost=most_lost)
-        yield f"auto, most_lost {most_lost:g}, futility {futility:g}", sampling, Certificate("exact", ALPHA)
+    for most_lost, n in ((0.01, N), (0.02, N), (0.05, N), (0.1, N), (0.02, 4000), (0.02, 3000)):
+        looks = Looks(targets, power=power)
+        sampling = AutoSampling(one_step, reference, N0, n, CHAINS, WARMUP, looks=looks, most_lost=most_lost)
+        yield f"auto, most_lost {most_lost:g}, n = {n:,}", sampling, Certificate("exact", ALPHA)
 
 
 def main() -> None:
