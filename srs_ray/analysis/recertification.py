@@ -11,7 +11,7 @@ import pandas as pd
 from srs_ray.analysis.run_info import RunInfo
 from srs_ray.errors import SrsRayError
 from srs_ray.smoothing.certificates import CERTIFICATES, certified_radius, p_lower
-from srs_ray.smoothing.looks import LOOK_CERTIFICATES, LookCounts, plan_of_looks
+from srs_ray.smoothing.looks import LOOK_CERTIFICATES, UNAUDITED, LookCounts, plan_of_looks
 
 
 def recertify(df: pd.DataFrame, certificate: str | None = None, alpha: float | None = None) -> pd.DataFrame:
@@ -26,7 +26,7 @@ def recertify(df: pd.DataFrame, certificate: str | None = None, alpha: float | N
     certificate = info.certificate if certificate is None else certificate
     alpha = info.alpha if alpha is None else alpha
     kinds = CERTIFICATES if info.looks is None else LOOK_CERTIFICATES
-    allowed = [kind for kind in kinds if (kind in ("cohen", "mixture")) == (info.method == "standard")]
+    allowed = [kind for kind in kinds if (kind in UNAUDITED) == (info.method == "standard")]
     if certificate not in allowed:
         raise SrsRayError(
             f"certificate {certificate!r} does not fit {info.name}, whose samples are of method {info.method}; "

@@ -10,7 +10,7 @@ import pandas as pd
 
 from srs_ray.errors import RunDirectoryError, SrsRayError
 from srs_ray.smoothing.certificates import SOUND, certified_radius, p_cap
-from srs_ray.smoothing.looks import plan_of_looks
+from srs_ray.smoothing.looks import capping_certificate, plan_of_looks
 
 ATTRIBUTE = "run"  # the key in `df.attrs`
 
@@ -57,7 +57,7 @@ class RunInfo:
     def _p_cap(self) -> float:
         if self.looks is None:
             return p_cap(self.certificate, self.n, self.audit, self.alpha)
-        kind = "mixture" if self.method == "auto" else self.certificate
+        kind = capping_certificate(self.method, self.certificate)
         return plan_of_looks(kind, self.alpha, self.n, self.looks, self.audit_share or 0.0).p_cap
 
     @property

@@ -7,7 +7,7 @@ from scipy.special import ndtr
 from srs_ray.errors import JobError
 from srs_ray.job import Job
 from srs_ray.smoothing.certificates import certified_radius, p_cap, smallest_audit, smallest_n
-from srs_ray.smoothing.looks import plan_of_looks, target_p
+from srs_ray.smoothing.looks import capping_certificate, plan_of_looks, target_p
 
 BFLOAT16_RESIDUAL = 4e-3  # what solves in it hardly get below: half a unit of its last place
 
@@ -19,9 +19,10 @@ def check_feasible(job: Job) -> list[str]:
     """
     _check_looks(job)
     sigma, cap, settings = job.noise.sigma, radius_cap(job), sampling_limits(job)
+    kind = capping_certificate(job.sampling.method, job.certificate.kind)
     if cap == 0:
         raise JobError(
-            f"certificate {_kind(job)} with {settings} can certify nothing: "
+            f"certificate {kind} with {settings} can certify nothing: "
             f"even if every sample agrees, its bound stays at 1/2 or below; {_enough(job, 0.5)}"
         )
     beyond = sorted({radius for radius in (*job.report.radii, *(job.sampling.target_radii or ())) if radius > cap})
@@ -37,7 +38,7 @@ def check_feasible(job: Job) -> list[str]:
     shown = ", ".join(f"{radius:g}" for radius in beyond)
     return [
         *warnings,
-        f"certificate {_kind(job)} with {settings} caps the radius at {cap:.3g} ({cap / sigma:.3g} sigma): "
+        f"certificate {kind} with {settings} caps the radius at {cap:.3g} ({cap / sigma:.3g} sigma): "
         f"no point can be certified at the {'radii' if len(beyond) > 1 else 'radius'} {shown}; "
         f"for {max(beyond):g}, {_enough(job, float(ndtr(max(beyond) / sigma)))}",
     ]
@@ -50,13 +51,9 @@ def radius_cap(job: Job) -> float:
         p = p_cap(certificate.kind, sampling.n, certificate.audit, certificate.alpha)
     else:
         share = certificate.audit_share or 0.0
-        p = plan_of_looks(_kind(job), certificate.alpha, sampling.n, sampling.looks.model_dump(), share).p_cap
+        kind = capping_certificate(sampling.method, certificate.kind)
+        p = plan_of_looks(kind, certificate.alpha, sampling.n, sampling.looks.model_dump(), share).p_cap
     return certified_radius(p, job.noise.sigma)
-
-
-def _kind(job: Job) -> str:
-    """The certificate that caps what a point can earn: of `auto` that of standard sampling."""
-    return "mixture" if job.sampling.method == "auto" else job.certificate.kind
 
 
 def _check_looks(job: Job) -> None:

@@ -11,7 +11,7 @@ from scipy.special import ndtr, ndtri
 from srs_ray.job import Job
 from srs_ray.runs.schema import Row
 from srs_ray.smoothing.certificates import p_lower
-from srs_ray.smoothing.looks import LookCounts, plan_of_looks, target_p
+from srs_ray.smoothing.looks import LookCounts, capping_certificate, plan_of_looks, target_p
 
 MOST_SAMPLES = 10**7
 MARGIN = 1.1  # the true radius of the point that is to be certified, over the target
@@ -111,7 +111,7 @@ def expected_bound(job: Job, p: float, disagreement: float) -> float:
     disagreed = ceil(audited * disagreement)
     if sampling.looks is None:
         return p_lower(certificate.kind, hits, sampling.n, audited, disagreed, certificate.alpha)
-    kind = "mixture" if sampling.method == "auto" else certificate.kind
+    kind = capping_certificate(sampling.method, certificate.kind)
     plan = plan_of_looks(kind, certificate.alpha, sampling.n, sampling.looks.model_dump(), share)
     return plan.p_lower([LookCounts(sampling.n, hits, audited, disagreed)])
 

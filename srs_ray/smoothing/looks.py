@@ -21,6 +21,7 @@ from srs_ray.smoothing.certificates import SOUND, certified_radius, p_lower
 from srs_ray.smoothing.confidence_sequence import mixture_p_lower
 
 LOOK_CERTIFICATES = (*sorted(SOUND), "mixture")
+UNAUDITED = ("cohen", "mixture")  # certificates of standard sampling, whose samples are those of F itself
 Verdict = Literal["resolved", "futile", "spent"]
 
 
@@ -109,7 +110,7 @@ class LookPlan:
 
     @property
     def is_audited(self) -> bool:
-        return self.kind not in ("cohen", "mixture")
+        return self.kind not in UNAUDITED
 
     def p_lower(self, counts: Sequence[LookCounts]) -> float:
         """The best bound of the looks made so far: below p_A, whatever decided to stop, with probability >= 1 - alpha.
@@ -212,6 +213,11 @@ def _bound(kind: str, counts: LookCounts, alpha: float) -> float:
     if kind == "mixture":
         return mixture_p_lower(counts.hits, counts.n, alpha)
     return p_lower(kind, counts.hits, counts.n, counts.audited, counts.disagreed, alpha)
+
+
+def capping_certificate(method: str, kind: str) -> str:
+    """Whose cap is that of a run by looks with this sampling method and certificate: of auto, standard sampling's."""
+    return "mixture" if method == "auto" else kind
 
 
 def plan_of_looks(kind: str, alpha: float, n: int, looks: Mapping[str, float], audit_share: float = 0.0) -> LookPlan:

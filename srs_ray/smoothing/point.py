@@ -22,7 +22,7 @@ from srs_ray.smoothing.base_classifier import NO_CLASS, BaseClassifier
 from srs_ray.smoothing.certificates import certified_radius, p_lower
 from srs_ray.smoothing.choice import Pilot, Way, choose
 from srs_ray.smoothing.estimation import Estimation, Goal, estimate, estimate_by_looks, refuse_nonfinite
-from srs_ray.smoothing.looks import LookPlan
+from srs_ray.smoothing.looks import UNAUDITED, LookPlan
 from srs_ray.smoothing.noise import NoiseGenerator, NoisyPoint, Stage, noise_generator
 from srs_ray.smoothing.samplers import Sampler, SerializedSampler, StandardSampler
 from srs_ray.smoothing.sampling import AutoSampling, Certificate, Looks, SerializedSampling, StandardSampling
@@ -92,8 +92,7 @@ class PointCertifier:
     batch: int
 
     def __post_init__(self) -> None:
-        of_independent_samples = self.certificate.kind in ("cohen", "mixture")
-        if of_independent_samples != isinstance(self.sampling, StandardSampling):
+        if (self.certificate.kind in UNAUDITED) != isinstance(self.sampling, StandardSampling):
             raise ValueError(f"certificate {self.certificate.kind!r} does not go with {type(self.sampling).__name__}")
         if self.model.training:
             raise ValueError("the model is in training mode, in which samples depend on each other: call model.eval()")

@@ -9,6 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from scipy.stats import binom
+from test_look_coverage import hiding
 
 from srs_ray.smoothing import estimation
 from srs_ray.smoothing.audit import NO_AUDIT, Audit, audit_samples
@@ -34,15 +35,6 @@ class Answers:
 
     def predict(self, point: NoisyPoint, stage: object, numbers: NDArray[np.int64]) -> Predictions:
         return Predictions(self.classes_N[numbers], len(numbers), 0, 0)
-
-
-def hiding(f_N: Hits, p_a: float) -> Hits:
-    """Knows all of F's answers, and invents hits from the first sample on where F is below its mean so far."""
-    m_N, hits = f_N.copy(), 0
-    for i, hit in enumerate(f_N):
-        m_N[i] = hit or hits + 1 <= p_a * (i + 1)
-        hits += m_N[i]
-    return m_N
 
 
 def false_later(f_N: Hits, rng: np.random.Generator) -> Hits:
