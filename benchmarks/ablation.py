@@ -1,6 +1,7 @@
 """What each measure of the engine brings: srs-ray as it is, and without one of its measures at a time.
 
     python benchmarks/ablation.py [--arch mdeq-small-cifar10] [--weights FILE] [--samples 500] [--rounds 5]
+        [--without MEASURE]
 
 Every variant has a process of its own; they are timed in turn, round by round. Printed is how many times as long a
 noisy sample takes without the measure: the median of the rounds' ratios to the engine as it is.
@@ -47,7 +48,7 @@ def watch_all_steps(f: FixedPointMap, z_BD: Tensor, setting: SolverSetting) -> S
 
 
 def whole_batches(engine: Ours) -> None:
-    engine.model.head_at_once = None
+    engine.model.stem_at_once = engine.model.head_at_once = None
     for module in engine.model.modules():
         if isinstance(module, ResidualBlock):
             module.at_once = None
@@ -66,6 +67,10 @@ def pair_nothing(module: nn.Module, name: str, width: int) -> None:
     pass
 
 
+def filter_nothing(block: nn.Module, height: int, width: int) -> None:
+    pass
+
+
 def normals_by_new_generators(
     self: noise.Philox4x64, seed: int, point: int, stage: Stage, samples: Sequence[int], size: int
 ) -> Tensor:
@@ -77,13 +82,18 @@ def normals_by_new_generators(
 
 LEAVE_HEAD = (inference, "JoinedBottleneck", lambda block: block)
 LEAVE_FUSION = (inference, "NestedFusion", lambda fusion, target: fusion)
+LEAVE_ROWS = (inference, "_filter_rows", filter_nothing)
 
 # Without which measure, what is put in whose place before the engine is made, and what is done to it afterwards.
 VARIANTS: dict[str, tuple[list[tuple[object, str, object]], Callable[[Ours], None] | None]] = {
     "nothing": ([], None),
     "keeping freed memory": ([(point, "keep_freed_memory", lambda: None)], None),
     "folding batch norms": ([(inference, "_fold", fold_nothing), LEAVE_HEAD], None),  # only folded ones can be joined
-    "channels last": ([(inference, "VECTOR", 0), LEAVE_FUSION], channels_first),  # what is of no use without goes too
+    "channels last": (
+        [(inference, "VECTOR", 0), LEAVE_FUSION, LEAVE_ROWS],  # what is of no use without goes too
+        channels_first,
+    ),
+    "Winograd's filtering": ([LEAVE_ROWS], None),
     "parts of a batch for wide layers": ([], whole_batches),
     "pairing narrow convolutions": ([(inference, "_pair", pair_nothing)], None),
     "several pixels at once in narrow norms": ([(inference, "NarrowGroupNorm", GroupNormOfEachSample)], None),
@@ -113,6 +123,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", default="mdeq-small-cifar10", choices=ARCHITECTURES)
     parser.add_argument("--weights", help="a checkpoint file, or the name of shipped weights")
+    parser.add_argument("--without", action="append", choices=VARIANTS, help="this measure alone; may be repeated")
     parser.add_argument("--samples", type=int, default=500)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch", type=int, help="default: what a run takes")
@@ -120,15 +131,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads, as one worker has them")
     given = vars(parser.parse_args())
     rounds = given.pop("rounds")
+    variants = ["nothing", *(given.pop("without") or [variant for variant in VARIANTS if variant != "nothing"])]
     name = given.pop("weights") or point.SHIPPED.get(given["arch"])
     setup = Setup(weights=name, audit=1, plain_batch=1, **given)
 
     ways = (STANDARD, SRS_1, SRS_3)
-    seconds: dict[tuple[str, str], list[float]] = {(variant, way): [] for variant in VARIANTS for way in ways}
+    seconds: dict[tuple[str, str], list[float]] = {(variant, way): [] for variant in variants for way in ways}
     with ExitStack() as stack:
         processes = {
             variant: stack.enter_context(ProcessPoolExecutor(1, get_context("spawn"), start, (variant, setup)))
-            for variant in VARIANTS
+            for variant in variants
         }
         for round_number in range(rounds + 1):
             for variant, process in processes.items():
@@ -142,7 +154,7 @@ def main() -> None:
     table = Table(title=title)
     for heading in ("without", *ways):
         table.add_column(heading, justify="left" if heading == "without" else "right")
-    for variant in VARIANTS:
+    for variant in variants:
         ratios = []
         for way in ways:
             pairs = zip(seconds[variant, way], seconds["nothing", way], strict=True)

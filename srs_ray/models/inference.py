@@ -12,12 +12,15 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from srs_ray.models.mdeq import HEAD_EXPANSION, MDEQ, CarryUp, Fusion, HeadBottleneck, ResidualBlock, in_parts
+from srs_ray.models.winograd import WinogradConvolution
 
 VECTOR = 16  # float32 values that a CPU's widest vectors hold
 PIXELS = 4  # that a narrow norm takes as one, by measurement on a CPU
 SHARED_PIXELS = 1024  # of images whose sums torch's group normalisation shares among threads
-LEAST_PART = 16  # samples: each part has a convolution's weights arranged anew, which fewer would not pay for
-CACHE_BYTES = 2.5 * 2**20  # of the widest activations that are there at a time, by measurement on a CPU
+LEAST_WINOGRAD = 32, 4096  # channels and elements of a branch where Winograd's filtering pays, by measurement on a CPU
+CACHE_BYTES = 4 * 2**20  # of the widest activations that are there at a time, by measurement on a CPU
+WINOGRAD_BYTES = 6 * 2**20  # the same of convolutions by Winograd's filtering, whose weights are twice as many
+LEAST_HEAD = 32  # samples: each part has the head's weights arranged anew, which fewer would not pay for
 
 
 def arrange_for_inference(model: MDEQ, device: torch.device, dtype: torch.dtype) -> MDEQ:
@@ -25,8 +28,9 @@ def arrange_for_inference(model: MDEQ, device: torch.device, dtype: torch.dtype)
 
     With bfloat16 the network computes in it, and images, states and solvers stay float32. Batch normalisation is folded
     into the convolutions before it, in float64, so that weights round once. On a CPU states and activations are
-    channels-last, wide activations are computed in parts of the batch, and layers of fewer channels than a vector holds
-    take several pixels at once; sums over resolutions and in the head are formed in fewer steps.
+    channels-last, wide activations are computed in parts of the batch, large convolutions by Winograd's filtering, and
+    layers of fewer channels than a vector holds take several pixels at once; sums over resolutions and in the head are
+    formed in fewer steps.
     """
     model.requires_grad_(False).eval().double()
     for module in list(model.modules()):
@@ -41,8 +45,13 @@ def arrange_for_inference(model: MDEQ, device: torch.device, dtype: torch.dtype)
         for block, (_, height, width) in zip(blocks, model.config.branch_shapes, strict=True):
             block.at_once = _samples_in_cache(block.conv1.out_channels * height * width)
             _pair(block, "conv2", width)
+            if dtype != torch.bfloat16:  # whose sums would lose what little precision it has
+                _filter_rows(block, height, width)
+        _, height, width = model.config.input_shape
         for name in ("0", "3"):
-            _pair(model.downsample, name, model.config.input_shape[2])
+            _pair(model.downsample, name, width)
+        stride = 2 if model.config.downsample_times else 1
+        model.stem_at_once = _samples_in_cache(model.config.channels[0] * (height // stride) * (width // stride))
         for incre, (_, _, width) in zip(model.incre_modules, model.config.branch_shapes, strict=True):
             assert isinstance(incre, nn.Sequential)
             assert isinstance(incre[0], HeadBottleneck)
@@ -52,8 +61,8 @@ def arrange_for_inference(model: MDEQ, device: torch.device, dtype: torch.dtype)
             assert isinstance(fusion, Fusion)
             model.fullstage.fuse_layers[target] = NestedFusion(fusion, target)
         _, height, width = model.config.branch_shapes[0]
-        # Twice as many: the head is as wide at a single place.
-        model.head_at_once = 2 * _samples_in_cache(HEAD_EXPANSION * model.config.head_channels[0] * height * width)
+        widest = HEAD_EXPANSION * model.config.head_channels[0] * height * width
+        model.head_at_once = max(LEAST_HEAD, _samples_in_cache(widest))
         for module in list(model.modules()):
             for name, child in list(module.named_children()):
                 if isinstance(child, nn.GroupNorm):
@@ -66,9 +75,9 @@ def arrange_for_inference(model: MDEQ, device: torch.device, dtype: torch.dtype)
     return model
 
 
-def _samples_in_cache(elements: int) -> int:
-    """How many activations of so many elements fit the cache, as a power of two, and no fewer than make a part."""
-    return max(LEAST_PART, 2 ** int(math.log2(max(1.0, CACHE_BYTES / (4 * elements)))))
+def _samples_in_cache(elements: int, cache_bytes: int = CACHE_BYTES) -> int:
+    """How many activations of so many elements fit the cache, as a power of two."""
+    return 2 ** int(math.log2(max(1.0, cache_bytes / (4 * elements))))
 
 
 def _pair(module: nn.Module, name: str, width: int) -> None:
@@ -77,6 +86,17 @@ def _pair(module: nn.Module, name: str, width: int) -> None:
     assert isinstance(convolution, nn.Conv2d)
     if 2 * convolution.out_channels <= VECTOR and convolution.stride == (1, 1) and width % 2 == 0:
         module.register_module(name, PairedConvolution(convolution))
+
+
+def _filter_rows(block: ResidualBlock, height: int, width: int) -> None:
+    """Filters the convolutions of a block for images so large, where that pays."""
+    channels, least_channels, least_elements = block.conv2.out_channels, *LEAST_WINOGRAD
+    if channels >= least_channels and channels * height * width >= least_elements:
+        block.at_once = _samples_in_cache(block.conv1.out_channels * height * width, WINOGRAD_BYTES)
+        for name in ("conv1", "conv2"):
+            convolution = block.get_submodule(name)
+            assert isinstance(convolution, nn.Conv2d)
+            block.register_module(name, WinogradConvolution(convolution))
 
 
 def _group_norm(norm: nn.GroupNorm, dtype: torch.dtype) -> nn.Module:

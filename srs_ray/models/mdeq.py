@@ -208,13 +208,14 @@ class HeadBottleneck(nn.Module):
 class MDEQ(nn.Module):
     """Stem, equilibrium layer and head. Images are in [0, 1]; standardisation is part of the model.
 
-    `channels_last` says in which order a state holds a branch: (C, H, W), or (H, W, C); `head_at_once`, how many
-    samples go through the head at a time.
+    `channels_last` says in which order a state holds a branch: (C, H, W), or (H, W, C); `stem_at_once` and
+    `head_at_once`, how many samples go through the stem and the head at a time (None: all).
     """
 
     mean: Tensor
     std: Tensor
     channels_last = False
+    stem_at_once: int | None = None
     head_at_once: int | None = None
 
     def __init__(self, config: MDEQConfig) -> None:
@@ -270,6 +271,9 @@ class MDEQ(nn.Module):
 
     def inject(self, x_BCHW: Tensor) -> Tensor:
         """The stem: the injection into branch 0 of images in [0, 1], which a solve computes once."""
+        return in_parts(self._stem, x_BCHW, self.stem_at_once)
+
+    def _stem(self, x_BCHW: Tensor) -> Tensor:
         return self.stage0(self.downsample(((x_BCHW - self.mean) / self.std).to(self.network_dtype)))
 
     def f(self, z_BD: Tensor, injection_BCHW: Tensor) -> Tensor:

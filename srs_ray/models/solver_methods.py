@@ -39,7 +39,8 @@ class SolverMemory(Protocol):
     def step(self, z_BD: Tensor, fz_BD: Tensor, g_BD: Tensor, k_B: Tensor) -> tuple[Tensor, Tensor | None]:
         """The next iterate after z, given f(z) and g = f(z) - z; and which samples fell back to the naive step.
 
-        No mask of fallbacks means that there were none. `k_B` counts the steps each sample has taken before this one.
+        It may overwrite g. No mask of fallbacks means that there were none. `k_B` counts the steps each sample has
+        taken before this one.
         """
         ...
 
@@ -205,6 +206,10 @@ class Broyden:
 
     The inverse Jacobian starts from -I, so that the first step is the naive one. A sample whose update has a zero or
     non-finite denominator skips that update.
+
+    With s_i the step that was taken from z_i, the inverse Jacobian of `-g` at z_{i+1} is `I + s_{i+1} s_i' / |s_i|^2`
+    times that at z_i, so that the steps are all that has to be kept (Kelley, Iterative Methods for Linear and
+    Nonlinear Equations, SIAM 1995, section 7.3).
     """
 
     name: ClassVar[str] = "broyden"
@@ -218,84 +223,80 @@ class Broyden:
 
 
 class _BroydenMemory:
-    """The inverse Jacobian as `-I + sum_m u_m v_m'`; updates that a sample has not made take part with the weight 0."""
+    """The steps s_i of each sample and the weights 1 / |s_i|^2, of which it reads those that its solve has written.
 
-    def __init__(self, z_BD: Tensor, updates: int) -> None:
-        batch, size = z_BD.shape
-        self.u_MBD = z_BD.new_zeros(updates, batch, size)
-        self.v_MBD = z_BD.new_zeros(updates, batch, size)
-        self.rows_B = torch.arange(batch, device=z_BD.device)
-        self.entries_M = torch.arange(updates, device=z_BD.device)
-        self.previous_z_BD = self.previous_g_BD = torch.zeros_like(z_BD)
-        self.most = -1  # updates that any sample can have made
+    All that is written is finite, so that what the solve before left there does no harm with the weight 0.
+    """
+
+    def __init__(self, z_BD: Tensor, entries: int) -> None:
+        self.s_MBD = z_BD.new_zeros(entries, *z_BD.shape)
+        self.weight_MB = z_BD.new_zeros(entries, len(z_BD))
+        self.rows_B = torch.arange(len(z_BD), device=z_BD.device)
+        self.filled = 0  # entries, by any sample at most
 
     def step(self, z_BD: Tensor, fz_BD: Tensor, g_BD: Tensor, k_B: Tensor) -> tuple[Tensor, Tensor | None]:
-        if not len(self.entries_M):
+        if not len(self.s_MBD):
             return fz_BD, None
-        self._update(z_BD - self.previous_z_BD, g_BD - self.previous_g_BD, (k_B - 1).clamp(min=0))
-        self.most = min(len(self.entries_M), self.most + 1)
-        self.previous_z_BD, self.previous_g_BD = z_BD, g_BD
-        return z_BD - self._apply(g_BD, self.u_MBD, self.v_MBD, k_B), None
-
-    def _update(self, dz_BD: Tensor, dg_BD: Tensor, made_B: Tensor) -> None:
-        """A sample that takes its first step writes what its second one will write over, and nobody reads."""
-        v_BD = self._apply(dz_BD, self.v_MBD, self.u_MBD, made_B)
-        j_dg_BD = self._apply(dg_BD, self.u_MBD, self.v_MBD, made_B)
-        entry_B = made_B.clamp(max=len(self.entries_M) - 1)
-        self.u_MBD[entry_B, self.rows_B], self.v_MBD[entry_B, self.rows_B] = _update(dz_BD, dg_BD, v_BD, j_dg_BD)
-
-    def _apply(self, x_BD: Tensor, left_MBD: Tensor, right_MBD: Tensor, made_B: Tensor) -> Tensor:
-        most = max(0, self.most)
-        made_BM = self.entries_M[:most] < made_B.unsqueeze(1)
-        return _apply(x_BD, left_MBD[:most].unbind(), right_MBD[:most].unbind(), made_BM)
+        s_BD, last_B, s_MBD = g_BD, torch.zeros_like(self.weight_MB[0]), self.s_MBD[: self.filled].unbind()
+        for i in range(self.filled):
+            share_B = torch.linalg.vecdot(s_MBD[i], s_BD) * self.weight_MB[i]
+            last_B = torch.where(k_B == i + 1, share_B, last_B)
+            if i + 1 < self.filled:
+                s_BD.addcmul_(s_MBD[i + 1], torch.where(k_B > i + 1, share_B, 0.0).unsqueeze(1))
+        factor_B, usable_B = _stretch(last_B)
+        s_BD.mul_(factor_B.unsqueeze(1))
+        self.weight_MB[(k_B - 1).clamp(min=0), self.rows_B] *= usable_B
+        weight_B, finite_B = _inverse_square(s_BD)
+        next_BD = z_BD + s_BD
+        if s_BD.device.type != "cpu" or not bool(finite_B.all()):  # to ask, a GPU would have to be waited for
+            s_BD = s_BD.masked_fill(~finite_B.unsqueeze(1), 0.0)
+        # A sample at its last step writes over an entry that nobody will read.
+        entry_B = k_B.clamp(max=len(self.s_MBD) - 1)
+        self.s_MBD[entry_B, self.rows_B], self.weight_MB[entry_B, self.rows_B] = s_BD, weight_B
+        self.filled = min(len(self.s_MBD), self.filled + 1)
+        return next_BD, None
 
     def forget(self, slots: Tensor, finite: Tensor) -> None:
-        """As for Anderson's memory: only what times 0 is not 0 must be cleared."""
-        if not bool(finite.all()):
-            self.u_MBD[:, slots[~finite]] = 0.0
-            self.v_MBD[:, slots[~finite]] = 0.0
+        pass
 
 
 class _BroydenTogether:
-    """The inverse Jacobian by the updates that were made, in order."""
+    """The steps s_i that were taken, in order, and the weights 1 / |s_i|^2."""
 
     def __init__(self, steps: int) -> None:
         self.steps = steps
-        self.u: list[Tensor] = []
-        self.v: list[Tensor] = []
-        self.previous: tuple[Tensor, Tensor] | None = None
+        self.s: list[Tensor] = []
+        self.weights: list[Tensor] = []
 
     def step(self, z_BD: Tensor, fz_BD: Tensor) -> tuple[Tensor, Tensor | None]:
         if self.steps == 1:
             return fz_BD, None
-        g_BD = fz_BD - z_BD
-        previous, self.previous = self.previous, (z_BD, g_BD)
-        if previous is None:
-            return fz_BD, None
-        dz_BD, dg_BD = z_BD - previous[0], g_BD - previous[1]
-        u_BD, v_BD = _update(dz_BD, dg_BD, _apply(dz_BD, self.v, self.u), _apply(dg_BD, self.u, self.v))
-        self.u.append(u_BD)
-        self.v.append(v_BD)
-        return z_BD - _apply(g_BD, self.u, self.v), None
+        s_BD, k = fz_BD - z_BD, len(self.s)
+        next_BD = fz_BD
+        if k:
+            for i in range(k - 1):
+                share_B = torch.linalg.vecdot(self.s[i], s_BD) * self.weights[i]
+                s_BD.addcmul_(self.s[i + 1], share_B.unsqueeze(1))
+            factor_B, usable_B = _stretch(torch.linalg.vecdot(self.s[-1], s_BD) * self.weights[-1])
+            self.weights[-1] = self.weights[-1] * usable_B
+            if k + 1 == self.steps:
+                return torch.addcmul(z_BD, s_BD, factor_B.unsqueeze(1)), None
+            next_BD = z_BD + s_BD.mul_(factor_B.unsqueeze(1))
+        self.s.append(s_BD)
+        self.weights.append(_inverse_square(s_BD)[0])
+        return next_BD, None
 
 
-def _apply(x_BD: Tensor, left: Sequence[Tensor], right: Sequence[Tensor], made_BM: Tensor | None = None) -> Tensor:
-    """`(-I + sum_m left_m right_m') x`: with (u, v) this is `J x`, with (v, u) it is `(x' J)'`.
-
-    Updates that a sample has not made (`made_BM`; None: all were) have the weight 0.
-    """
-    if not left:
-        return -x_BD
-    weights_BM = _dot_products(right, x_BD)
-    if made_BM is not None:
-        weights_BM.masked_fill_(~made_BM, 0.0)
-    return _weighted_sum(left, weights_BM).sub_(x_BD)
+def _stretch(share_B: Tensor) -> tuple[Tensor, Tensor]:
+    """The factor `1 / (1 - s_i' s / |s_i|^2)` of a sample's next step; 1 for samples that skip the update."""
+    denominator_B = 1.0 - share_B
+    factor_B = denominator_B.reciprocal()
+    usable_B = torch.isfinite(denominator_B) & torch.isfinite(factor_B)
+    return torch.where(usable_B, factor_B, 1.0), usable_B
 
 
-def _update(dz_BD: Tensor, dg_BD: Tensor, v_BD: Tensor, j_dg_BD: Tensor) -> tuple[Tensor, Tensor]:
-    """u and v of `J += (dz - J dg)(dz' J) / (dz' J dg)`, given v = (dz' J)'; 0 for samples that skip the update."""
-    denominator_B = torch.linalg.vecdot(v_BD, dg_BD)
-    u_BD = (dz_BD - j_dg_BD).div_(denominator_B.unsqueeze(1))
-    usable_B = (denominator_B != 0) & torch.isfinite(denominator_B) & all_finite(u_BD)
-    skipped_B1 = ~usable_B.unsqueeze(1)
-    return u_BD.masked_fill_(skipped_B1, 0.0), v_BD.masked_fill_(skipped_B1, 0.0)
+def _inverse_square(s_BD: Tensor) -> tuple[Tensor, Tensor]:
+    """`1 / |s|^2`, or 0 where that is not finite; and where s is."""
+    square_B = torch.linalg.vecdot(s_BD, s_BD)
+    inverse_B = square_B.reciprocal()
+    return torch.where(torch.isfinite(inverse_B), inverse_B, 0.0), torch.isfinite(square_B)

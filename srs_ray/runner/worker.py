@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 Row = dict[str, Any]  # the columns of a run directory by name
 
 # What srs-ray draws for given settings. It is raised when a change to the program can change a count.
-SAMPLING_VERSION = 3
+SAMPLING_VERSION = 4
 
 # How torch, cuDNN, cuBLAS and oneDNN say, in a plain RuntimeError, that memory ran out.
 _OUT_OF_MEMORY = (

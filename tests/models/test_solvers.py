@@ -241,6 +241,40 @@ def test_broyden_skips_an_update_whose_denominator_is_zero():
     assert found.finite_B.all()
 
 
+@pytest.mark.parametrize("tolerance", [None, 1e-300])
+def test_broyden_takes_naive_steps_where_g_is_the_same_everywhere_and_its_secants_are_singular(tolerance):
+    problem = hyperbolic()
+    moving_B1 = torch.tensor([[1.0], [0.0], [1.0], [0.0], [1.0]], dtype=torch.bool)
+
+    def f(z_BD: Tensor) -> Tensor:
+        return torch.where(moving_B1, z_BD + 1.0, problem.f(z_BD))
+
+    setting = SolverSetting(Broyden(), 6, tolerance)
+    found, alone = (solve(g, problem.start_BD, setting) for g in (f, problem.f))
+    others = ~moving_B1[:, 0]
+    assert torch.equal(found.z_BD[moving_B1[:, 0]], problem.start_BD[moving_B1[:, 0]] + 6.0)
+    assert torch.allclose(found.z_BD[others], alone.z_BD[others], atol=1e-12)
+
+
+@pytest.mark.parametrize("huge", [1e200, torch.inf])
+def test_broyden_leaves_nothing_infinite_to_the_next_solve_in_a_slot(huge):
+    """A step whose square overflows is kept as 0, with the weight 0."""
+    problem = linear()
+    huge_B1 = torch.zeros(5, 1, dtype=torch.float64)
+    huge_B1[2] = huge
+    iteration = FixedPointIteration(
+        lambda z_BD: problem.f(z_BD) + huge_B1, problem.start_BD, SolverSetting(Broyden(), 9)
+    )
+    for _ in range(4):
+        iteration.advance()
+    huge_B1.zero_()
+    iteration.restart(torch.arange(5))
+    for _ in range(9):
+        iteration.advance()
+    expected = solve(problem.f, problem.start_BD, SolverSetting(Broyden(), 9))
+    assert torch.allclose(iteration.solution().z_BD, expected.z_BD, atol=1e-9)
+
+
 @pytest.mark.parametrize("solver", EVERY_SOLVER)
 def test_a_slot_that_is_given_to_another_solve_forgets_the_first(solver):
     problem = hyperbolic()
