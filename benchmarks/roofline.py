@@ -27,6 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from srs_ray.models.architectures import ARCHITECTURES
 from srs_ray.models.mdeq import MDEQ
+from srs_ray.models.solver_methods import Anderson
 from srs_ray.models.solvers import FixedPointIteration
 from srs_ray.models.weights import build_model, inference_model, random_weights, read_weights
 from srs_ray.smoothing.noise import NoisyPoint, Stage, noise_generator
@@ -127,19 +128,19 @@ def stages(model: MDEQ, published: MDEQ, point: NoisyPoint, batch: int, compiled
     yield WorkStage("head", lambda: model.head(z_BD), lambda: published.head(z_BD), size(z_BD, logits_BK) + head)
 
     reference = model.config.reference
-    steps = reference.steps // 2
+    steps = reference.steps - 1
     iteration = FixedPointIteration(lambda z_BD: fz_BD, z_BD, replace(reference, tolerance=None))
     for _ in range(steps):
         iteration.advance()
 
     def advance() -> None:
-        """The same step again, all samples active."""
+        """The last step again, all samples active."""
         iteration.k_B.fill_(steps)
         iteration.advance()
 
-    memory = min(steps, getattr(reference.solver, "memory", steps))
-    # A step reads f(z), z and both halves of the memory, and writes an entry of each and the next iterate.
-    moved = size(fz_BD) * (2 + 2 * memory + 2 + 1)
+    memory, halves = (reference.solver.memory, 2) if isinstance(reference.solver, Anderson) else (steps, 1)
+    # A step reads f(z), z and the memory, of which Anderson's has two halves; it writes entries and the next iterate.
+    moved = size(fz_BD) * (2 + halves * (memory + 1) + 1)
     yield WorkStage(f"solver arithmetic, {reference.solver.name}", advance, advance, moved)
 
 
