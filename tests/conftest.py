@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import atexit
+import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -7,6 +10,22 @@ from typing import Any
 import pytest
 import torch
 from ray.cluster_utils import Cluster
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Has the process end with the last of Python's own exit handlers, of which the first registered is the last.
+
+    Threads of a Ray cluster that was hosted in it (`ray.cluster_utils`) crash now and then when the C++ libraries are
+    taken down beneath them: a segmentation fault after all tests have passed.
+    """
+
+    def leave() -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(int(session.exitstatus))
+
+    atexit.register(leave)
+
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
 
