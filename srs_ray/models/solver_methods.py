@@ -245,13 +245,14 @@ class _BroydenMemory:
                 s_BD.addcmul_(s_MBD[i + 1], torch.where(k_B > i + 1, share_B, 0.0).unsqueeze(1))
         factor_B, usable_B = _stretch(last_B)
         s_BD.mul_(factor_B.unsqueeze(1))
-        self.weight_MB[(k_B - 1).clamp(min=0), self.rows_B] *= usable_B
+        # A sample that has stopped writes over entries that nobody will read, and so does one at its last step.
+        latest = len(self.s_MBD) - 1
+        self.weight_MB[(k_B - 1).clamp(0, latest), self.rows_B] *= usable_B
         weight_B, finite_B = _inverse_square(s_BD)
         next_BD = z_BD + s_BD
         if s_BD.device.type != "cpu" or not bool(finite_B.all()):  # to ask, a GPU would have to be waited for
             s_BD = s_BD.masked_fill(~finite_B.unsqueeze(1), 0.0)
-        # A sample at its last step writes over an entry that nobody will read.
-        entry_B = k_B.clamp(max=len(self.s_MBD) - 1)
+        entry_B = k_B.clamp(max=latest)
         self.s_MBD[entry_B, self.rows_B], self.weight_MB[entry_B, self.rows_B] = s_BD, weight_B
         self.filled = min(len(self.s_MBD), self.filled + 1)
         return next_BD, None

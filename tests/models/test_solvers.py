@@ -275,10 +275,11 @@ def test_broyden_leaves_nothing_infinite_to_the_next_solve_in_a_slot(huge):
     assert torch.allclose(iteration.solution().z_BD, expected.z_BD, atol=1e-9)
 
 
+@pytest.mark.parametrize("tolerance", [1e-3, 1e-300])
 @pytest.mark.parametrize("solver", EVERY_SOLVER)
-def test_a_slot_that_is_given_to_another_solve_forgets_the_first(solver):
+def test_a_slot_that_is_given_to_another_solve_forgets_the_first(solver, tolerance):
     problem = hyperbolic()
-    setting = SolverSetting(solver, 12, tolerance=1e-3)
+    setting = SolverSetting(solver, 12, tolerance)
     fresh = solve(problem.f, problem.start_BD, setting)
     iteration = FixedPointIteration(problem.f, problem.start_BD.clone(), setting)
     for advance in range(40):
