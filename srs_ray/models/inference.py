@@ -45,7 +45,7 @@ def arrange_for_inference(model: MDEQ, device: torch.device, dtype: torch.dtype)
         for block, (_, height, width) in zip(blocks, model.config.branch_shapes, strict=True):
             block.at_once = _samples_in_cache(block.conv1.out_channels * height * width)
             _pair(block, "conv2", width)
-            if dtype != torch.bfloat16:  # whose sums would lose what little precision it has
+            if dtype != torch.bfloat16:  # sums would lose what little precision that has
                 _filter_rows(block, height, width)
         _, height, width = model.config.input_shape
         for name in ("0", "3"):
