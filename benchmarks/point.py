@@ -31,8 +31,9 @@ from srs_ray.models.solvers import SolverSetting
 from srs_ray.models.weights import build_model, inference_model, random_weights, read_weights
 from srs_ray.runner.allocator import keep_freed_memory
 from srs_ray.smoothing.base_classifier import BaseClassifier
+from srs_ray.smoothing.batch_size import default_batch
 from srs_ray.smoothing.noise import NoisyPoint, Stage, noise_generator
-from srs_ray.smoothing.point import default_batch, device_name, use_exact_float32
+from srs_ray.smoothing.point import device_name, use_exact_float32
 from srs_ray.smoothing.samplers import Sampler, SerializedSampler, StandardSampler
 
 SIGMA, WARMUP_STEPS, CHECKED_STEPS = 0.5, 10, 3

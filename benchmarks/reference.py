@@ -22,8 +22,9 @@ from srs_ray.data import open_dataset
 from srs_ray.models.solvers import SolverSetting
 from srs_ray.models.weights import load_model
 from srs_ray.runner.allocator import keep_freed_memory
+from srs_ray.smoothing.batch_size import default_batch
 from srs_ray.smoothing.noise import noise_generator
-from srs_ray.smoothing.point import PointCertifier, PointRow, default_batch
+from srs_ray.smoothing.point import PointCertifier, PointRow
 from srs_ray.smoothing.sampling import Certificate, StandardSampling
 
 ARCH, RADII = "mdeq-small-cifar10", (0.0, 0.25, 0.5, 0.75, 1.0)

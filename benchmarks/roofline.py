@@ -30,8 +30,9 @@ from srs_ray.models.mdeq import MDEQ
 from srs_ray.models.solver_methods import Anderson
 from srs_ray.models.solvers import FixedPointIteration
 from srs_ray.models.weights import build_model, inference_model, random_weights, read_weights
+from srs_ray.smoothing.batch_size import default_batch
 from srs_ray.smoothing.noise import NoisyPoint, Stage, noise_generator
-from srs_ray.smoothing.point import default_batch, device_name, use_exact_float32
+from srs_ray.smoothing.point import device_name, use_exact_float32
 
 
 @dataclass(frozen=True)

@@ -29,10 +29,11 @@ from srs_ray.models.solvers import SolverSetting
 from srs_ray.models.weights import load_model
 from srs_ray.runner.allocator import keep_freed_memory
 from srs_ray.smoothing.base_classifier import NO_CLASS, BaseClassifier, Predictions
+from srs_ray.smoothing.batch_size import default_batch
 from srs_ray.smoothing.certificates import clopper_pearson_lower
 from srs_ray.smoothing.looks import target_p
 from srs_ray.smoothing.noise import NoisyPoint, Stage, noise_generator
-from srs_ray.smoothing.point import PointCertifier, default_batch, selected_class
+from srs_ray.smoothing.point import PointCertifier, selected_class
 from srs_ray.smoothing.samplers import SerializedSampler, StandardSampler
 from srs_ray.smoothing.sampling import AutoSampling, Certificate, Looks, SerializedSampling, StandardSampling
 
@@ -85,7 +86,7 @@ def recorded(folder: Path, images: str, points: int) -> list[Recorded]:
     for index in track(range(0, len(dataset), len(dataset) // points), "points", transient=True):
         path = folder / f"{index}.npz"
         if not path.exists():
-            at = record(model, dataset.image(index), index, default_batch(model.config, "cpu"))
+            at = record(model, dataset.image(index), index(model.config, "cpu"))
             np.savez(path, f=at.said_by_f_N, srs=at.said_by_srs_N, reference_evaluations=at.reference_evaluations)
         stored = np.load(path)
         done.append(Recorded(index, stored["f"], stored["srs"], float(stored["reference_evaluations"])))

@@ -11,7 +11,8 @@ import torch
 from srs_ray.errors import JobError, SrsRayError
 from srs_ray.job import ExecutionSettings
 from srs_ray.models.weights import Weights
-from srs_ray.runner.worker import PointWorker, Row, WorkerSpec, failed_row
+from srs_ray.runner.worker import PointWorker, Row, WorkerSpec, failed_row, measure_batch
+from srs_ray.smoothing.batch_size import MeasuredBatch
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,10 @@ class Backend(Protocol):
 
     def describe(self, workers: int) -> str:
         """In words, what was chosen."""
+        ...
+
+    def fastest_batch(self, spec: WorkerSpec, weights: Weights) -> MeasuredBatch | None:
+        """The fastest batch on one of the workers to be; None where that cannot be measured now."""
         ...
 
     def rows(self, spec: WorkerSpec, weights: Weights, indices: Sequence[int]) -> Rows:
@@ -65,6 +70,9 @@ class InProcess:
 
     def describe(self, workers: int) -> str:
         return f"this process, device {self.device}"
+
+    def fastest_batch(self, spec: WorkerSpec, weights: Weights) -> MeasuredBatch | None:
+        return measure_batch(spec, weights, spec.job.execution.cpus_per_worker)
 
     def rows(self, spec: WorkerSpec, weights: Weights, indices: Sequence[int]) -> Rows:
         worker = PointWorker(spec, weights, spec.job.execution.cpus_per_worker)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median_low
 
 from rich.console import Console
@@ -18,10 +18,13 @@ from srs_ray.runner.feasibility import check_feasible
 from srs_ray.runner.preparation import JobInputs, fingerprint_of, session_record
 from srs_ray.runner.progress import RunProgress, Tally
 from srs_ray.runner.signals import StopRequest
+from srs_ray.runner.worker import WorkerSpec
 from srs_ray.runs import Lease, RowWriter, RunDirectory
 from srs_ray.runs.schema import Row
 
 log = logging.getLogger(__name__)
+
+MEASURED_SAMPLES = 2**15  # of a run, from which on it is worth to measure the batch: that takes about a thousand
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ def certify(job: Job, open_backend: Callable[[], Backend], console: Console, dow
 
 def _run(inputs: JobInputs, backend: Backend, lease: Lease, console: Console) -> RunSummary:
     job = inputs.job
-    spec = inputs.resolve(backend.device)
+    spec, how = _with_batch(inputs, inputs.resolve(backend.device), backend)
     workers = backend.workers(len(inputs.indices))
     run = RunDirectory.create_or_continue(
         job.output,
@@ -88,7 +91,7 @@ def _run(inputs: JobInputs, backend: Backend, lease: Lease, console: Console) ->
     )
     for note in run.notes:
         console.print(f"[dim]note: {escape(note)}[/]", highlight=False)
-    console.print(f"{escape(run.path)}: {backend.describe(workers)}, batch {spec.batch}", highlight=False)
+    console.print(f"{escape(run.path)}: {backend.describe(workers)}, batch {how}", highlight=False)
     return finish(
         run,
         lease,
@@ -98,6 +101,25 @@ def _run(inputs: JobInputs, backend: Backend, lease: Lease, console: Console) ->
         median_low(job.report.radii) if job.report.radii else 0.0,
         console,
     )
+
+
+def _with_batch(inputs: JobInputs, spec: WorkerSpec, backend: Backend) -> tuple[WorkerSpec, str]:
+    """The spec with the batch of the run, and what to say of it.
+
+    Where the job leaves it open that is the batch that the run had before on such a device; at its first start the one
+    that is measured to be fastest, if the run is long enough to be worth that, else the rule's.
+    """
+    job = inputs.job
+    if job.execution.batch == "auto":
+        run = RunDirectory.find(job.output)
+        for session in reversed(run.sessions if run is not None else []):
+            if session.get("device") == spec.device and "batch" in session:
+                return replace(spec, batch=session["batch"]), f"{session['batch']} as before"
+        if len(inputs.indices) * job.sampling.n >= MEASURED_SAMPLES:
+            measured = backend.fastest_batch(spec, inputs.weights)
+            if measured is not None:
+                return replace(spec, batch=measured.batch), str(measured)
+    return spec, str(spec.batch)
 
 
 def finish(

@@ -14,8 +14,8 @@ from srs_ray.job import Job
 from srs_ray.models.architectures import architecture
 from srs_ray.models.weights import Weights, build_model, read_weights
 from srs_ray.runner.worker import SAMPLING_VERSION, WorkerSpec, open_job_data
+from srs_ray.smoothing.batch_size import default_batch
 from srs_ray.smoothing.noise import noise_generator, resolve_generator, self_check
-from srs_ray.smoothing.point import default_batch
 
 # Settings of sampling by looks, which are in the fingerprint where they are set.
 _OF_LOOKS = ("target_radii", "looks", "audit_share")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from functools import partial
 
 import ray
+from ray.exceptions import RayError
 
 from srs_ray.errors import JobError
 from srs_ray.job import ExecutionSettings
@@ -14,8 +16,12 @@ from srs_ray.runner.backend import Rows
 from srs_ray.runner.connection import attach, named_address, nodes_alive
 from srs_ray.runner.metrics import RunMetrics
 from srs_ray.runner.pool import WorkerPool
-from srs_ray.runner.worker import PointWorker, Row, WorkerSpec, failed_row
+from srs_ray.runner.worker import PointWorker, Row, WorkerSpec, failed_row, measure_batch
+from srs_ray.smoothing.batch_size import MeasuredBatch
 
+log = logging.getLogger(__name__)
+
+MEASURE_SECONDS = 120.0
 _HOW_TO_WAIT = "to wait for nodes that join, name the cluster (--address) and set execution.workers to a number"
 
 
@@ -77,12 +83,27 @@ class RayBackend:
         wait = f", of which {workers - room} wait for nodes to join" if workers > room else ""
         return f"{self.place}, device {self.device}, {workers} workers with {share:g} {resource} each{wait}"
 
-    def rows(self, spec: WorkerSpec, weights: Weights, indices: Sequence[int]) -> Rows:
+    def _options(self) -> dict[str, float]:
+        """The same as Ray's options of an actor or a task."""
         resource, share = self._needs()
+        return {"num_gpus": share, "num_cpus": 0} if resource == "GPU" else {"num_cpus": share}
+
+    def fastest_batch(self, spec: WorkerSpec, weights: Weights) -> MeasuredBatch | None:
+        if not self._room():  # and a run that waits for nodes need not wait for this besides
+            return None
+        measure = ray.remote(measure_batch).options(**self._options(), max_retries=0)
+        call = measure.remote(spec, weights, self.execution.cpus_per_worker)
+        try:
+            return ray.get(call, timeout=MEASURE_SECONDS)
+        except RayError as error:
+            log.warning("the batch could not be measured: %s", str(error).strip().splitlines()[-1])
+            ray.cancel(call, force=True)
+            return None
+
+    def rows(self, spec: WorkerSpec, weights: Weights, indices: Sequence[int]) -> Rows:
         wanted = self.execution.workers
-        options = {"num_gpus": share, "num_cpus": 0} if resource == "GPU" else {"num_cpus": share}
         # A worker that dies is replaced by a new actor, which Ray places wherever there is room, and at once.
-        actor_class = ray.remote(CertifierActor).options(**options, max_restarts=0)
+        actor_class = ray.remote(CertifierActor).options(**self._options(), max_restarts=0)
         self._pool = WorkerPool(
             actor_class.remote,
             (ray.put(spec), ray.put(weights), self.execution.cpus_per_worker),

@@ -21,8 +21,9 @@ from srs_ray.models.architectures import architecture
 from srs_ray.models.solvers import SolverSetting
 from srs_ray.models.weights import Weights, inference_model
 from srs_ray.runner.allocator import keep_freed_memory
+from srs_ray.smoothing.batch_size import MeasuredBatch, fastest_batch, is_out_of_memory
 from srs_ray.smoothing.noise import noise_generator, self_check
-from srs_ray.smoothing.point import PointCertifier, PointRow
+from srs_ray.smoothing.point import PointCertifier, PointRow, use_exact_float32
 from srs_ray.smoothing.sampling import AutoSampling, Certificate, Looks, SerializedSampling, StandardSampling
 
 log = logging.getLogger(__name__)
@@ -31,16 +32,6 @@ Row = dict[str, Any]  # the columns of a run directory by name
 
 # What srs-ray draws for given settings. It is raised when a change to the program can change a count.
 SAMPLING_VERSION = 4
-
-# How torch, cuDNN, cuBLAS and oneDNN say, in a plain RuntimeError, that memory ran out.
-_OUT_OF_MEMORY = (
-    "out of memory",
-    "can't allocate memory",
-    "not enough memory",
-    "bad_alloc",
-    "ALLOC_FAILED",
-    "could not create a primitive",
-)
 
 
 @dataclass(frozen=True)
@@ -97,6 +88,17 @@ def open_job_data(job: Job, path: str | None, download: bool = False) -> PointDa
     config = architecture(job.model.arch)
     data = job.data
     return open_dataset(data.kind, path, data.split, config.input_shape, download, config.classes)
+
+
+def measure_batch(spec: WorkerSpec, weights: Weights, threads: int) -> MeasuredBatch:
+    """The batch that is fastest here for the job's model and sampling, `spec.batch` or one near it."""
+    torch.set_num_threads(threads)
+    keep_freed_memory()
+    use_exact_float32()
+    job = spec.job
+    model = inference_model(job.model.arch, weights, spec.device, job.execution.dtype)
+    generator = noise_generator(spec.generator, spec.device)
+    return fastest_batch(model, sampling_of(job), job.noise.sigma, generator, spec.batch)
 
 
 class PointWorker:
@@ -164,17 +166,13 @@ class PointWorker:
                 return self.certifier.certify(x_CHW, index, label)
             except (MemoryError, RuntimeError) as error:
                 batch = self.certifier.batch
-                if batch == 1 or not _is_out_of_memory(error):
+                if batch == 1 or not is_out_of_memory(error):
                     raise
                 log.warning("point %d: out of memory with batch %d, going on with %d", index, batch, batch // 2)
             self.certifier = replace(self.certifier, batch=batch // 2)
             gc.collect()  # only now that the error is gone: its traceback held the tensors of the whole point
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-
-
-def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
-    return isinstance(error, MemoryError) or any(phrase in str(error) for phrase in _OUT_OF_MEMORY)
 
 
 def failed_row(sigma: float, index: int, attempts: int, reason: object) -> Row:

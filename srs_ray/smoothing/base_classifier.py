@@ -36,6 +36,45 @@ class Predictions:
     unconverged: int
 
 
+class PredictionsOnDevice:
+    """Predictions of `count` samples and their cost as they come, left on the device until all are there.
+
+    A GPU is thus never waited for to take note of a batch. Samples are given by their positions.
+    """
+
+    def __init__(self, count: int, device: torch.device) -> None:
+        self.classes_N = torch.full((count,), NO_CLASS, dtype=torch.int64, device=device)
+        self.evaluations, self.fallbacks, self.unconverged = torch.zeros(3, dtype=torch.int64, device=device)
+
+    def classify(self, positions_B: np.ndarray, logits_BK: Tensor, finite_B: Tensor) -> None:
+        """Takes the samples' classes; they have none where anything in the solve (`finite_B`) was not finite."""
+        self.classes_N[index_of(positions_B, logits_BK.device)] = predicted_classes(logits_BK, finite_B)
+
+    def count(self, solution: Solution, slots: Tensor | None = None, *, converging: bool = False) -> None:
+        """Counts what the solves cost, or those in `slots`; and the unconverged, where they should converge."""
+        rows = slice(None) if slots is None else slots
+        self.evaluations += solution.evaluations_B[rows].sum()
+        self.fallbacks += solution.fell_back_B[rows].sum()
+        if converging:
+            self.unconverged += (~solution.converged_B[rows]).sum()
+
+    def read(self) -> Predictions:
+        costs = int(self.evaluations), int(self.fallbacks), int(self.unconverged)
+        return Predictions(self.classes_N.cpu().numpy(), *costs)
+
+
+def as_range(numbers: np.ndarray) -> Sequence[int]:
+    """The same numbers, as a range if they are consecutive: a GPU counts that out without being waited for."""
+    first = int(numbers[0])
+    return range(first, first + len(numbers)) if bool((np.diff(numbers) == 1).all()) else numbers.tolist()
+
+
+def index_of(numbers: np.ndarray, device: torch.device) -> slice | Tensor:
+    """What picks these rows of a tensor on the device."""
+    rows = as_range(numbers)
+    return slice(rows.start, rows.stop) if isinstance(rows, range) else torch.tensor(rows, device=device)
+
+
 @dataclass(frozen=True)
 class BaseClassifier:
     """F of one model, solver setting and batch size."""
@@ -65,15 +104,14 @@ class _Pass:
         self.sample_B = np.full(self.batch, -1)
         self.iteration.active_B[:] = False
         self.solved: list[tuple[np.ndarray, Tensor, Tensor]] = []
-        self.classes_N = torch.full((len(numbers),), NO_CLASS, dtype=torch.int64, device=model.device)
-        self.evaluations = self.fallbacks = self.unconverged = 0
+        self.predictions = PredictionsOnDevice(len(numbers), model.device)
 
     def run(self) -> Predictions:
         while self._refill():
             self.iteration.advance()
             self._collect()
         self._classify(final=True)
-        return Predictions(self.classes_N.cpu().numpy(), self.evaluations, self.fallbacks, self.unconverged)
+        return self.predictions.read()
 
     def _stem(self, first: int) -> Tensor:
         """The injections of the batch of samples from `first` on; the last sample fills up a short batch."""
@@ -105,10 +143,7 @@ class _Pass:
             return
         slots = torch.from_numpy(stopped).to(self.injection_BCHW.device)
         solution: Solution = self.iteration.solution()
-        self.evaluations += int(solution.evaluations_B[slots].sum())
-        self.fallbacks += int(solution.fell_back_B[slots].sum())
-        if self.base.setting.tolerance is not None:
-            self.unconverged += int((~solution.converged_B[slots]).sum())
+        self.predictions.count(solution, slots, converging=self.base.setting.tolerance is not None)
         self.solved.append((self.sample_B[stopped], solution.z_BD[slots], solution.finite_B[slots]))
         self.sample_B[stopped] = -1
         self._classify(final=False)
@@ -131,6 +166,4 @@ class _Pass:
                     self.solved = [(part, z_BD, finite_B)]
                     return
                 z_BD = torch.cat([z_BD, z_BD[-1:].expand(self.batch - len(part), -1)])
-            logits_BK = self.base.model.head(z_BD)[: len(part)]
-            classes_B = predicted_classes(logits_BK, finite_B)
-            self.classes_N[torch.from_numpy(part).to(classes_B.device)] = classes_B
+            self.predictions.classify(part, self.base.model.head(z_BD)[: len(part)], finite_B)

@@ -81,7 +81,7 @@ class Philox4x32:
         if point > _WORD:
             raise ValueError(f"point {point} does not fit the generator's key (32 bits)")
         blocks = torch.arange(-(-size // 4), device=self.device).unsqueeze(0)
-        sample = torch.as_tensor(samples, dtype=torch.int64, device=self.device).unsqueeze(1)
+        sample = self._int64(samples).unsqueeze(1)
         constants = [torch.full_like(sample, value) for value in (stage + (VERSION << 8), seed >> 32)]
         words = philox4x32((blocks, sample, *constants), (seed & _WORD, point))
         uniforms = [(word.double() + 0.5) * 2.0**-32 for word in words]
@@ -90,6 +90,11 @@ class Philox4x32:
             length, angle = torch.sqrt(-2.0 * torch.log(u)), (2.0 * math.pi) * v
             normals += [length * torch.cos(angle), length * torch.sin(angle)]
         return torch.stack(normals, dim=2).flatten(1)[:, :size].float()
+
+    def _int64(self, numbers: Sequence[int]) -> Tensor:
+        if isinstance(numbers, range):  # which a GPU counts out itself; a list it would be waited for to take
+            return torch.arange(numbers.start, numbers.stop, numbers.step, device=self.device)
+        return torch.tensor(numbers, device=self.device)
 
 
 def philox4x32(counter: Sequence[Tensor], key: tuple[int, int], rounds: int = 10) -> list[Tensor]:

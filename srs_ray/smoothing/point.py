@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from srs_ray.errors import PointError
-from srs_ray.models.mdeq import MDEQ, MDEQConfig
+from srs_ray.models.mdeq import MDEQ
 from srs_ray.models.solvers import SolverSetting
 from srs_ray.smoothing.audit import NO_AUDIT, Audit, audit_samples
 from srs_ray.smoothing.base_classifier import NO_CLASS, BaseClassifier
+from srs_ray.smoothing.batch_size import default_batch
 from srs_ray.smoothing.certificates import certified_radius, p_lower
 from srs_ray.smoothing.choice import Pilot, Way, choose
 from srs_ray.smoothing.estimation import Estimation, Goal, estimate, estimate_by_looks, refuse_nonfinite
@@ -281,12 +282,6 @@ def sparse_counts(classes_N: np.ndarray) -> tuple[list[int], list[int]]:
 def device_name(device: torch.device) -> str:
     """`cpu`, or the GPU's own name."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def default_batch(config: MDEQConfig, device_type: str) -> int:
-    """Samples that go through the network at once: as many states as suit a CPU's caches, or fill a GPU."""
-    elements, least, most = (2**24, 1, 1024) if device_type == "cuda" else (2**21, 16, 64)
-    return max(least, min(most, 2 ** int(np.log2(elements / config.state_size))))
 
 
 def use_exact_float32() -> None:

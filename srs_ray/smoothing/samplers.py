@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from srs_ray.models.mdeq import MDEQ
-from srs_ray.models.solvers import SolverSetting, solve
-from srs_ray.smoothing.base_classifier import BaseClassifier, Predictions, predicted_classes
+from srs_ray.models.solvers import Solution, SolverSetting, solve
+from srs_ray.smoothing.base_classifier import BaseClassifier, Predictions, PredictionsOnDevice, as_range, index_of
 from srs_ray.smoothing.noise import NoisyPoint, Stage
 
 
@@ -46,40 +46,35 @@ class SerializedSampler:
         self.setting = setting
         self.warmup = SolverSetting(setting.solver, warmup_steps)
         self.z_JD = model.zero_state(chains)
-        self.started_J = np.zeros(chains, dtype=bool)
+        self.started_J = torch.zeros(chains, dtype=torch.bool, device=model.device)
 
     @torch.inference_mode()
     def draw(self, stage: Stage, count: int, first: int = 0) -> Predictions:
-        classes_N = np.empty(count, dtype=np.int64)
-        evaluations = fallbacks = 0
+        drawn = PredictionsOnDevice(count, self.model.device)
         begin = first
         while begin < first + count:
             low = begin % self.chains
+            if low == 0 or begin == first:
+                started_J = self.started_J.cpu().numpy()  # a GPU is waited for once in a round of all chains
             batch = np.arange(low, min(low + self.batch, self.chains, low + first + count - begin))
-            started = self.started_J[batch]
+            started = started_J[batch]
             for chains, setting in ((batch[started], self.setting), (batch[~started], self.warmup)):
-                if not len(chains):
-                    continue
-                numbers = begin - low + chains
-                part = self._advance(stage, chains, numbers, setting)
-                classes_N[numbers - first] = part.classes_N
-                evaluations += part.evaluations
-                fallbacks += part.fallbacks
+                if len(chains):
+                    numbers = begin - low + chains
+                    solution = self._advance(stage, chains, numbers, setting)
+                    drawn.count(solution)
+                    drawn.classify(numbers - first, self.model.head(solution.z_BD), solution.finite_B)
             begin += len(batch)
-        return Predictions(classes_N, evaluations, fallbacks, unconverged=0)
+        return drawn.read()
 
-    def _advance(self, stage: Stage, chains: np.ndarray, numbers: np.ndarray, setting: SolverSetting) -> Predictions:
+    def _advance(self, stage: Stage, chains: np.ndarray, numbers: np.ndarray, setting: SolverSetting) -> Solution:
         """One sample on each of these chains."""
         model = self.model
-        x_BCHW = self.point.samples(stage, numbers.tolist())
+        x_BCHW = self.point.samples(stage, as_range(numbers))
         injection_BCHW = model.inject(x_BCHW.to(model.dtype))
-        neighbours = chains[-1] - chains[0] == len(chains) - 1  # unless some of them start anew
-        rows = slice(chains[0], chains[-1] + 1) if neighbours else torch.from_numpy(chains).to(model.device)
+        rows = index_of(chains, model.device)
         start_BD = model.zero_state(len(chains)) if setting is self.warmup else self.z_JD[rows]
         solution = solve(lambda z_BD: model.f(z_BD, injection_BCHW), start_BD, setting)
         self.z_JD[rows] = solution.z_BD
-        self.started_J[chains] = solution.finite_B.cpu().numpy()
-        classes_B = predicted_classes(model.head(solution.z_BD), solution.finite_B)
-        return Predictions(
-            classes_B.cpu().numpy(), int(solution.evaluations_B.sum()), int(solution.fell_back_B.sum()), unconverged=0
-        )
+        self.started_J[rows] = solution.finite_B
+        return solution

@@ -20,6 +20,7 @@ from srs_ray.data import open_dataset
 from srs_ray.errors import DataError, JobError, RunDirectoryError, WeightsError
 from srs_ray.job import Job
 from srs_ray.models.weights import Weights, random_weights, read_weights, write_weights
+from srs_ray.runner.certification import MEASURED_SAMPLES
 from srs_ray.runner.preparation import JobInputs, fingerprint_of
 from srs_ray.runner.worker import SAMPLING_VERSION, PointWorker, sampling_of
 from srs_ray.runs import RunDirectory
@@ -115,6 +116,27 @@ def test_run_json_records_the_job_and_each_start(digits_job, run_in_process):
     assert [session["batch"] for session in run.sessions] == [64, 32]
     assert {"torch", "numpy", "srs-ray", "python"} <= run.sessions[0]["versions"].keys()
     assert any("batch" in note for note in run.notes)
+
+
+def test_a_long_run_measures_its_batch_at_its_first_start_and_keeps_it(digits_job, run_in_process, console):
+    # Few samples are enough, but that many may be drawn.
+    long = {"sampling": {"n": MEASURED_SAMPLES, "target_radii": [0.05]}, "certificate": {"audit": 0}}
+    run_in_process(digits_job(**long, data={"stop": 10}))
+    batch = RunDirectory.open(digits_job().output).sessions[0]["batch"]
+    assert f"batch {batch}, measured (ms a sample: " in console.file.getvalue()
+    run_in_process(digits_job(**long, data={"stop": 20}))
+    run = RunDirectory.open(digits_job().output)
+    assert f"batch {batch} as before" in console.file.getvalue()
+    assert [session["batch"] for session in run.sessions] == [batch, batch]
+    assert run.rows(["batch"]).to_pylist() == [{"batch": batch}] * 2
+
+
+def test_a_run_goes_on_with_the_batch_that_it_had_whatever_the_rule_says(digits_job, run_in_process):
+    run_in_process(digits_job(data={"stop": 10}, execution={"batch": 24}))
+    run_in_process(digits_job(data={"stop": 20}))
+    run = RunDirectory.open(digits_job().output)
+    assert [session["batch"] for session in run.sessions] == [24, 24]
+    assert run.notes == []
 
 
 def encoded(picture: Image.Image, form: str = "PNG") -> bytes:

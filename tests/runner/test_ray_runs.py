@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,23 @@ def test_points_of_a_killed_worker_are_done_again_elsewhere(digits_job, tmp_path
         {k: row[k] for k in keys} for row in result_rows(undisturbed.output)
     ]
     assert max(row["attempt"] for row in rows) == 2
+
+
+def test_a_worker_measures_the_batch_and_a_run_starts_where_it_cannot(digits_job, cluster, caplog):
+    job = digits_job()
+    inputs = JobInputs.read(job)
+    spec = inputs.resolve("cpu")
+    backend = RayBackend(job.execution, cluster)
+    try:
+        measured = backend.fastest_batch(spec, inputs.weights)
+        assert measured is not None
+        assert measured.seconds.keys() >= {spec.batch, measured.batch}
+        assert not caplog.records
+        broken = replace(inputs.weights, tensors={})
+        assert backend.fastest_batch(spec, broken) is None
+        assert "the batch could not be measured" in caplog.text
+    finally:
+        backend.close()
 
 
 def test_a_cluster_without_a_gpu_refuses_a_job_that_asks_for_one(digits_job, cluster):

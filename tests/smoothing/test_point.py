@@ -10,7 +10,6 @@ import torch
 import srs_ray
 from srs_ray.data import open_dataset
 from srs_ray.errors import PointError
-from srs_ray.models.architectures import ARCHITECTURES
 from srs_ray.models.solvers import SolverSetting
 from srs_ray.runs.schema import RESULT_COLUMNS, ROW_SCHEMA
 from srs_ray.smoothing.audit import audit_hits
@@ -23,7 +22,6 @@ from srs_ray.smoothing.point import (
     PointRow,
     SerializedSampling,
     StandardSampling,
-    default_batch,
     selected_class,
     sparse_counts,
 )
@@ -299,13 +297,6 @@ def test_what_is_no_image_is_the_callers_mistake_here_and_an_error_row_in_a_run(
         srs_ray.certify_point(model, image, sigma=0.5)
     with pytest.raises(PointError, match=found):
         _certifier(model, Philox4x64()).certify(image, 4, 6)
-
-
-@pytest.mark.parametrize("device_type", ["cpu", "cuda"])
-def test_the_default_batch_falls_with_the_size_of_a_state(device_type):
-    batches = [default_batch(config, device_type) for config in ARCHITECTURES.values()]
-    assert batches == sorted(batches, reverse=True)
-    assert all(1 <= batch <= 1024 for batch in batches)
 
 
 def test_serialized_and_standard_sampling_agree_on_the_shipped_model(model, digit):
