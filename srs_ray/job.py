@@ -210,6 +210,9 @@ class AuditedCertificate(Settings):
 class ExecutionSettings(Settings):
     """Where and how the job runs. Of these only dtype and seed can change a count.
 
+    `batch` is how many samples go through the network at once. A long run with `auto` measures which is fastest, on one
+    worker at its first start, and keeps to that; run.json has it.
+
     With dtype bfloat16 the network computes in it: another F, whose solves do not get below a residual of some 3e-3.
 
     A point that takes longer than `point_seconds` becomes an error row (null: it may take any time). Let that be more

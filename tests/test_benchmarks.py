@@ -74,6 +74,12 @@ def test_convergence_says_how_much_of_a_state_moves_at_each_step() -> None:
     assert "100.0%" in said
 
 
+def test_batches_are_compared_with_the_rules() -> None:
+    said = run("batch_size.py", "--arch", "mdeq-tiny-digits", "--rounds", "1")
+    assert all(f" {batch} " in said for batch in (32, 64, 128))
+    assert said.count(" 1.00 ") >= 3  # the rule's own
+
+
 IMAGES = ROOT.parent / "shared" / "data" / "cifar10-test.parquet"
 needs_images = pytest.mark.skipif(not IMAGES.exists(), reason=f"no images at {IMAGES}")
 

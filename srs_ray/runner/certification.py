@@ -80,7 +80,7 @@ def certify(job: Job, open_backend: Callable[[], Backend], console: Console, dow
 
 def _run(inputs: JobInputs, backend: Backend, lease: Lease, console: Console) -> RunSummary:
     job = inputs.job
-    spec, how = _with_batch(inputs, inputs.resolve(backend.device), backend)
+    spec, how = _with_batch(inputs, inputs.resolve(backend.device), backend, console)
     workers = backend.workers(len(inputs.indices))
     run = RunDirectory.create_or_continue(
         job.output,
@@ -103,7 +103,7 @@ def _run(inputs: JobInputs, backend: Backend, lease: Lease, console: Console) ->
     )
 
 
-def _with_batch(inputs: JobInputs, spec: WorkerSpec, backend: Backend) -> tuple[WorkerSpec, str]:
+def _with_batch(inputs: JobInputs, spec: WorkerSpec, backend: Backend, console: Console) -> tuple[WorkerSpec, str]:
     """The spec with the batch of the run, and what to say of it.
 
     Where the job leaves it open that is the batch that the run had before on such a device; at its first start the one
@@ -116,7 +116,8 @@ def _with_batch(inputs: JobInputs, spec: WorkerSpec, backend: Backend) -> tuple[
             if session.get("device") == spec.device and "batch" in session:
                 return replace(spec, batch=session["batch"]), f"{session['batch']} as before"
         if len(inputs.indices) * job.sampling.n >= MEASURED_SAMPLES:
-            measured = backend.fastest_batch(spec, inputs.weights)
+            with console.status("measuring how many samples at once are fastest"):
+                measured = backend.fastest_batch(spec, inputs.weights)
             if measured is not None:
                 return replace(spec, batch=measured.batch), str(measured)
     return spec, str(spec.batch)
