@@ -124,7 +124,7 @@ def certify(
     seed: Annotated[int | None, typer.Option(help="Seed of all noise and audits.")] = None,
     device: DeviceOption = None,
     workers: WorkersOption = None,
-    batch: Annotated[str | None, typer.Option(help="Samples through the network at once; auto: measured, then kept.")] = None,
+    batch: Annotated[str | None, typer.Option(help="Samples in the network at once; auto: measured.")] = None,
     address: AddressOption = None,
     no_ray: NoRayOption = False,
     download: DownloadOption = False,
