@@ -63,16 +63,12 @@ class PredictionsOnDevice:
         return Predictions(self.classes_N.cpu().numpy(), *costs)
 
 
-def as_range(numbers: np.ndarray) -> Sequence[int]:
-    """The same numbers, as a range if they are consecutive: a GPU counts that out without being waited for."""
-    first = int(numbers[0])
-    return range(first, first + len(numbers)) if bool((np.diff(numbers) == 1).all()) else numbers.tolist()
-
-
-def index_of(numbers: np.ndarray, device: torch.device) -> slice | Tensor:
-    """What picks these rows of a tensor on the device."""
-    rows = as_range(numbers)
-    return slice(rows.start, rows.stop) if isinstance(rows, range) else torch.tensor(rows, device=device)
+def index_of(rows: np.ndarray, device: torch.device) -> slice | Tensor:
+    """What picks these rows of a tensor on the device; a slice if they are neighbours, which a GPU takes unasked."""
+    first = int(rows[0])
+    if bool((np.diff(rows) == 1).all()):
+        return slice(first, first + len(rows))
+    return torch.from_numpy(rows).to(device)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import ClassVar, Protocol
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 VERSION = 1
+NORMALS_AT_ONCE = 2**22  # on a GPU: some 120 kernels, most of them of 8 MiB each way
 _WORD = 0xFFFFFFFF
 
 
@@ -31,9 +33,15 @@ class Stage(IntEnum):
 
 
 class NoiseGenerator(Protocol):
-    """Standard normals of given samples, shape (N, size), float32."""
+    """Standard normals of given samples, shape (N, size), float32.
+
+    `at_once` is how many numbers it would rather draw at once than fewer: on a GPU every step of it has its price.
+    """
 
     name: ClassVar[str]
+
+    @property
+    def at_once(self) -> int: ...
 
     def normals(self, seed: int, point: int, stage: Stage, samples: Sequence[int], size: int) -> Tensor: ...
 
@@ -43,6 +51,7 @@ class Philox4x64:
     """numpy's Philox with its float32 ziggurat, on the CPU: key (seed, point), counter (0, sample, stage, version)."""
 
     name: ClassVar[str] = f"philox4x64-10/numpy-float32-ziggurat/{VERSION}"
+    at_once: ClassVar[int] = 1
 
     def normals(self, seed: int, point: int, stage: Stage, samples: Sequence[int], size: int) -> Tensor:
         e_ND = np.empty((len(samples), size), dtype=np.float32)
@@ -77,6 +86,10 @@ class Philox4x32:
     device: torch.device
     name: ClassVar[str] = f"philox4x32-10/box-muller-float64/{VERSION}"
 
+    @property
+    def at_once(self) -> int:
+        return 1 if self.device.type == "cpu" else NORMALS_AT_ONCE
+
     def normals(self, seed: int, point: int, stage: Stage, samples: Sequence[int], size: int) -> Tensor:
         if point > _WORD:
             raise ValueError(f"point {point} does not fit the generator's key (32 bits)")
@@ -84,12 +97,11 @@ class Philox4x32:
         sample = self._int64(samples).unsqueeze(1)
         constants = [torch.full_like(sample, value) for value in (stage + (VERSION << 8), seed >> 32)]
         words = philox4x32((blocks, sample, *constants), (seed & _WORD, point))
-        uniforms = [(word.double() + 0.5) * 2.0**-32 for word in words]
-        normals = []
-        for u, v in (uniforms[:2], uniforms[2:]):
-            length, angle = torch.sqrt(-2.0 * torch.log(u)), (2.0 * math.pi) * v
-            normals += [length * torch.cos(angle), length * torch.sin(angle)]
-        return torch.stack(normals, dim=2).flatten(1)[:, :size].float()
+        uniform_NB4 = torch.stack(words, dim=2).double().add_(0.5).mul_(2.0**-32)
+        length_NB2 = uniform_NB4[..., 0::2].log().mul_(-2.0).sqrt_()
+        angle_NB2 = uniform_NB4[..., 1::2] * (2.0 * math.pi)
+        e_NB22 = torch.stack([length_NB2 * angle_NB2.cos(), length_NB2 * angle_NB2.sin()], dim=3)
+        return e_NB22.flatten(1)[:, :size].float()
 
     def _int64(self, numbers: Sequence[int]) -> Tensor:
         if isinstance(numbers, range):  # which a GPU counts out itself; a list it would be waited for to take
@@ -101,19 +113,16 @@ def philox4x32(counter: Sequence[Tensor], key: tuple[int, int], rounds: int = 10
     """The four 32-bit words that Philox4x32 makes of counters and a key; words lie in int64 tensors that broadcast.
 
     A product of two words wraps around in int64, which leaves its 64 bits as they are: both halves can be read off.
+    Upper halves of c1 and c3 are cut off where they would be read: with those of the words that they are xored to.
     """
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(rounds):
         first, second = c0 * 0xD2511F53, c2 * 0xCD9E8D57
-        c0, c1, c2, c3 = (
-            ((second >> 32) & _WORD) ^ c1 ^ k0,
-            second & _WORD,
-            ((first >> 32) & _WORD) ^ c3 ^ k1,
-            first & _WORD,
-        )
+        c0, c2 = ((second >> 32) ^ c1).bitwise_xor_(k0), ((first >> 32) ^ c3).bitwise_xor_(k1)
+        c0, c1, c2, c3 = c0.bitwise_and_(_WORD), second, c2.bitwise_and_(_WORD), first
         k0, k1 = (k0 + 0x9E3779B9) & _WORD, (k1 + 0xBB67AE85) & _WORD
-    return [c0, c1, c2, c3]
+    return [c0, c1 & _WORD, c2, c3 & _WORD]
 
 
 def resolve_generator(name: str, device_type: str) -> str:
@@ -163,6 +172,17 @@ class NoisyPoint:
         e_ND = self.generator.normals(self.seed, self.index, stage, numbers, self.x_CHW.numel())
         e_NCHW = e_ND.view(len(numbers), *self.x_CHW.shape).to(self.x_CHW.device)
         return e_NCHW.mul_(self.sigma).add_(self.x_CHW)
+
+    def batches(self, stage: Stage, batches: Sequence[range]) -> Iterator[Tensor]:
+        """The noisy copies of these batches, which follow each other; several are drawn at once where that pays."""
+        most = self.generator.at_once // self.x_CHW.numel()
+        waiting = deque(batches)
+        while waiting:
+            together = [waiting.popleft()]
+            while waiting and waiting[0].stop - together[0].start <= most:
+                together.append(waiting.popleft())
+            x_NCHW = self.samples(stage, range(together[0].start, together[-1].stop))
+            yield from x_NCHW.split([len(numbers) for numbers in together])
 
     def audit_choice(self, hits: np.ndarray, audit: int) -> np.ndarray:
         """min(audit, |hits|) of the hits, uniform without replacement and independent of all noise, in order."""

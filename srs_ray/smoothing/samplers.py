@@ -6,10 +6,11 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from srs_ray.models.mdeq import MDEQ
 from srs_ray.models.solvers import Solution, SolverSetting, solve
-from srs_ray.smoothing.base_classifier import BaseClassifier, Predictions, PredictionsOnDevice, as_range, index_of
+from srs_ray.smoothing.base_classifier import BaseClassifier, Predictions, PredictionsOnDevice, index_of
 from srs_ray.smoothing.noise import NoisyPoint, Stage
 
 
@@ -51,26 +52,33 @@ class SerializedSampler:
     @torch.inference_mode()
     def draw(self, stage: Stage, count: int, first: int = 0) -> Predictions:
         drawn = PredictionsOnDevice(count, self.model.device)
-        begin = first
-        while begin < first + count:
-            low = begin % self.chains
-            if low == 0 or begin == first:
+        batches = self._batches(range(first, first + count))
+        for numbers, x_BCHW in zip(batches, self.point.batches(stage, batches), strict=True):
+            chain, position = numbers.start % self.chains, numbers.start - first
+            if chain == 0 or position == 0:
                 started_J = self.started_J.cpu().numpy()  # a GPU is waited for once in a round of all chains
-            batch = np.arange(low, min(low + self.batch, self.chains, low + first + count - begin))
-            started = started_J[batch]
-            for chains, setting in ((batch[started], self.setting), (batch[~started], self.warmup)):
-                if len(chains):
-                    numbers = begin - low + chains
-                    solution = self._advance(stage, chains, numbers, setting)
+            started_B = started_J[chain : chain + len(numbers)]
+            for among_B, setting in ((started_B, self.setting), (~started_B, self.warmup)):
+                rows = np.flatnonzero(among_B)
+                if len(rows):
+                    x_GCHW = x_BCHW[index_of(rows, x_BCHW.device)]
+                    solution = self._advance(x_GCHW, chain + rows, setting)
                     drawn.count(solution)
-                    drawn.classify(numbers - first, self.model.head(solution.z_BD), solution.finite_B)
-            begin += len(batch)
+                    drawn.classify(position + rows, self.model.head(solution.z_BD), solution.finite_B)
         return drawn.read()
 
-    def _advance(self, stage: Stage, chains: np.ndarray, numbers: np.ndarray, setting: SolverSetting) -> Solution:
-        """One sample on each of these chains."""
+    def _batches(self, numbers: range) -> list[range]:
+        """These samples in batches, each within one round of the chains."""
+        batches = []
+        while numbers:
+            count = min(self.batch, self.chains - numbers.start % self.chains)
+            batches.append(numbers[:count])
+            numbers = numbers[count:]
+        return batches
+
+    def _advance(self, x_BCHW: Tensor, chains: np.ndarray, setting: SolverSetting) -> Solution:
+        """One noisy image on each of these chains."""
         model = self.model
-        x_BCHW = self.point.samples(stage, as_range(numbers))
         injection_BCHW = model.inject(x_BCHW.to(model.dtype))
         rows = index_of(chains, model.device)
         start_BD = model.zero_state(len(chains)) if setting is self.warmup else self.z_JD[rows]

@@ -110,6 +110,35 @@ def test_noise_is_scaled_in_pixel_units_and_added_to_the_image():
     assert torch.equal(noisy[0], x_CHW + 0.25 * e)
 
 
+class ManyAtOnce(Philox4x32):
+    """As on a GPU: it would rather draw so many numbers at once."""
+
+    at_once = 10 * 48  # type: ignore[assignment]
+
+    def __init__(self) -> None:
+        super().__init__(torch.device("cpu"))
+        object.__setattr__(self, "drawn", [])
+
+    def normals(self, seed, point, stage, samples, size):
+        self.drawn.append(samples)
+        return super().normals(seed, point, stage, samples, size)
+
+
+def test_batches_are_the_same_samples_drawn_together():
+    generator = ManyAtOnce()
+    noisy = NoisyPoint(torch.rand(3, 4, 4), 0.25, 7, 2, generator)
+    batches = [range(5, 9), range(9, 13), range(13, 14), range(14, 18), range(18, 40), range(40, 42)]
+    found = list(noisy.batches(Stage.ESTIMATION, batches))
+    assert generator.drawn == [range(5, 14), range(14, 18), range(18, 40), range(40, 42)]
+    for numbers, x_BCHW in zip(batches, found, strict=True):
+        assert torch.equal(x_BCHW, noisy.samples(Stage.ESTIMATION, list(numbers)))
+
+
+def test_a_cpu_draws_one_batch_at_a_time_and_a_gpu_many():
+    assert Philox4x64().at_once == Philox4x32(torch.device("cpu")).at_once == 1
+    assert Philox4x32(torch.device("cuda")).at_once > 1000 * 3 * 32 * 32
+
+
 def test_the_audit_is_a_uniform_choice_without_replacement_of_its_own_domain():
     hits = np.arange(100, 120)
     chosen = [NoisyPoint(torch.zeros(1), 1.0, seed, 0, Philox4x64()).audit_choice(hits, 5) for seed in range(4000)]

@@ -53,21 +53,26 @@ def sampler(request: pytest.FixtureRequest) -> Iterator[SerializedSampler]:
 
 
 @pytest.mark.parametrize("sampler", ["naive", "anderson", "broyden"], indirect=True)
-def test_a_batch_of_chains_asks_a_gpu_nothing(sampler: SerializedSampler):
-    chains = np.arange(BATCH, 2 * BATCH)
+def test_a_round_of_chains_asks_a_gpu_nothing(sampler: SerializedSampler):
+    numbers = range(2 * CHAINS, 3 * CHAINS)
     drawn = PredictionsOnDevice(CHAINS, sampler.model.device)
+    batches = sampler._batches(numbers)
     with NoCopies():
-        for setting in (sampler.warmup, sampler.setting):
-            solution = sampler._advance(Stage.ESTIMATION, chains, chains, setting)
-            drawn.count(solution)
-            drawn.classify(chains, sampler.model.head(solution.z_BD), solution.finite_B)
+        for batch, x_BCHW in zip(batches, sampler.point.batches(Stage.ESTIMATION, batches), strict=True):
+            chains = np.array(batch) - numbers.start
+            for setting in (sampler.warmup, sampler.setting):
+                solution = sampler._advance(x_BCHW, chains, setting)
+                drawn.count(solution)
+                drawn.classify(chains, sampler.model.head(solution.z_BD), solution.finite_B)
     assert drawn.classes_N.device.type == "cuda"
 
 
 @pytest.mark.parametrize("sampler", ["anderson"], indirect=True)
 def test_what_would_wait_for_a_gpu_is_noticed(sampler: SerializedSampler):
     scattered = np.array([0, 2, 5])
+    with NoCopies(), pytest.raises(AssertionError, match="copies between cpu and cuda"):
+        sampler._advance(sampler.point.samples(Stage.ESTIMATION, range(3)), scattered, sampler.setting)
     with NoCopies(), pytest.raises(AssertionError, match="tensor copies between cpu and cuda"):
-        sampler._advance(Stage.ESTIMATION, scattered, scattered, sampler.setting)
+        sampler.point.samples(Stage.ESTIMATION, [0, 2, 5])
     with pytest.raises(DataDependentOutputException):
         PredictionsOnDevice(CHAINS, sampler.model.device).read()
