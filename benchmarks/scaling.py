@@ -6,11 +6,14 @@ A shape is workers x threads. Each round certifies --points points for each work
 type it, in a new run directory; the shapes take turns. Points per hour are those of the workers' steady state: each
 worker's points by the time between the end of its first and of its last. `start` is from the command's start to the
 first finished point, less that point's own time. What the driver costs is what benchmarks/scheduling.py measures.
+Beside it stands what the machine gives: as many processes as there are workers in a shape, each of one thread, that do
+nothing but convolutions, or copies of memory, against a single one.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import statistics
 import subprocess
@@ -20,14 +23,20 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.table import Table
+from torch.nn import functional as F
 
 from srs_ray import load_points
 
 JOB = "jobs/digits-srs.yaml"
+ALONE_SECONDS = 2.0
+
+barrier: Barrier  # of the processes that do nothing else, in each of them
 
 
 @dataclass(frozen=True)
@@ -78,6 +87,36 @@ def certify(job: str, shape: Shape, points: int, options: Sequence[str], folder:
     return Measured(3600 * rate, float(df["seconds"].median()), start.total_seconds())
 
 
+def start_alone(together: Barrier) -> None:
+    """In a new process: the barrier that it shares with the others."""
+    global barrier
+    barrier = together
+    torch.set_num_threads(1)
+
+
+def calls_a_second(work: str) -> float:
+    """In such a process, from when all of them are there."""
+    x, w = torch.randn(16, 128, 28, 28), torch.randn(128, 128, 3, 3)
+    x, w = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (x, w))
+    source = torch.zeros(2**24)
+    target = torch.zeros_like(source)
+    run = {"convolutions": lambda: F.conv2d(x, w, padding=1), "copies": lambda: target.copy_(source)}[work]
+    run()
+    barrier.wait()
+    started, calls = time.perf_counter(), 0
+    while time.perf_counter() - started < ALONE_SECONDS:
+        run()
+        calls += 1
+    return calls / (time.perf_counter() - started)
+
+
+def alone(work: str, processes: int) -> float:
+    """What so many processes that do nothing else come to, in calls a second."""
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(processes, start_alone, (context.Barrier(processes),)) as pool:
+        return sum(pool.map(calls_a_second, [work] * processes, chunksize=1))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
@@ -113,7 +152,15 @@ def main() -> None:
             f"{statistics.median(run.point_seconds for run in runs):.2f}",
             f"{statistics.median(run.start for run in runs):.1f}",
         )
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    for processes in sorted({shape.workers for shape in shapes} - {1}):
+        for work in ("convolutions", "copies"):
+            gains = [alone(work, processes) / alone(work, 1) for _ in range(given.rounds)]
+            console.print(
+                f"{processes} processes of {work} alone: {statistics.median(gains):.2f} times one's "
+                f"({min(gains):.2f} to {max(gains):.2f})"
+            )
 
 
 if __name__ == "__main__":
