@@ -1,9 +1,9 @@
 """What a sample takes by the size of the batch, against the rule's: what a run that measures its batch can gain.
 
-    python benchmarks/batch_size.py [--arch mdeq-small-cifar10] [--reach 2] [--rounds 5]
+    python benchmarks/batch_size.py [--arch mdeq-small-cifar10] [--doublings 1] [--rounds 5]
 
-Serialized sampling of 1 and 3 steps and standard sampling, each by batches from the rule's divided by --reach to the
-rule's times it, on random weights; batches take turns. Every timing is the one that a run makes at its first start.
+Serialized sampling of 1 and 3 steps and standard sampling, on random weights, each by the rule's batch and by this
+halved and doubled --doublings times; batches take turns. Every timing is the one that a run makes at its first start.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", default="mdeq-small-cifar10", choices=ARCHITECTURES)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--reach", type=int, default=2, help="a power of two")
+    parser.add_argument("--doublings", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
@@ -49,11 +49,8 @@ def main() -> None:
     samplings["standard"] = StandardSampling(reference)
 
     rule = default_batch(model.config, model.device.type)
-    batches = [rule]
-    while batches[0] > max(1, rule // given.reach):
-        batches.insert(0, batches[0] // 2)
-    while batches[-1] < rule * given.reach:
-        batches.append(2 * batches[-1])
+    doublings = range(-given.doublings, given.doublings + 1)
+    batches = [batch for power in doublings if (batch := int(rule * 2.0**power)) > 0]
     table = Table(
         title=f"{given.arch} on {device_name(model.device)}, {given.threads} threads: a sample's time over that by the "
         f"rule's batch, {rule}; medians of {given.rounds}"

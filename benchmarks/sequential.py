@@ -86,7 +86,7 @@ def recorded(folder: Path, images: str, points: int) -> list[Recorded]:
     for index in track(range(0, len(dataset), len(dataset) // points), "points", transient=True):
         path = folder / f"{index}.npz"
         if not path.exists():
-            at = record(model, dataset.image(index), index(model.config, "cpu"))
+            at = record(model, dataset.image(index), index, default_batch(model.config, "cpu"))
             np.savez(path, f=at.said_by_f_N, srs=at.said_by_srs_N, reference_evaluations=at.reference_evaluations)
         stored = np.load(path)
         done.append(Recorded(index, stored["f"], stored["srs"], float(stored["reference_evaluations"])))

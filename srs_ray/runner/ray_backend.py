@@ -21,7 +21,7 @@ from srs_ray.smoothing.batch_size import MeasuredBatch
 
 log = logging.getLogger(__name__)
 
-MEASURE_SECONDS = 120.0
+MEASURE_SECONDS = 120.0  # a run does not wait longer for its batch to be measured
 _HOW_TO_WAIT = "to wait for nodes that join, name the cluster (--address) and set execution.workers to a number"
 
 
@@ -96,7 +96,8 @@ class RayBackend:
         try:
             return ray.get(call, timeout=MEASURE_SECONDS)
         except RayError as error:
-            log.warning("the batch could not be measured: %s", str(error).strip().splitlines()[-1])
+            reason = str(error).strip() or type(error).__name__
+            log.warning("the batch could not be measured: %s", reason.splitlines()[-1])
             ray.cancel(call, force=True)
             return None
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 VERSION = 1
-NORMALS_AT_ONCE = 2**22  # on a GPU: some 120 kernels, most of them of 8 MiB each way
+NORMALS_AT_ONCE = 2**22  # on a GPU: more than a hundred kernels, most of them of 8 MiB each way
 _WORD = 0xFFFFFFFF
 
 
