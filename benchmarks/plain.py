@@ -14,11 +14,12 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import reduce
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from srs_ray.models.mdeq import MDEQ
+from srs_ray.models.mdeq import MDEQ, Fusion
 from srs_ray.training.weight_normalization import add_weight_normalization
 
 MEMORY, RIDGE = 6, 1e-4
@@ -131,8 +132,8 @@ class PlainEngine:
                 for branch, z, injection in zip(layer.branches, model.split(z_BD), injections, strict=True)
             ]
             fused = [
-                post(reduce(torch.add, [carry(z) for carry, z in zip(carries, branches, strict=True)]))
-                for carries, post in zip(map(list, layer.fuse_layers), layer.post_fuse_layers, strict=True)
+                post(reduce(torch.add, [carry(z) for carry, z in zip(cast(Fusion, fusion), branches, strict=True)]))
+                for fusion, post in zip(layer.fuse_layers, layer.post_fuse_layers, strict=True)
             ]
             return model.join(fused)
 

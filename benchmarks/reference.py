@@ -19,6 +19,7 @@ from rich.progress import track
 from rich.table import Table
 
 from srs_ray.data import open_dataset
+from srs_ray.models.mdeq import MDEQ
 from srs_ray.models.solvers import SolverSetting
 from srs_ray.models.weights import load_model
 from srs_ray.runner.allocator import keep_freed_memory
@@ -31,7 +32,7 @@ ARCH, RADII = "mdeq-small-cifar10", (0.0, 0.25, 0.5, 0.75, 1.0)
 SETTINGS = [(steps, None) for steps in (1, 2, 3, 4, 5, 8, 30)] + [(30, 0.1), (30, 0.03), (30, 0.01), (30, 0.001)]
 
 
-def noisy_accuracy(model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor, setting: SolverSetting) -> float:
+def noisy_accuracy(model: MDEQ, images: torch.Tensor, labels: torch.Tensor, setting: SolverSetting) -> float:
     """Of one noisy copy of each image, the same for all settings."""
     noisy = images + SIGMA * torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
     right = 0

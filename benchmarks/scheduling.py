@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from ray.cluster_utils import Cluster
 from rich.console import Console
 
 from srs_ray.job_file import load_job
+from srs_ray.runner.backend import Rows
 from srs_ray.runner.certification import finish
 from srs_ray.runner.pool import WorkerPool
 from srs_ray.runs import Lease, RunDirectory
@@ -121,7 +122,7 @@ def run_points(
     pools: list[WorkerPool] = []
     first_row_s: list[float] = []
 
-    def rows_of(indices: Sequence[int]) -> Iterator[Any]:
+    def rows_of(indices: Sequence[int]) -> Rows:
         pool = WorkerPool(
             ray.remote(SleepingActor).options(num_cpus=share, max_restarts=0).remote,
             (arguments.seconds,),
@@ -179,7 +180,7 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
 
-    node = {"num_cpus": CPUS, "object_store_memory": 80 * 2**20}
+    node: dict[str, Any] = {"num_cpus": CPUS, "object_store_memory": 80 * 2**20}
     cluster = Cluster(initialize_head=True, head_node_args={**node, "num_cpus": 0})
     nodes = [cluster.add_node(**node) for _ in range(NODES)]
     ray.init(address=cluster.address, logging_level=logging.ERROR, log_to_driver=False)

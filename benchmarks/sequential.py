@@ -25,6 +25,7 @@ from rich.progress import track
 from rich.table import Table
 
 from srs_ray.data import open_dataset
+from srs_ray.models.mdeq import MDEQ
 from srs_ray.models.solvers import SolverSetting
 from srs_ray.models.weights import load_model
 from srs_ray.runner.allocator import keep_freed_memory
@@ -34,7 +35,7 @@ from srs_ray.smoothing.certificates import clopper_pearson_lower
 from srs_ray.smoothing.looks import target_p
 from srs_ray.smoothing.noise import NoisyPoint, Stage, noise_generator
 from srs_ray.smoothing.point import PointCertifier, selected_class
-from srs_ray.smoothing.samplers import SerializedSampler, StandardSampler
+from srs_ray.smoothing.samplers import Sampler, SerializedSampler, StandardSampler
 from srs_ray.smoothing.sampling import AutoSampling, Certificate, Looks, SerializedSampling, StandardSampling
 
 ARCH = "mdeq-small-cifar10"
@@ -63,7 +64,7 @@ class Recorded:
         return Predictions(self.said_by_srs_N[begin : begin + count], count + (WARMUP - 1) * warmed_up, 0, 0)
 
 
-def record(model: torch.nn.Module, x_CHW: torch.Tensor, index: int, batch: int) -> Recorded:
+def record(model: MDEQ, x_CHW: torch.Tensor, index: int, batch: int) -> Recorded:
     """Draws all samples of a point, as runs draw them."""
     point = NoisyPoint(x_CHW, SIGMA, SEED, index, noise_generator("auto", "cpu"))
     base = BaseClassifier(model, model.config.reference, batch)
@@ -107,7 +108,8 @@ def play(certifier: PointCertifier, at: Recorded) -> Played:
     """Certifies a point from what is recorded of it, by the certifier's own code."""
     point = NoisyPoint(torch.zeros(certifier.model.config.input_shape), SIGMA, SEED, at.index, certifier.generator)
     base = cast(BaseClassifier, at)
-    sampler = StandardSampler(base, point) if isinstance(certifier.sampling, StandardSampling) else at
+    is_standard = isinstance(certifier.sampling, StandardSampling)
+    sampler: Sampler = StandardSampler(base, point) if is_standard else at
     selection = sampler.draw(Stage.SELECTION, N0)
     selected = selected_class(selection.classes_N)
     if selected == NO_CLASS:
