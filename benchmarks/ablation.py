@@ -25,9 +25,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from srs_ray.models import inference, solver_methods, solvers
+from srs_ray.models import inference, solver_methods, solvers, winograd
 from srs_ray.models.architectures import ARCHITECTURES
-from srs_ray.models.inference import GroupNormOfEachSample
 from srs_ray.models.mdeq import ResidualBlock
 from srs_ray.models.solvers import FixedPointIteration, FixedPointMap, Solution, SolverSetting
 from srs_ray.smoothing import noise
@@ -81,7 +80,7 @@ def normals_by_new_generators(
 
 
 LEAVE_HEAD = (inference, "JoinedBottleneck", lambda block: block)
-LEAVE_FUSION = (inference, "NestedFusion", lambda fusion, target: fusion)
+LEAVE_LOOPS = (inference, "FusedLayer", lambda layer, shapes: None)
 LEAVE_ROWS = (inference, "_filter_rows", filter_nothing)
 
 # Without which measure, what is put in whose place before the engine is made, and what is done to it afterwards.
@@ -90,14 +89,15 @@ VARIANTS: dict[str, tuple[list[tuple[object, str, object]], Callable[[Ours], Non
     "keeping freed memory": ([(point, "keep_freed_memory", lambda: None)], None),
     "folding batch norms": ([(inference, "_fold", fold_nothing), LEAVE_HEAD], None),  # only folded ones can be joined
     "channels last": (
-        [(inference, "VECTOR", 0), LEAVE_FUSION, LEAVE_ROWS],  # what is of no use without goes too
+        [(inference, "VECTOR", 0), LEAVE_LOOPS, LEAVE_ROWS],  # what is of no use without goes too
         channels_first,
     ),
     "Winograd's filtering": ([LEAVE_ROWS], None),
+    "narrow rows side by side": ([(winograd, "LEAST_WIDTH", 0)], None),
     "parts of a batch for wide layers": ([], whole_batches),
     "pairing narrow convolutions": ([(inference, "_pair", pair_nothing)], None),
-    "several pixels at once in narrow norms": ([(inference, "NarrowGroupNorm", GroupNormOfEachSample)], None),
-    "adding up resolutions on the way": ([LEAVE_FUSION], None),
+    "compiled loops between convolutions": ([LEAVE_LOOPS], None),
+    "compiled loops in Anderson's memory": ([(solver_methods, "by_loops", lambda z_BD: False)], None),
     "joining the head's shortcuts": ([LEAVE_HEAD], None),
     "one random generator for a batch": ([(noise.Philox4x64, "normals", normals_by_new_generators)], None),
     "dot products one by one": ([(solver_methods, "_dot_products", dots_by_bmm)], None),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import reduce
 from itertools import pairwise
 
 import torch
@@ -11,11 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from srs_ray.models.mdeq import HEAD_EXPANSION, MDEQ, CarryUp, Fusion, HeadBottleneck, ResidualBlock, in_parts
+from srs_ray.models.fused import FusedLayer
+from srs_ray.models.mdeq import HEAD_EXPANSION, MDEQ, HeadBottleneck, ResidualBlock, in_parts
 from srs_ray.models.winograd import WinogradConvolution
 
 VECTOR = 16  # float32 values that a CPU's widest vectors hold
-PIXELS = 4  # that a narrow norm takes as one, by measurement on a CPU
 SHARED_PIXELS = 1024  # of images whose sums torch's group normalisation shares among threads
 LEAST_WINOGRAD = 32, 4096  # channels and elements of a branch where Winograd's filtering pays, by measurement on a CPU
 CACHE_BYTES = 4 * 2**20  # of the widest activations that are there at a time, by measurement on a CPU
@@ -39,6 +38,7 @@ def arrange_for_inference(model: MDEQ, device: torch.device, dtype: torch.dtype)
         elif isinstance(module, HeadBottleneck):
             for number in (1, 2, 3):
                 _fold(module, f"conv{number}", f"bn{number}")
+    fused = device.type == "cpu" and dtype != torch.bfloat16
     if device.type == "cpu":
         model.channels_last = True
         blocks = [module for module in model.modules() if isinstance(module, ResidualBlock)]
@@ -57,21 +57,21 @@ def arrange_for_inference(model: MDEQ, device: torch.device, dtype: torch.dtype)
             assert isinstance(incre[0], HeadBottleneck)
             _pair(incre[0], "conv2", width)
             incre[0] = JoinedBottleneck(incre[0])
-        for target, fusion in enumerate(model.fullstage.fuse_layers):
-            assert isinstance(fusion, Fusion)
-            model.fullstage.fuse_layers[target] = NestedFusion(fusion, target)
         _, height, width = model.config.branch_shapes[0]
         widest = HEAD_EXPANSION * model.config.head_channels[0] * height * width
         model.head_at_once = max(LEAST_HEAD, _samples_in_cache(widest))
-        for module in list(model.modules()):
-            for name, child in list(module.named_children()):
-                if isinstance(child, nn.GroupNorm):
-                    setattr(module, name, _group_norm(child, dtype))
+        if not fused:
+            for module in list(model.modules()):
+                for name, child in list(module.named_children()):
+                    if isinstance(child, nn.GroupNorm):
+                        setattr(module, name, GroupNormOfEachSample(child))
         model.to(memory_format=torch.channels_last)
     mean, std = model.mean, model.std
     model.to(device=device, dtype=dtype)
     states = torch.float32 if dtype == torch.bfloat16 else dtype
     model.mean, model.std = (buffer.to(device=device, dtype=states) for buffer in (mean, std))
+    if fused:
+        model.fused = FusedLayer(model.fullstage, model.config.branch_shapes)
     return model
 
 
@@ -97,12 +97,6 @@ def _filter_rows(block: ResidualBlock, height: int, width: int) -> None:
             convolution = block.get_submodule(name)
             assert isinstance(convolution, nn.Conv2d)
             block.register_module(name, WinogradConvolution(convolution))
-
-
-def _group_norm(norm: nn.GroupNorm, dtype: torch.dtype) -> nn.Module:
-    """torch's own kernel adds up in float32 where values are bfloat16."""
-    narrow = norm.num_channels <= VECTOR and dtype != torch.bfloat16
-    return NarrowGroupNorm(norm) if narrow else GroupNormOfEachSample(norm)
 
 
 def _fold_sequential(module: nn.Sequential) -> None:
@@ -135,75 +129,6 @@ class GroupNormOfEachSample(nn.Module):
         pixels = x_BCHW.shape[2] * x_BCHW.shape[3]
         one_at_a_time = pixels >= SHARED_PIXELS and torch.get_num_threads() > 1
         return in_parts(self.norm, x_BCHW, 1 if one_at_a_time else None)
-
-
-class NarrowGroupNorm(nn.Module):
-    """Group normalisation of channels-last images with so few channels that several pixels fill a vector.
-
-    torch's kernel goes through such images group by group, a channel or two at a time. Here neighbouring pixels, of
-    which there are a multiple of PIXELS, are taken as further channels until the channels' sums are added up; variances
-    are those of centred values.
-    """
-
-    weight: Tensor | None
-    bias: Tensor | None
-
-    def __init__(self, norm: nn.GroupNorm) -> None:
-        super().__init__()
-        self.groups, self.eps = norm.num_groups, norm.eps
-        self.register_buffer("weight", norm.weight.detach() if norm.affine else None)
-        self.register_buffer("bias", norm.bias.detach().repeat(PIXELS) if norm.affine else None)
-
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        x_BHWC = x_BCHW.permute(0, 2, 3, 1)
-        batch, _, _, channels = x_BHWC.shape
-        x_BRW = x_BHWC.reshape(batch, -1, PIXELS * channels)  # rows of a few pixels
-        x_BRW = x_BRW - self._of_each_pixel(self._mean(x_BRW))
-        scale_BC = self._mean(x_BRW * x_BRW).add_(self.eps).rsqrt_()
-        if self.weight is None or self.bias is None:
-            y_BRW = x_BRW * self._of_each_pixel(scale_BC)
-        else:
-            y_BRW = torch.addcmul(self.bias, x_BRW, self._of_each_pixel(scale_BC * self.weight))
-        return y_BRW.view(x_BHWC.shape).permute(0, 3, 1, 2)
-
-    def _mean(self, x_BRW: Tensor) -> Tensor:
-        """For each channel, (B, C), the mean over the channels of its group."""
-        sum_BC = x_BRW.sum(1).unflatten(1, (PIXELS, -1)).sum(1)
-        sum_BGD = sum_BC.unflatten(1, (self.groups, -1))
-        if sum_BGD.shape[2] > 1:
-            sum_BGD = sum_BGD.sum(2, keepdim=True).expand_as(sum_BGD)
-        return sum_BGD.flatten(1) / (x_BRW[0].numel() // self.groups)
-
-    @staticmethod
-    def _of_each_pixel(y_BC: Tensor) -> Tensor:
-        return y_BC.repeat(1, PIXELS).unsqueeze(1)
-
-
-class NestedFusion(nn.Module):
-    """The sum of all carries to one branch; those from coarser branches are added up on the way, at each of these."""
-
-    def __init__(self, fusion: Fusion, target: int) -> None:
-        super().__init__()
-        self.target = target
-        self.finer = fusion[:target]
-        # Without the upsampling, their last step.
-        self.coarser = nn.ModuleList([carry.net[:-1] for carry in fusion[target + 1 :] if isinstance(carry, CarryUp)])
-
-    def forward(self, z_branches: list[Tensor]) -> Tensor:
-        own_BCHW = z_branches[self.target]
-        sums = [carry(z) for carry, z in zip(self.finer, z_branches, strict=False)]
-        coarser = [carry(z) for carry, z in zip(self.coarser, z_branches[self.target + 1 :], strict=True)]
-        if coarser:
-            own_BCHW = reduce(lambda coarse, fine: plus_upsampled(fine, coarse), [*reversed(coarser), own_BCHW])
-        return reduce(Tensor.add_, [*sums[1:], own_BCHW], sums[0]) if sums else own_BCHW
-
-
-def plus_upsampled(fine_BCHW: Tensor, coarse_BCHW: Tensor) -> Tensor:
-    """The sum of a channels-last image and one of half its resolution, each of whose pixels goes to four."""
-    fine_BHWC, coarse_BHWC = (y_BCHW.permute(0, 2, 3, 1) for y_BCHW in (fine_BCHW, coarse_BCHW))
-    row_BHWC = torch.cat([coarse_BHWC, coarse_BHWC], dim=3)  # each pixel twice, side by side
-    both_rows = fine_BHWC.unflatten(1, (-1, 2)).flatten(3) + row_BHWC.flatten(2).unsqueeze(2)
-    return both_rows.view(fine_BHWC.shape).permute(0, 3, 1, 2)
 
 
 class JoinedBottleneck(nn.Module):

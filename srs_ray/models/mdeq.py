@@ -62,11 +62,16 @@ def in_parts(function: Callable[[Tensor], Tensor], x_BCHW: Tensor, at_once: int 
     The parts are equal, so that every sample goes through the same kernels; a batch that can only be cut into far
     smaller ones stays whole.
     """
-    batch = len(x_BCHW)
-    size = batch if at_once is None else math.gcd(batch, at_once)
-    if at_once is None or size == batch or 4 * size < at_once:
+    size = equal_parts(len(x_BCHW), at_once)
+    if size == len(x_BCHW):
         return function(x_BCHW)
     return torch.cat([function(part) for part in x_BCHW.split(size)])
+
+
+def equal_parts(batch: int, at_once: int | None) -> int:
+    """How many samples each of the parts has that `in_parts` cuts a batch into."""
+    size = batch if at_once is None else math.gcd(batch, at_once)
+    return batch if at_once is None or 4 * size < at_once else size
 
 
 class ResidualBlock(nn.Module):
@@ -253,6 +258,7 @@ class MDEQ(nn.Module):
             nn.Conv2d(head[-1], config.final_channels, 1), nn.BatchNorm2d(config.final_channels), nn.ReLU(inplace=True)
         )
         self.classifier = nn.Linear(config.final_channels, config.classes)
+        self.fused: Callable[[Tensor, Tensor], Tensor] | None = None  # f in fewer steps, without derivatives
 
     @property
     def device(self) -> torch.device:
@@ -278,6 +284,10 @@ class MDEQ(nn.Module):
 
     def f(self, z_BD: Tensor, injection_BCHW: Tensor) -> Tensor:
         """One function evaluation."""
+        if self.fused is not None and not (
+            torch.is_grad_enabled() and (z_BD.requires_grad or injection_BCHW.requires_grad)
+        ):
+            return self.fused(z_BD, injection_BCHW)
         return self.join(self.fullstage(self.split(z_BD.to(self.network_dtype)), injection_BCHW)).to(self.dtype)
 
     def head(self, z_BD: Tensor) -> Tensor:

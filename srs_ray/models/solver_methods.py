@@ -13,6 +13,13 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from srs_ray.models import cpu_loops
+
+
+def by_loops(z_BD: Tensor) -> bool:
+    """Whether what is done with such states is done by compiled loops."""
+    return z_BD.device.type == "cpu"
+
 
 def _dot_products(entries: Sequence[Tensor], x_BD: Tensor) -> Tensor:
     """The dot products of each sample with the entries of its memory, (B, M): on a CPU far faster than `bmm`."""
@@ -33,14 +40,24 @@ def all_finite(z_BD: Tensor) -> Tensor:
     return torch.isfinite(z_BD.sum(dim=1))
 
 
+def _difference(z_BD: Tensor, fz_BD: Tensor) -> tuple[Tensor, Tensor]:
+    """`g = f(z) - z` and the relative residual, (B,)."""
+    g_BD = fz_BD - z_BD
+    return g_BD, relative_residual(torch.linalg.vector_norm(g_BD, dim=1), torch.linalg.vector_norm(fz_BD, dim=1))
+
+
+def relative_residual(difference_B: Tensor, size_B: Tensor) -> Tensor:
+    """`|f(z) - z| / (|f(z)| + 1e-8)`, from the two norms."""
+    return difference_B / (size_B + 1e-8)
+
+
 class SolverMemory(Protocol):
     """What a solver remembers between the steps of one batch of solves."""
 
-    def step(self, z_BD: Tensor, fz_BD: Tensor, g_BD: Tensor, k_B: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The next iterate after z, given f(z) and g = f(z) - z; and which samples fell back to the naive step.
+    def step(self, z_BD: Tensor, fz_BD: Tensor, k_B: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The next iterate after z, given f(z); z's relative residual; which samples fell back to the naive step.
 
-        It may overwrite g. No mask of fallbacks means that there were none. `k_B` counts the steps each sample has
-        taken before this one.
+        No mask of fallbacks means that there were none. `k_B` counts the steps each sample has taken before this one.
         """
         ...
 
@@ -88,8 +105,8 @@ class _NaiveTogether:
 
 
 class _NaiveMemory:
-    def step(self, z_BD: Tensor, fz_BD: Tensor, g_BD: Tensor, k_B: Tensor) -> tuple[Tensor, Tensor | None]:
-        return fz_BD, None
+    def step(self, z_BD: Tensor, fz_BD: Tensor, k_B: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        return fz_BD, _difference(z_BD, fz_BD)[1], None
 
     def forget(self, slots: Tensor, finite: Tensor) -> None:
         pass
@@ -110,7 +127,8 @@ class Anderson:
     letter: ClassVar[str] = "A"
 
     def remember(self, z_BD: Tensor, steps: int) -> SolverMemory:
-        return _AndersonMemory(self, z_BD, min(self.memory, steps))
+        kind = _AndersonMemoryOnCPU if by_loops(z_BD) else _AndersonMemory
+        return kind(self, z_BD, min(self.memory, steps))
 
     def remember_together(self, steps: int) -> SharedMemory:
         return _AndersonTogether(self, min(self.memory, steps))
@@ -153,25 +171,58 @@ class _AndersonMemory:
         self.entries_M = torch.arange(memory, device=z_BD.device)
         self.filled = 0  # entries, by any sample at most
 
-    def step(self, z_BD: Tensor, fz_BD: Tensor, g_BD: Tensor, k_B: Tensor) -> tuple[Tensor, Tensor | None]:
+    def step(self, z_BD: Tensor, fz_BD: Tensor, k_B: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         if self.memory == 1:
-            return fz_BD, None
+            return fz_BD, _difference(z_BD, fz_BD)[1], None
         entry_B = k_B % self.memory
-        self.f_MBD[entry_B, self.rows_B] = fz_BD
-        self.g_MBD[entry_B, self.rows_B] = g_BD
-        filled = self.filled = min(self.memory, self.filled + 1)
-        products_BM = _dot_products(self.g_MBD[:filled].unbind(), g_BD)
+        products_BM, residual_B = self._remember(z_BD, fz_BD, k_B, entry_B)
+        filled = products_BM.shape[1]
         self.gram_BMM[self.rows_B, entry_B, :filled] = products_BM
         self.gram_BMM[self.rows_B, :filled, entry_B] = products_BM
         a_BM, stable_B = self.solver.weights(self.gram_BMM, self.entries_M <= k_B.unsqueeze(1))
         naive_BM = (self.entries_M == entry_B.unsqueeze(1)).to(a_BM.dtype)
         a_BM = torch.where(stable_B.unsqueeze(1), a_BM, naive_BM)
-        return _weighted_sum(self.f_MBD[:filled].unbind(), a_BM), ~stable_B
+        return self._sum(a_BM, k_B), residual_B, ~stable_B
+
+    def _remember(self, z_BD: Tensor, fz_BD: Tensor, k_B: Tensor, entry_B: Tensor) -> tuple[Tensor, Tensor]:
+        """The dot products of g with the memory's entries, itself included, and the relative residual."""
+        g_BD, residual_B = _difference(z_BD, fz_BD)
+        self.f_MBD[entry_B, self.rows_B] = fz_BD
+        self.g_MBD[entry_B, self.rows_B] = g_BD
+        self.filled = min(self.memory, self.filled + 1)
+        return _dot_products(self.g_MBD[: self.filled].unbind(), g_BD), residual_B
+
+    def _sum(self, weight_BM: Tensor, k_B: Tensor) -> Tensor:
+        return _weighted_sum(self.f_MBD[: self.filled].unbind(), weight_BM)
 
     def forget(self, slots: Tensor, finite: Tensor) -> None:
         """Old entries have the weight 0 until they are overwritten; only what times 0 is not 0 must be cleared."""
         if not bool(finite.all()):
             self.f_MBD[:, slots[~finite]] = 0.0
+
+
+class _AndersonMemoryOnCPU(_AndersonMemory):
+    """The same by loops that read of each sample's memory what it has filled, once."""
+
+    def _remember(self, z_BD: Tensor, fz_BD: Tensor, k_B: Tensor, entry_B: Tensor) -> tuple[Tensor, Tensor]:
+        batch = len(z_BD)
+        products_BM, size_B = z_BD.new_empty(batch, self.memory), z_BD.new_empty(batch)
+        arrays = (z_BD, fz_BD, entry_B, self._filled(k_B), self.f_MBD, self.g_MBD, products_BM, size_B)
+        cpu_loops.over_samples(cpu_loops.remember_step, batch, *(array.contiguous().numpy() for array in arrays))
+        difference_B = products_BM[self.rows_B, entry_B].sqrt()
+        return products_BM, relative_residual(difference_B, size_B)
+
+    def _sum(self, weight_BM: Tensor, k_B: Tensor) -> Tensor:
+        next_BD = self.f_MBD.new_empty(self.f_MBD.shape[1:])
+        arrays = (self.f_MBD, weight_BM, self._filled(k_B), next_BD)
+        cpu_loops.over_samples(cpu_loops.sum_entries, len(next_BD), *(array.contiguous().numpy() for array in arrays))
+        return next_BD
+
+    def _filled(self, k_B: Tensor) -> Tensor:
+        return (k_B + 1).clamp(max=self.memory)
+
+    def forget(self, slots: Tensor, finite: Tensor) -> None:
+        pass
 
 
 class _AndersonTogether:
@@ -234,9 +285,10 @@ class _BroydenMemory:
         self.rows_B = torch.arange(len(z_BD), device=z_BD.device)
         self.filled = 0  # entries, by any sample at most
 
-    def step(self, z_BD: Tensor, fz_BD: Tensor, g_BD: Tensor, k_B: Tensor) -> tuple[Tensor, Tensor | None]:
+    def step(self, z_BD: Tensor, fz_BD: Tensor, k_B: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        g_BD, residual_B = _difference(z_BD, fz_BD)
         if not len(self.s_MBD):
-            return fz_BD, None
+            return fz_BD, residual_B, None
         s_BD, last_B, s_MBD = g_BD, torch.zeros_like(self.weight_MB[0]), self.s_MBD[: self.filled].unbind()
         for i in range(self.filled):
             share_B = torch.linalg.vecdot(s_MBD[i], s_BD) * self.weight_MB[i]
@@ -255,7 +307,7 @@ class _BroydenMemory:
         entry_B = k_B.clamp(max=latest)
         self.s_MBD[entry_B, self.rows_B], self.weight_MB[entry_B, self.rows_B] = s_BD, weight_B
         self.filled = min(len(self.s_MBD), self.filled + 1)
-        return next_BD, None
+        return next_BD, residual_B, None
 
     def forget(self, slots: Tensor, finite: Tensor) -> None:
         pass

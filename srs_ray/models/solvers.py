@@ -90,12 +90,8 @@ class FixedPointIteration:
     def advance(self) -> None:
         """One evaluation of f and one step of the solver for every active sample."""
         z_BD, active_B = self.z_BD, self.active_B
-        fz_BD = self.f(z_BD)
-        g_BD = fz_BD - z_BD
-        size_B = torch.linalg.vector_norm(fz_BD, dim=1)
-        residual_B = torch.linalg.vector_norm(g_BD, dim=1) / (size_B + 1e-8)
+        next_BD, residual_B, fell_back_B = self.memory.step(z_BD, self.f(z_BD), self.k_B)
         finite_B = torch.isfinite(residual_B)
-        next_BD, fell_back_B = self.memory.step(z_BD, fz_BD, g_BD, self.k_B)
 
         if z_BD.device.type != "cpu" or not bool(active_B.all()):  # to ask, a GPU would have to be waited for
             next_BD = torch.where(active_B.unsqueeze(1), next_BD, z_BD)

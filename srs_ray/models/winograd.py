@@ -14,6 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from srs_ray.models.cpu_loops import filter_rows, join_rows, over_samples
+
+LEAST_WIDTH = 8  # pixels from which on a row is an image of its own, by measurement on a CPU
+
 # From a kernel's three rows to those of the six products. The last one's sign is turned, which saves a sum.
 _KERNELS = (
     (1 / 4, 0, 0),
@@ -38,52 +42,33 @@ class WinogradConvolution(nn.Module):
             raise ValueError(f"not a plain 3x3 convolution without bias: {convolution}")
         self.convolution = convolution
         weight_OIHW = convolution.weight.detach()
-        outputs, inputs = weight_OIHW.shape[:2]
-        self.products = nn.ModuleList()
-        for row in torch.tensor(_KERNELS, dtype=weight_OIHW.dtype, device=weight_OIHW.device):
-            product = nn.Conv2d(inputs, outputs, (1, 3), padding=(0, 1), bias=False)
-            product.weight = nn.Parameter(torch.einsum("h,oihw->oiw", row, weight_OIHW).unsqueeze(2), False)
-            self.products.append(product)
+        kernels = torch.tensor(_KERNELS, dtype=weight_OIHW.dtype, device=weight_OIHW.device)
+        weight_KOIHW = torch.einsum("kh,oihw->koiw", kernels, weight_OIHW).unsqueeze(3)
+        self.products = nn.ParameterList([nn.Parameter(weight_OIHW, False) for weight_OIHW in weight_KOIHW])
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         if torch.is_grad_enabled() and x_BCHW.requires_grad:
             return self.convolution(x_BCHW)
-        batch, _, height, width = x_BCHW.shape
-        y_BHWC = x_BCHW.new_empty(batch, height, width, self.convolution.out_channels)
-        # A tile's rows and its outputs. Rows outside of the image are 0, and there the last tile has no outputs.
-        x0, x1, x2, x3 = _rows_of_tiles(x_BCHW.permute(0, 2, 3, 1))
-        y0, y1, y2, y3 = (y_BHWC[:, row::4] for row in range(4))
-
-        # Factors of sums are powers of two, which round nothing. Sums and products are made when they are needed, and
-        # taken up while they are in the cache.
-        even, odd = torch.sub(x3, x1, alpha=4), torch.sub(x2, x0, alpha=4)
-        p1, p2 = self._product(1, even + odd), self._product(2, even - odd)
-        sum_12, difference_12 = p1 + p2, p1.sub_(p2)
-        even, odd = x3 - x1, x2 - x0
-        p3, p4 = self._product(3, torch.add(even, odd, alpha=2)), self._product(4, torch.sub(even, odd, alpha=2))
-        sum_34, difference_34 = p3 + p4, p3.sub_(p4)
-        _add(difference_12, difference_34, 2, y1)
-        _add(sum_12, sum_34, 4, y2)
-
-        first = even.sub_(x1, alpha=4)
-        first[:, 1:].add_(x3[:, :-1], alpha=4)  # 4 times the row before the tile - 5 x1 + x3
-        _add(self._product(0, first).add_(sum_12), sum_34, 1, y0)
-        last = torch.add(x2, odd, alpha=4)
-        last[:, :-1] -= x0[:, 1:]  # 5 x2 - 4 x0 - the row after the tile
-        _add(self._product(5, last).add_(difference_12), difference_34, 8, y3)
+        x_BHWC = x_BCHW.permute(0, 2, 3, 1).contiguous()
+        batch, height, width, inputs = x_BHWC.shape
+        tiles = batch * -(-height // 4)
+        # Narrow rows stand side by side in one image, with a pixel of 0 between two and at both ends.
+        apart = int(width < LEAST_WIDTH)
+        make = x_BHWC.new_zeros if apart else x_BHWC.new_empty
+        sum_KWC = make(len(self.products), tiles * (width + apart) + 2 * apart, inputs)
+        places = apart * inputs, (width + apart) * inputs
+        over_samples(filter_rows, batch, x_BHWC.flatten(2).numpy(), sum_KWC.flatten(1).numpy(), *places)
+        sums = sum_KWC.unflatten(1, (1, -1) if apart else (tiles, width)).unbind()
+        products = [
+            F.conv2d(sum_TWC.unsqueeze(1).permute(0, 3, 1, 2), weight_OIHW, padding=(0, 1 - apart))
+            for weight_OIHW, sum_TWC in zip(self.products, sums, strict=True)
+        ]
+        y_BHWC = x_BHWC.new_empty(batch, height, width, self.convolution.out_channels)
+        over_samples(
+            join_rows,
+            batch,
+            *(product.permute(0, 2, 3, 1).flatten().numpy() for product in products),
+            (width + apart) * y_BHWC.shape[3],
+            y_BHWC.flatten(2).numpy(),
+        )
         return y_BHWC.permute(0, 3, 1, 2)
-
-    def _product(self, number: int, sum_BTWC: Tensor) -> Tensor:
-        return self.products[number](sum_BTWC.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-
-
-def _rows_of_tiles(x_BHWC: Tensor) -> list[Tensor]:
-    """The first to fourth rows of all tiles, (B, T, W, C) each."""
-    rows, tiles = [x_BHWC[:, row::4] for row in range(4)], -(-x_BHWC.shape[1] // 4)
-    return [row if row.shape[1] == tiles else F.pad(row, (0, 0, 0, 0, 0, 1)) for row in rows]
-
-
-def _add(a_BTWC: Tensor, b_BTWC: Tensor, factor: int, y_BTWC: Tensor) -> None:
-    """Writes `a + factor b` to y, for the tiles that have this output."""
-    tiles = y_BTWC.shape[1]
-    torch.add(a_BTWC[:, :tiles], b_BTWC[:, :tiles], alpha=factor, out=y_BTWC)

@@ -5,17 +5,10 @@ from collections.abc import Iterator
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from srs_ray.models.architectures import ARCHITECTURES
-from srs_ray.models.inference import (
-    JoinedBottleneck,
-    NarrowGroupNorm,
-    NestedFusion,
-    PairedConvolution,
-    arrange_for_inference,
-)
-from srs_ray.models.mdeq import MDEQ, Fusion, in_parts
+from srs_ray.models.inference import JoinedBottleneck, PairedConvolution, arrange_for_inference
+from srs_ray.models.mdeq import MDEQ, in_parts
 from srs_ray.models.weights import build_model, inference_model, random_weights, read_weights
 from srs_ray.models.winograd import WinogradConvolution
 
@@ -65,7 +58,6 @@ def test_no_batch_norm_is_left_and_narrow_convolutions_are_paired() -> None:
     for several in (blocks, head):
         assert [isinstance(block.conv2, PairedConvolution) for block in several] == [True, False, False]
     assert all(isinstance(arranged.downsample[place], PairedConvolution) for place in (0, 3))
-    assert [isinstance(block.gn2, NarrowGroupNorm) for block in blocks] == [True, True, False]
 
 
 @pytest.mark.parametrize(
@@ -171,45 +163,6 @@ def test_a_paired_convolution_is_the_convolution(bias: bool) -> None:
     paired = PairedConvolution(convolution)
     for layout in LAYOUTS:
         assert torch.allclose(paired(x_BCHW.contiguous(memory_format=layout)), convolution(x_BCHW), atol=1e-12)
-
-
-@pytest.mark.parametrize("affine", [False, True])
-@pytest.mark.parametrize(("groups", "channels"), [(8, 8), (8, 16), (4, 8), (4, 16), (1, 6)])
-@torch.inference_mode()
-def test_a_narrow_group_norm_is_the_group_norm(groups: int, channels: int, affine: bool) -> None:
-    norm = nn.GroupNorm(groups, channels, affine=affine).double()
-    for parameter in norm.parameters():
-        parameter.normal_()
-    x_BCHW = 3 * torch.randn(3, channels, 6, 8, dtype=torch.float64) + 1
-    for layout in LAYOUTS:
-        x_BCHW = x_BCHW.contiguous(memory_format=layout)
-        before_BCHW = x_BCHW.clone()
-        assert torch.allclose(NarrowGroupNorm(norm)(x_BCHW), norm(x_BCHW), atol=1e-12)
-        assert torch.equal(x_BCHW, before_BCHW)
-
-
-@torch.inference_mode()
-def test_a_narrow_group_norm_is_exact_where_means_are_large() -> None:
-    norm = nn.GroupNorm(8, 16)
-    x_BCHW = torch.randn(4, 16, 16, 16, generator=torch.Generator().manual_seed(6)) + 30
-    exact = F.group_norm(x_BCHW.double(), 8)
-    x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
-    assert (NarrowGroupNorm(norm)(x_BCHW) - exact).abs().max() < 2e-5
-
-
-@pytest.mark.parametrize("target", range(4))
-@torch.inference_mode()
-def test_a_nested_fusion_is_the_fusion_and_leaves_the_branches_as_they_are(target: int) -> None:
-    plain = trained_norms("mdeq-large-cifar10")
-    fusion = plain.fullstage.fuse_layers[target]
-    assert isinstance(fusion, Fusion)
-    nested = NestedFusion(fusion, target)
-    shapes = plain.config.branch_shapes
-    for layout in LAYOUTS:
-        z_branches = [torch.randn(3, *s, dtype=torch.float64).contiguous(memory_format=layout) for s in shapes]
-        before = [z.clone() for z in z_branches]
-        assert torch.allclose(nested(z_branches), fusion(z_branches), atol=1e-12)
-        assert all(torch.equal(z, b) for z, b in zip(z_branches, before, strict=True))
 
 
 @torch.inference_mode()

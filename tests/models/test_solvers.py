@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from srs_ray.models import solver_methods
 from srs_ray.models.solvers import (
     SOLVERS,
     Anderson,
@@ -16,6 +17,14 @@ from srs_ray.models.solvers import (
     SolverSetting,
     solve,
 )
+
+
+@pytest.fixture(autouse=True, params=["as on a CPU", "as on a GPU"])
+def arithmetic(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What solvers do with states: by compiled loops, or by torch's operations."""
+    if request.param == "as on a GPU":
+        monkeypatch.setattr(solver_methods, "by_loops", lambda z_BD: False)
+
 
 EVERY_SOLVER = [pytest.param(solver(), id=name) for name, solver in SOLVERS.items()]
 

@@ -1,0 +1,354 @@
+"""What a solve does between convolutions on a CPU, compiled by Numba: loops that take a sample through the cache once.
+
+Each runs over the samples first, ..., last - 1 of a batch, each by itself, and carries on values that are not finite.
+Shapes: B samples, H and W pixels, C channels, N elements in a row of pixels, D elements of a state, M entries of a
+solver's memory; images are channels-last, also as R rows of L elements, each of some whole pixels. Group normalisation
+is `weight (x - mean) / sqrt(variance + EPS) + bias`, the variance that of centred values.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+
+EPS = 1e-5
+PIECE = 2048  # elements of a state that stay in a core's cache from one sum to the next
+Array = np.ndarray[Any, Any]
+
+
+def _compiled(function: Callable[..., Any], fastmath: Collection[str] = ()) -> Callable[..., Any]:
+    """The function, compiled at its first call.
+
+    Rounding is as written, or else it could depend on where in memory arrays lie: of a loop that writes, compilers make
+    a version with vectors and one without, for arrays that may overlap.
+    """
+    compiled = numba.njit(nogil=True, error_model="numpy", fastmath=set(fastmath))(function)
+    with contextlib.suppress(RuntimeError):  # there is nowhere to keep what has been compiled
+        compiled.enable_caching()
+    return compiled
+
+
+def over_samples(loop: Callable[..., None], batch: int, *arguments: object) -> None:
+    """Runs a loop over all samples of a batch, on as many threads as torch has."""
+    threads = min(torch.get_num_threads(), batch)
+    if threads == 1:
+        loop(0, batch, *arguments)
+        return
+    ends = [batch * thread // threads for thread in range(threads + 1)]
+    list(_pool(threads).map(lambda first, last: loop(first, last, *arguments), ends[:-1], ends[1:]))
+
+
+@functools.cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads)
+
+
+@_compiled
+def _sum_groups(sum_L: Array, channels: int, groups: int) -> None:
+    """Each element becomes the sum of its group's."""
+    size = channels // groups
+    for first in range(channels, len(sum_L), channels):
+        for c in range(channels):
+            sum_L[c] += sum_L[first + c]
+    if size > 1:
+        for first in range(0, channels, size):
+            total = sum_L[first]
+            for c in range(first + 1, first + size):
+                total += sum_L[c]
+            for c in range(first, first + size):
+                sum_L[c] = total
+    for first in range(channels, len(sum_L), channels):
+        for c in range(channels):
+            sum_L[first + c] = sum_L[c]
+
+
+@_compiled
+def _statistics(x_RL: Array, weight_C: Array, groups: int, mean_L: Array, scale_L: Array) -> None:
+    """Each element's mean, and the factor of what it differs from it."""
+    channels, count = len(weight_C), x_RL.size // groups
+    for i in range(len(mean_L)):
+        mean_L[i] = scale_L[i] = 0
+    for r in range(x_RL.shape[0]):
+        for i in range(x_RL.shape[1]):
+            mean_L[i] += x_RL[r, i]
+    _sum_groups(mean_L, channels, groups)
+    for i in range(len(mean_L)):
+        mean_L[i] /= count
+    for r in range(x_RL.shape[0]):
+        for i in range(x_RL.shape[1]):
+            centred = x_RL[r, i] - mean_L[i]
+            scale_L[i] += centred * centred
+    _sum_groups(scale_L, channels, groups)
+    for c in range(channels):
+        scale_L[c] = weight_C[c] / np.sqrt(scale_L[c] / count + EPS)
+    for first in range(channels, len(scale_L), channels):
+        for c in range(channels):
+            scale_L[first + c] = scale_L[c]
+
+
+@_compiled
+def _lanes(x_RL: Array) -> Array:
+    return np.empty(x_RL.shape[1], x_RL.dtype)
+
+
+@_compiled
+def _of_each_pixel(values_C: Array, x_RL: Array) -> Array:
+    values_L = _lanes(x_RL)
+    for i in range(len(values_L)):
+        values_L[i] = values_C[i % len(values_C)]
+    return values_L
+
+
+@_compiled
+def normalize_relu(first: int, last: int, x_BRL: Array, weight_C: Array, bias_C: Array, groups: int) -> None:
+    """`x = relu(norm(x))`"""
+    mean_L, scale_L, bias_L = _lanes(x_BRL[0]), _lanes(x_BRL[0]), _of_each_pixel(bias_C, x_BRL[0])
+    for b in range(first, last):
+        x_RL = x_BRL[b]
+        _statistics(x_RL, weight_C, groups, mean_L, scale_L)
+        for r in range(x_RL.shape[0]):
+            for i in range(x_RL.shape[1]):
+                y = (x_RL[r, i] - mean_L[i]) * scale_L[i] + bias_L[i]
+                x_RL[r, i] = 0 if y < 0 else y
+
+
+@_compiled
+def normalize_into(
+    first: int, last: int, x_BRL: Array, weight_C: Array, bias_C: Array, groups: int, z_BD: Array, start: int
+) -> None:
+    """Writes `norm(x)` to the elements of z from `start` on."""
+    mean_L, scale_L, bias_L = _lanes(x_BRL[0]), _lanes(x_BRL[0]), _of_each_pixel(bias_C, x_BRL[0])
+    for b in range(first, last):
+        x_RL = x_BRL[b]
+        z_RL = z_BD[b, start : start + x_RL.size].reshape(x_RL.shape)
+        _statistics(x_RL, weight_C, groups, mean_L, scale_L)
+        for r in range(x_RL.shape[0]):
+            for i in range(x_RL.shape[1]):
+                z_RL[r, i] = (x_RL[r, i] - mean_L[i]) * scale_L[i] + bias_L[i]
+
+
+@_compiled
+def end_block(
+    first: int,
+    last: int,
+    x_BRL: Array,
+    injection_BRL: Array,
+    z_BD: Array,
+    start: int,
+    weights_2C: Array,
+    biases_2C: Array,
+    groups: int,
+    y_BRL: Array,
+) -> None:
+    """`y = norm(relu(norm(x + injection) + z))`, z from `start` on; x is lost. An injection may be empty: none."""
+    mean_L, scale_L = _lanes(x_BRL[0]), _lanes(x_BRL[0])
+    bias_L, last_bias_L = _of_each_pixel(biases_2C[0], x_BRL[0]), _of_each_pixel(biases_2C[1], x_BRL[0])
+    for b in range(first, last):
+        x_RL, y_RL = x_BRL[b], y_BRL[b]
+        z_RL = z_BD[b, start : start + x_RL.size].reshape(x_RL.shape)
+        if injection_BRL.size:
+            injection_RL = injection_BRL[b]
+            for r in range(x_RL.shape[0]):
+                for i in range(x_RL.shape[1]):
+                    x_RL[r, i] += injection_RL[r, i]
+        _statistics(x_RL, weights_2C[0], groups, mean_L, scale_L)
+        for r in range(x_RL.shape[0]):
+            for i in range(x_RL.shape[1]):
+                y = (x_RL[r, i] - mean_L[i]) * scale_L[i] + bias_L[i] + z_RL[r, i]
+                x_RL[r, i] = 0 if y < 0 else y
+        _statistics(x_RL, weights_2C[1], groups, mean_L, scale_L)
+        for r in range(x_RL.shape[0]):
+            for i in range(x_RL.shape[1]):
+                y_RL[r, i] = (x_RL[r, i] - mean_L[i]) * scale_L[i] + last_bias_L[i]
+
+
+@_compiled
+def add_carried(
+    first: int,
+    last: int,
+    x_BRL: Array,
+    weight_C: Array,
+    bias_C: Array,
+    groups: int,
+    times: int,
+    relu: bool,
+    y_BHN: Array,
+) -> None:
+    """`y += norm(x)`, each pixel of x taken for times x times ones of y; then `y = relu(y)`, if asked for.
+
+    y_BHN has whole rows of pixels; x is lost.
+    """
+    mean_L, scale_L, bias_L = _lanes(x_BRL[0]), _lanes(x_BRL[0]), _of_each_pixel(bias_C, x_BRL[0])
+    channels, wide = len(weight_C), y_BHN.shape[2]
+    row_N = np.empty(wide, x_BRL.dtype)
+    for b in range(first, last):
+        x_RL, y_HN = x_BRL[b], y_BHN[b]
+        _statistics(x_RL, weight_C, groups, mean_L, scale_L)
+        for r in range(x_RL.shape[0]):
+            for i in range(x_RL.shape[1]):
+                x_RL[r, i] = (x_RL[r, i] - mean_L[i]) * scale_L[i] + bias_L[i]
+        x_HN = x_RL.reshape(y_HN.shape[0] // times, wide // times)
+        for h in range(x_HN.shape[0]):
+            coarse_N = x_HN[h]
+            if times > 1:
+                for start in range(0, len(coarse_N), channels):
+                    for place in range(start * times, (start + channels) * times, channels):
+                        for c in range(channels):
+                            row_N[place + c] = coarse_N[start + c]
+                coarse_N = row_N
+            for fine in range(h * times, (h + 1) * times):
+                y_N = y_HN[fine]
+                if relu:
+                    for i in range(wide):
+                        y = y_N[i] + coarse_N[i]
+                        y_N[i] = 0 if y < 0 else y
+                else:
+                    for i in range(wide):
+                        y_N[i] += coarse_N[i]
+
+
+def _dot_product_as_vectors_add_up(a_D: Array, b_D: Array) -> float:
+    """In any order, which is always the same one: nothing is written."""
+    total = a_D.dtype.type(0)
+    for i in range(len(a_D)):
+        total += a_D[i] * b_D[i]
+    return total
+
+
+_dot_product = _compiled(_dot_product_as_vectors_add_up, fastmath=("contract", "reassoc"))
+
+
+@_compiled
+def remember_step(
+    first: int,
+    last: int,
+    z_BD: Array,
+    fz_BD: Array,
+    entry_B: Array,
+    filled_B: Array,
+    f_MBD: Array,
+    g_MBD: Array,
+    products_BM: Array,
+    size_B: Array,
+) -> None:
+    """Enters f(z) and `g = f(z) - z` into a solver's memory, of which each sample has filled so many entries.
+
+    It writes g's dot products with the filled ones, itself included, and `|f(z)|`.
+    """
+    products_M = np.empty(products_BM.shape[1])
+    for b in range(first, last):
+        square = 0.0
+        for entry in range(len(products_M)):
+            products_M[entry] = 0
+        for start in range(0, z_BD.shape[1], PIECE):
+            stop = min(start + PIECE, z_BD.shape[1])
+            z_D, fz_D = z_BD[b, start:stop], fz_BD[b, start:stop]
+            f_D, g_D = f_MBD[entry_B[b], b, start:stop], g_MBD[entry_B[b], b, start:stop]
+            for i in range(len(z_D)):
+                f_D[i] = fz_D[i]
+                g_D[i] = fz_D[i] - z_D[i]
+            square += _dot_product(fz_D, fz_D)
+            for entry in range(filled_B[b]):
+                products_M[entry] += _dot_product(g_MBD[entry, b, start:stop], g_D)
+        for entry in range(len(products_M)):
+            products_BM[b, entry] = products_M[entry]
+        size_B[b] = np.sqrt(square)
+
+
+@_compiled
+def sum_entries(first: int, last: int, f_MBD: Array, weight_BM: Array, filled_B: Array, next_BD: Array) -> None:
+    """Writes the sum of each sample's filled entries by its weights."""
+    for b in range(first, last):
+        next_D = next_BD[b]
+        for start in range(0, len(next_D), PIECE):
+            stop = min(start + PIECE, len(next_D))
+            f_D, weight = f_MBD[0, b], weight_BM[b, 0]
+            for i in range(start, stop):
+                next_D[i] = weight * f_D[i]
+            for entry in range(1, filled_B[b]):
+                f_D, weight = f_MBD[entry, b], weight_BM[b, entry]
+                for i in range(start, stop):
+                    next_D[i] += weight * f_D[i]
+
+
+@_compiled
+def filter_rows(first: int, last: int, x_BHN: Array, sum_KL: Array, start: int, stride: int) -> None:
+    """The six sums of each tile's rows that Winograd's filtering multiplies (srs_ray.models.winograd).
+
+    A row has N elements; the sums of one kind are at `start`, `start + stride`, ... for the tiles of all samples.
+    """
+    height, wide = x_BHN.shape[1:]
+    tiles = (height + 3) // 4
+    none_N = np.zeros(wide, x_BHN.dtype)
+    for b in range(first, last):
+        for t in range(tiles):
+            row, at = 4 * t, start + (b * tiles + t) * stride
+            before_N, x0_N = x_BHN[b, row - 1] if t else none_N, x_BHN[b, row]
+            x1_N = x_BHN[b, row + 1] if row + 1 < height else none_N
+            x2_N = x_BHN[b, row + 2] if row + 2 < height else none_N
+            x3_N = x_BHN[b, row + 3] if row + 3 < height else none_N
+            after_N = x_BHN[b, row + 4] if row + 4 < height else none_N
+            # One row of sums at a time: of several, a compiler would have to know that they do not overlap.
+            sum_N = sum_KL[0, at : at + wide]
+            for i in range(wide):
+                sum_N[i] = 4 * before_N[i] - 5 * x1_N[i] + x3_N[i]
+            sum_N = sum_KL[1, at : at + wide]
+            for i in range(wide):
+                sum_N[i] = (x3_N[i] - 4 * x1_N[i]) + (x2_N[i] - 4 * x0_N[i])
+            sum_N = sum_KL[2, at : at + wide]
+            for i in range(wide):
+                sum_N[i] = (x3_N[i] - 4 * x1_N[i]) - (x2_N[i] - 4 * x0_N[i])
+            sum_N = sum_KL[3, at : at + wide]
+            for i in range(wide):
+                sum_N[i] = (x3_N[i] - x1_N[i]) + 2 * (x2_N[i] - x0_N[i])
+            sum_N = sum_KL[4, at : at + wide]
+            for i in range(wide):
+                sum_N[i] = (x3_N[i] - x1_N[i]) - 2 * (x2_N[i] - x0_N[i])
+            sum_N = sum_KL[5, at : at + wide]
+            for i in range(wide):
+                sum_N[i] = 5 * x2_N[i] - 4 * x0_N[i] - after_N[i]
+
+
+@_compiled
+def join_rows(
+    first: int,
+    last: int,
+    p0_L: Array,
+    p1_L: Array,
+    p2_L: Array,
+    p3_L: Array,
+    p4_L: Array,
+    p5_L: Array,
+    stride: int,
+    y_BHN: Array,
+) -> None:
+    """The rows of outputs from the six products of each tile, the last of which may be cut off."""
+    height, wide = y_BHN.shape[1:]
+    tiles = (height + 3) // 4
+    for b in range(first, last):
+        for t in range(tiles):
+            row, at = 4 * t, (b * tiles + t) * stride
+            p0_N, p1_N, p2_N = p0_L[at : at + wide], p1_L[at : at + wide], p2_L[at : at + wide]
+            p3_N, p4_N, p5_N = p3_L[at : at + wide], p4_L[at : at + wide], p5_L[at : at + wide]
+            y_N = y_BHN[b, row]
+            for i in range(wide):
+                y_N[i] = p0_N[i] + (p1_N[i] + p2_N[i]) + (p3_N[i] + p4_N[i])
+            if row + 1 < height:
+                y_N = y_BHN[b, row + 1]
+                for i in range(wide):
+                    y_N[i] = (p1_N[i] - p2_N[i]) + 2 * (p3_N[i] - p4_N[i])
+            if row + 2 < height:
+                y_N = y_BHN[b, row + 2]
+                for i in range(wide):
+                    y_N[i] = (p1_N[i] + p2_N[i]) + 4 * (p3_N[i] + p4_N[i])
+            if row + 3 < height:
+                y_N = y_BHN[b, row + 3]
+                for i in range(wide):
+                    y_N[i] = p5_N[i] + (p1_N[i] - p2_N[i]) + 8 * (p3_N[i] - p4_N[i])
