@@ -79,26 +79,28 @@ def normals_by_new_generators(
     return torch.from_numpy(e_ND)
 
 
-LEAVE_HEAD = (inference, "JoinedBottleneck", lambda block: block)
-LEAVE_LOOPS = (inference, "FusedLayer", lambda layer, shapes: None)
+Replacements = list[tuple[object, str, object]]
+NO_FUSED_HEAD = (inference, "FusedHead", lambda model: None)
+LEAVE_HEAD: Replacements = [(inference, "JoinedBottleneck", lambda block: block), NO_FUSED_HEAD]
+LEAVE_LOOPS: Replacements = [(inference, "FusedLayer", lambda layer, shapes: None), NO_FUSED_HEAD]
 LEAVE_ROWS = (inference, "_filter_rows", filter_nothing)
 
 # Without which measure, what is put in whose place before the engine is made, and what is done to it afterwards.
-VARIANTS: dict[str, tuple[list[tuple[object, str, object]], Callable[[Ours], None] | None]] = {
+VARIANTS: dict[str, tuple[Replacements, Callable[[Ours], None] | None]] = {
     "nothing": ([], None),
     "keeping freed memory": ([(point, "keep_freed_memory", lambda: None)], None),
-    "folding batch norms": ([(inference, "_fold", fold_nothing), LEAVE_HEAD], None),  # only folded ones can be joined
+    "folding batch norms": ([(inference, "_fold", fold_nothing), *LEAVE_HEAD], None),  # only folded ones can be joined
     "channels last": (
-        [(inference, "VECTOR", 0), LEAVE_LOOPS, LEAVE_ROWS],  # what is of no use without goes too
+        [(inference, "VECTOR", 0), *LEAVE_LOOPS, LEAVE_ROWS],  # what is of no use without goes too
         channels_first,
     ),
     "Winograd's filtering": ([LEAVE_ROWS], None),
     "narrow rows side by side": ([(winograd, "LEAST_WIDTH", 0)], None),
     "parts of a batch for wide layers": ([], whole_batches),
     "pairing narrow convolutions": ([(inference, "_pair", pair_nothing)], None),
-    "compiled loops between convolutions": ([LEAVE_LOOPS], None),
+    "compiled loops between convolutions": (LEAVE_LOOPS, None),
     "compiled loops in Anderson's memory": ([(solver_methods, "by_loops", lambda z_BD: False)], None),
-    "joining the head's shortcuts": ([LEAVE_HEAD], None),
+    "joining the head's shortcuts": (LEAVE_HEAD, None),
     "one random generator for a batch": ([(noise.Philox4x64, "normals", normals_by_new_generators)], None),
     "dot products one by one": ([(solver_methods, "_dot_products", dots_by_bmm)], None),
     "leaving out residuals that nobody reads": ([(solvers, "_take_all_steps", watch_all_steps)], None),

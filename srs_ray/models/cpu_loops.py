@@ -109,6 +109,7 @@ def _of_each_pixel(values_C: Array, x_RL: Array) -> Array:
 @_compiled
 def normalize_relu(first: int, last: int, x_BRL: Array, weight_C: Array, bias_C: Array, groups: int) -> None:
     """`x = relu(norm(x))`"""
+    zero = x_BRL.dtype.type(0)
     mean_L, scale_L, bias_L = _lanes(x_BRL[0]), _lanes(x_BRL[0]), _of_each_pixel(bias_C, x_BRL[0])
     for b in range(first, last):
         x_RL = x_BRL[b]
@@ -116,7 +117,7 @@ def normalize_relu(first: int, last: int, x_BRL: Array, weight_C: Array, bias_C:
         for r in range(x_RL.shape[0]):
             for i in range(x_RL.shape[1]):
                 y = (x_RL[r, i] - mean_L[i]) * scale_L[i] + bias_L[i]
-                x_RL[r, i] = 0 if y < 0 else y
+                x_RL[r, i] = zero if y < zero else y
 
 
 @_compiled
@@ -148,6 +149,7 @@ def end_block(
     y_BRL: Array,
 ) -> None:
     """`y = norm(relu(norm(x + injection) + z))`, z from `start` on; x is lost. An injection may be empty: none."""
+    zero = x_BRL.dtype.type(0)
     mean_L, scale_L = _lanes(x_BRL[0]), _lanes(x_BRL[0])
     bias_L, last_bias_L = _of_each_pixel(biases_2C[0], x_BRL[0]), _of_each_pixel(biases_2C[1], x_BRL[0])
     for b in range(first, last):
@@ -162,7 +164,7 @@ def end_block(
         for r in range(x_RL.shape[0]):
             for i in range(x_RL.shape[1]):
                 y = (x_RL[r, i] - mean_L[i]) * scale_L[i] + bias_L[i] + z_RL[r, i]
-                x_RL[r, i] = 0 if y < 0 else y
+                x_RL[r, i] = zero if y < zero else y
         _statistics(x_RL, weights_2C[1], groups, mean_L, scale_L)
         for r in range(x_RL.shape[0]):
             for i in range(x_RL.shape[1]):
@@ -185,6 +187,7 @@ def add_carried(
 
     y_BHN has whole rows of pixels; x is lost.
     """
+    zero = x_BRL.dtype.type(0)
     mean_L, scale_L, bias_L = _lanes(x_BRL[0]), _lanes(x_BRL[0]), _of_each_pixel(bias_C, x_BRL[0])
     channels, wide = len(weight_C), y_BHN.shape[2]
     row_N = np.empty(wide, x_BRL.dtype)
@@ -208,10 +211,53 @@ def add_carried(
                 if relu:
                     for i in range(wide):
                         y = y_N[i] + coarse_N[i]
-                        y_N[i] = 0 if y < 0 else y
+                        y_N[i] = zero if y < zero else y
                 else:
                     for i in range(wide):
                         y_N[i] += coarse_N[i]
+
+
+@_compiled
+def relu_beside(first: int, last: int, x_BPC: Array, z_BD: Array, start: int, y_BPC: Array) -> None:
+    """The channels of y become those of relu(x), then those of z from `start` on, P pixels of each."""
+    zero = x_BPC.dtype.type(0)
+    own = x_BPC.shape[2]
+    others = y_BPC.shape[2] - own
+    for b in range(first, last):
+        z_D = z_BD[b]
+        for p in range(x_BPC.shape[1]):
+            x_C, y_C, at = x_BPC[b, p], y_BPC[b, p], start + p * others
+            for c in range(own):
+                y_C[c] = zero if x_C[c] < zero else x_C[c]
+            for c in range(others):
+                y_C[own + c] = z_D[at + c]
+
+
+@_compiled
+def add_relus(first: int, last: int, x_BN: Array, y_BN: Array) -> None:
+    """`x = relu(x) + relu(y)`"""
+    zero = x_BN.dtype.type(0)
+    for b in range(first, last):
+        x_N, y_N = x_BN[b], y_BN[b]
+        for i in range(len(x_N)):
+            x, y = x_N[i], y_N[i]
+            x_N[i] = (zero if x < zero else x) + (zero if y < zero else y)
+
+
+@_compiled
+def mean_of_relu(first: int, last: int, x_BPC: Array, mean_BC: Array) -> None:
+    """The mean over P pixels of relu(x)."""
+    zero = x_BPC.dtype.type(0)
+    for b in range(first, last):
+        mean_C = mean_BC[b]
+        for c in range(len(mean_C)):
+            mean_C[c] = 0
+        for p in range(x_BPC.shape[1]):
+            x_C = x_BPC[b, p]
+            for c in range(len(mean_C)):
+                mean_C[c] += zero if x_C[c] < zero else x_C[c]
+        for c in range(len(mean_C)):
+            mean_C[c] /= x_BPC.shape[1]
 
 
 def _dot_product_as_vectors_add_up(a_D: Array, b_D: Array) -> float:
@@ -285,6 +331,7 @@ def filter_rows(first: int, last: int, x_BHN: Array, sum_KL: Array, start: int, 
     A row has N elements; the sums of one kind are at `start`, `start + stride`, ... for the tiles of all samples.
     """
     height, wide = x_BHN.shape[1:]
+    two, four, five = x_BHN.dtype.type(2), x_BHN.dtype.type(4), x_BHN.dtype.type(5)
     tiles = (height + 3) // 4
     none_N = np.zeros(wide, x_BHN.dtype)
     for b in range(first, last):
@@ -298,22 +345,22 @@ def filter_rows(first: int, last: int, x_BHN: Array, sum_KL: Array, start: int, 
             # One row of sums at a time: of several, a compiler would have to know that they do not overlap.
             sum_N = sum_KL[0, at : at + wide]
             for i in range(wide):
-                sum_N[i] = 4 * before_N[i] - 5 * x1_N[i] + x3_N[i]
+                sum_N[i] = four * before_N[i] - five * x1_N[i] + x3_N[i]
             sum_N = sum_KL[1, at : at + wide]
             for i in range(wide):
-                sum_N[i] = (x3_N[i] - 4 * x1_N[i]) + (x2_N[i] - 4 * x0_N[i])
+                sum_N[i] = (x3_N[i] - four * x1_N[i]) + (x2_N[i] - four * x0_N[i])
             sum_N = sum_KL[2, at : at + wide]
             for i in range(wide):
-                sum_N[i] = (x3_N[i] - 4 * x1_N[i]) - (x2_N[i] - 4 * x0_N[i])
+                sum_N[i] = (x3_N[i] - four * x1_N[i]) - (x2_N[i] - four * x0_N[i])
             sum_N = sum_KL[3, at : at + wide]
             for i in range(wide):
-                sum_N[i] = (x3_N[i] - x1_N[i]) + 2 * (x2_N[i] - x0_N[i])
+                sum_N[i] = (x3_N[i] - x1_N[i]) + two * (x2_N[i] - x0_N[i])
             sum_N = sum_KL[4, at : at + wide]
             for i in range(wide):
-                sum_N[i] = (x3_N[i] - x1_N[i]) - 2 * (x2_N[i] - x0_N[i])
+                sum_N[i] = (x3_N[i] - x1_N[i]) - two * (x2_N[i] - x0_N[i])
             sum_N = sum_KL[5, at : at + wide]
             for i in range(wide):
-                sum_N[i] = 5 * x2_N[i] - 4 * x0_N[i] - after_N[i]
+                sum_N[i] = five * x2_N[i] - four * x0_N[i] - after_N[i]
 
 
 @_compiled
@@ -331,6 +378,7 @@ def join_rows(
 ) -> None:
     """The rows of outputs from the six products of each tile, the last of which may be cut off."""
     height, wide = y_BHN.shape[1:]
+    two, four, eight = y_BHN.dtype.type(2), y_BHN.dtype.type(4), y_BHN.dtype.type(8)
     tiles = (height + 3) // 4
     for b in range(first, last):
         for t in range(tiles):
@@ -343,12 +391,12 @@ def join_rows(
             if row + 1 < height:
                 y_N = y_BHN[b, row + 1]
                 for i in range(wide):
-                    y_N[i] = (p1_N[i] - p2_N[i]) + 2 * (p3_N[i] - p4_N[i])
+                    y_N[i] = (p1_N[i] - p2_N[i]) + two * (p3_N[i] - p4_N[i])
             if row + 2 < height:
                 y_N = y_BHN[b, row + 2]
                 for i in range(wide):
-                    y_N[i] = (p1_N[i] + p2_N[i]) + 4 * (p3_N[i] + p4_N[i])
+                    y_N[i] = (p1_N[i] + p2_N[i]) + four * (p3_N[i] + p4_N[i])
             if row + 3 < height:
                 y_N = y_BHN[b, row + 3]
                 for i in range(wide):
-                    y_N[i] = p5_N[i] + (p1_N[i] - p2_N[i]) + 8 * (p3_N[i] - p4_N[i])
+                    y_N[i] = p5_N[i] + (p1_N[i] - p2_N[i]) + eight * (p3_N[i] - p4_N[i])

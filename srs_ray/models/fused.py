@@ -1,4 +1,4 @@
-"""The layer f on a CPU: what lies between two convolutions, in one pass over each sample (srs_ray.models.cpu_loops)."""
+"""Layer and head on a CPU: what lies between convolutions, in one pass over each sample (srs_ray.models.cpu_loops)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,30 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from srs_ray.models.cpu_loops import EPS, Array, add_carried, end_block, normalize_into, normalize_relu, over_samples
-from srs_ray.models.mdeq import Branch, CarryDown, CarryUp, Fusion, MDEQLayer, PostFusion, ResidualBlock, equal_parts
+from srs_ray.models.cpu_loops import (
+    EPS,
+    Array,
+    add_carried,
+    add_relus,
+    end_block,
+    mean_of_relu,
+    normalize_into,
+    normalize_relu,
+    over_samples,
+    relu_beside,
+)
+from srs_ray.models.mdeq import (
+    MDEQ,
+    Branch,
+    CarryDown,
+    CarryUp,
+    Fusion,
+    HeadBottleneck,
+    MDEQLayer,
+    PostFusion,
+    ResidualBlock,
+    equal_parts,
+)
 
 LANES = 64  # elements that a loop takes at a time at least, where they make whole pixels
 
@@ -47,6 +69,56 @@ class FusedLayer:
                 carry.add(x_BHWC, y_BHWC, relu=number == len(xs))
             post(y_BHWC, next_BD, start)
         return next_BD
+
+
+class FusedHead:
+    """The logits of a channels-last state, by a head whose bottlenecks are joined; without derivatives."""
+
+    def __init__(self, model: MDEQ) -> None:
+        self.shapes = model.config.branch_shapes
+        self.bottlenecks = [cast(JoinedBottleneck, cast(nn.Sequential, incre)[0]) for incre in model.incre_modules]
+        self.downs = [cast(nn.Sequential, down)[0] for down in model.downsamp_modules]
+        self.final, self.classifier = model.final_layer[0], model.classifier
+
+    def __call__(self, z_BD: Tensor) -> Tensor:
+        z_BD = z_BD.contiguous()
+        batch, start = len(z_BD), 0
+        y_BHWC = z_BD  # of no branch yet
+        for number, (shape, bottleneck) in enumerate(zip(self.shapes, self.bottlenecks, strict=True)):
+            channels, height, width = shape
+            z_BHWC = z_BD[:, start : start + math.prod(shape)].unflatten(1, (height, width, channels))
+            inner_BHWC = _convolve(bottleneck.conv2, _convolve(bottleneck.conv1, z_BHWC).relu_())
+            both_BHWC = z_BD.new_empty(batch, height, width, inner_BHWC.shape[3] + channels)
+            pixels = inner_BHWC.flatten(1, 2).numpy()
+            over_samples(relu_beside, batch, pixels, z_BD.numpy(), start, both_BHWC.flatten(1, 2).numpy())
+            x_BHWC = _convolve(bottleneck.last, both_BHWC)
+            if number:
+                down_BHWC = _convolve(self.downs[number - 1], y_BHWC)
+                over_samples(add_relus, batch, x_BHWC.flatten(1).numpy(), down_BHWC.flatten(1).numpy())
+            y_BHWC = x_BHWC if number else x_BHWC.relu_()
+            start += math.prod(shape)
+        final_BHWC = _convolve(self.final, y_BHWC)
+        mean_BC = z_BD.new_empty(batch, final_BHWC.shape[3])
+        over_samples(mean_of_relu, batch, final_BHWC.flatten(1, 2).numpy(), mean_BC.numpy())
+        return self.classifier(mean_BC)
+
+
+class JoinedBottleneck(nn.Module):
+    """A bottleneck of the head whose last convolution and shortcut are one convolution, of both their inputs."""
+
+    def __init__(self, block: HeadBottleneck) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = block.conv1, block.conv2
+        last, shortcut = block.conv3, cast(nn.Conv2d, block.downsample[0])
+        assert last.bias is not None  # batch norms are folded
+        assert shortcut.bias is not None
+        self.last = nn.Conv2d(last.in_channels + shortcut.in_channels, last.out_channels, 1)
+        self.last.weight = nn.Parameter(torch.cat([last.weight.detach(), shortcut.weight.detach()], dim=1), False)
+        self.last.bias = nn.Parameter(last.bias.detach() + shortcut.bias.detach(), False)
+
+    def forward(self, z_BCHW: Tensor) -> Tensor:
+        out = self.conv2(self.conv1(z_BCHW).relu_()).relu_()
+        return self.last(torch.cat([out, z_BCHW], dim=1)).relu_()
 
 
 class _Norms:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from srs_ray.models.fused import FusedLayer
+from srs_ray.models.fused import FusedHead, FusedLayer, JoinedBottleneck
 from srs_ray.models.mdeq import HEAD_EXPANSION, MDEQ, HeadBottleneck, ResidualBlock, in_parts
 from srs_ray.models.winograd import WinogradConvolution
 
@@ -71,7 +71,8 @@ def arrange_for_inference(model: MDEQ, device: torch.device, dtype: torch.dtype)
     states = torch.float32 if dtype == torch.bfloat16 else dtype
     model.mean, model.std = (buffer.to(device=device, dtype=states) for buffer in (mean, std))
     if fused:
-        model.fused = FusedLayer(model.fullstage, model.config.branch_shapes)
+        model.fused_layer = FusedLayer(model.fullstage, model.config.branch_shapes)
+        model.fused_head = FusedHead(model)
     return model
 
 
@@ -129,27 +130,6 @@ class GroupNormOfEachSample(nn.Module):
         pixels = x_BCHW.shape[2] * x_BCHW.shape[3]
         one_at_a_time = pixels >= SHARED_PIXELS and torch.get_num_threads() > 1
         return in_parts(self.norm, x_BCHW, 1 if one_at_a_time else None)
-
-
-class JoinedBottleneck(nn.Module):
-    """A bottleneck of the head whose last convolution and shortcut are one convolution, of both their inputs."""
-
-    weight: Tensor
-    bias: Tensor
-
-    def __init__(self, block: HeadBottleneck) -> None:
-        super().__init__()
-        self.conv1, self.conv2 = block.conv1, block.conv2
-        last, shortcut = block.conv3, block.downsample[0]
-        assert isinstance(shortcut, nn.Conv2d)
-        assert last.bias is not None  # batch norms are folded
-        assert shortcut.bias is not None
-        self.register_buffer("weight", torch.cat([last.weight.detach(), shortcut.weight.detach()], dim=1))
-        self.register_buffer("bias", last.bias.detach() + shortcut.bias.detach())
-
-    def forward(self, z_BCHW: Tensor) -> Tensor:
-        out = self.conv2(self.conv1(z_BCHW).relu_()).relu_()
-        return F.conv2d(torch.cat([out, z_BCHW], dim=1), self.weight, self.bias).relu_()
 
 
 class PairedConvolution(nn.Module):

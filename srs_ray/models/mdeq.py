@@ -74,6 +74,10 @@ def equal_parts(batch: int, at_once: int | None) -> int:
     return batch if at_once is None or 4 * size < at_once else size
 
 
+def _needs_derivatives(*inputs: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
+
+
 class ResidualBlock(nn.Module):
     """One branch's part of the layer; the input injection enters between the second convolution and its norm."""
 
@@ -258,7 +262,9 @@ class MDEQ(nn.Module):
             nn.Conv2d(head[-1], config.final_channels, 1), nn.BatchNorm2d(config.final_channels), nn.ReLU(inplace=True)
         )
         self.classifier = nn.Linear(config.final_channels, config.classes)
-        self.fused: Callable[[Tensor, Tensor], Tensor] | None = None  # f in fewer steps, without derivatives
+        # f and head in fewer steps, without derivatives.
+        self.fused_layer: Callable[[Tensor, Tensor], Tensor] | None = None
+        self.fused_head: Callable[[Tensor], Tensor] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -284,15 +290,14 @@ class MDEQ(nn.Module):
 
     def f(self, z_BD: Tensor, injection_BCHW: Tensor) -> Tensor:
         """One function evaluation."""
-        if self.fused is not None and not (
-            torch.is_grad_enabled() and (z_BD.requires_grad or injection_BCHW.requires_grad)
-        ):
-            return self.fused(z_BD, injection_BCHW)
+        if self.fused_layer is not None and not _needs_derivatives(z_BD, injection_BCHW):
+            return self.fused_layer(z_BD, injection_BCHW)
         return self.join(self.fullstage(self.split(z_BD.to(self.network_dtype)), injection_BCHW)).to(self.dtype)
 
     def head(self, z_BD: Tensor) -> Tensor:
         """The logits, shape (B, classes), read off a state."""
-        return in_parts(self._head, z_BD.to(self.network_dtype), self.head_at_once).to(self.dtype)
+        fused = None if _needs_derivatives(z_BD) else self.fused_head
+        return in_parts(fused or self._head, z_BD.to(self.network_dtype), self.head_at_once).to(self.dtype)
 
     def _head(self, z_BD: Tensor) -> Tensor:
         z_branches = self.split(z_BD)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -8,9 +8,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from srs_ray.models import cpu_loops
 from srs_ray.models.architectures import ARCHITECTURES
 from srs_ray.models.cpu_loops import normalize_into, normalize_relu, over_samples
-from srs_ray.models.fused import FusedLayer
+from srs_ray.models.fused import FusedHead, FusedLayer
 from srs_ray.models.mdeq import MDEQ
 from srs_ray.models.weights import build_model, inference_model, random_weights, read_weights
 
@@ -53,7 +54,8 @@ def test_it_is_the_layer_and_leaves_state_and_injection_as_they_are(arch: str) -
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
 def test_models_arranged_for_a_cpu_have_it_but_in_bfloat16(dtype: str) -> None:
     arranged = inference_model("mdeq-tiny-digits", read_weights("mdeq-tiny-digits-sigma25"), dtype=dtype)
-    assert isinstance(arranged.fused, FusedLayer) == (dtype != "bfloat16")
+    assert isinstance(arranged.fused_layer, FusedLayer) == (dtype != "bfloat16")
+    assert isinstance(arranged.fused_head, FusedHead) == (dtype != "bfloat16")
 
 
 @pytest.mark.usefixtures("threads")
@@ -113,3 +115,70 @@ def test_norms_that_the_loops_do_not_know_are_refused() -> None:
     model.fullstage.branches[0].blocks[0].gn3.eps = 1e-3
     with pytest.raises(ValueError, match=r"not norms of 8 groups at an eps of 1e-05: .*eps=0.001"):
         FusedLayer(model.fullstage, model.config.branch_shapes)
+
+
+@torch.inference_mode()
+def test_the_head_leaves_its_states_as_they_are_and_gives_the_plain_heads_logits() -> None:
+    for arch in ("mdeq-tiny-digits", "mdeq-small-cifar10", "mdeq-large-cifar10"):
+        weights = random_weights(arch)
+        z_BD = torch.randn(5, ARCHITECTURES[arch].state_size, generator=torch.Generator().manual_seed(5)).double()
+        arranged = inference_model(arch, weights, dtype="float64")
+        before_BD = z_BD.clone()
+        logits = arranged.head(z_BD)
+        assert torch.equal(z_BD, before_BD)
+        plain = build_model(arch, weights, dtype="float64")
+        plain.channels_last = True
+        assert torch.allclose(logits, plain.head(z_BD), rtol=0, atol=1e-10)
+
+
+@torch.inference_mode()
+def test_logits_of_a_state_that_is_not_finite_are_not_finite_and_others_stay() -> None:
+    arranged = inference_model("mdeq-small-cifar10", read_weights("mdeq-small-cifar10-sigma50"))
+    z_BD = torch.randn(5, arranged.config.state_size, generator=torch.Generator().manual_seed(5))
+    expected = arranged.head(z_BD)
+    z_BD[1, 0], z_BD[3] = torch.nan, torch.nan
+    logits = arranged.head(z_BD)
+    assert logits.isfinite().all(dim=1).tolist() == [True, False, True, False, True]
+    assert torch.equal(logits[::2], expected[::2])
+
+
+def every_loop(place: Callable[[np.ndarray], np.ndarray]) -> list[np.ndarray]:
+    """What the loops make of the same arrays, wherever those are placed."""
+    rng = np.random.default_rng(7)
+
+    def drawn(*shape: int) -> np.ndarray:
+        return place(rng.standard_normal(shape, dtype=np.float32))
+
+    x, z, injection, y = drawn(3, 8, 80), drawn(3, 700), drawn(3, 8, 80), drawn(3, 8, 80)
+    weights, biases = drawn(2, 8), drawn(2, 8)
+    cpu_loops.end_block(0, 3, x, injection, z, 7, weights, biases, 8, y)
+    carried, onto = drawn(3, 2, 80), drawn(3, 8, 80)
+    cpu_loops.add_carried(0, 3, carried, weights[0], biases[0], 4, 2, True, onto)
+    into = drawn(3, 700)
+    cpu_loops.normalize_into(0, 3, drawn(3, 8, 80), weights[1], biases[1], 8, into, 5)
+    state, f, value, g = drawn(1, 640), drawn(2, 1, 640), drawn(1, 640), drawn(2, 1, 640)
+    products, sizes, following = drawn(1, 2), drawn(1), drawn(1, 640)
+    cpu_loops.remember_step(0, 1, state, value, np.array([1]), np.array([2]), f, g, products, sizes)
+    cpu_loops.sum_entries(0, 1, f, drawn(1, 2), np.array([2]), following)
+    sums, joined = drawn(6, 6 * 80), drawn(3, 8, 80)
+    cpu_loops.filter_rows(0, 3, drawn(3, 8, 80), sums, 0, 80)
+    cpu_loops.join_rows(0, 3, *sums, 80, joined)
+    head, others = drawn(3, 640), drawn(3, 640)
+    cpu_loops.add_relus(0, 3, head, others)
+    return [y, onto, into, f, g, products, sizes, following, sums, joined, head]
+
+
+@pytest.mark.parametrize("gap", [0, 1, 16])
+def test_loops_round_alike_wherever_arrays_lie_in_memory(gap: int) -> None:
+    """Neighbours without a gap are what compiled checks for overlapping arrays may take for overlapping."""
+    memory, end = np.zeros(2**17, dtype=np.float32), 0
+
+    def place(array: np.ndarray) -> np.ndarray:
+        nonlocal end
+        here = memory[end : end + array.size].reshape(array.shape)
+        here[...] = array
+        end += array.size + gap
+        return here
+
+    for found, expected in zip(every_loop(place), every_loop(lambda array: array), strict=True):
+        assert np.array_equal(found, expected)
