@@ -80,9 +80,9 @@ def normals_by_new_generators(
 
 
 Replacements = list[tuple[object, str, object]]
-NO_FUSED_HEAD = (inference, "FusedHead", lambda model: None)
-LEAVE_HEAD: Replacements = [(inference, "JoinedBottleneck", lambda block: block), NO_FUSED_HEAD]
-LEAVE_LOOPS: Replacements = [(inference, "FusedLayer", lambda layer, shapes: None), NO_FUSED_HEAD]
+NO_FUSED_FEATURES = (inference, "FusedFeatures", lambda model: None)
+LEAVE_HEAD: Replacements = [(inference, "JoinedBottleneck", lambda block: block), NO_FUSED_FEATURES]
+LEAVE_LOOPS: Replacements = [(inference, "FusedLayer", lambda layer, shapes: None), NO_FUSED_FEATURES]
 LEAVE_ROWS = (inference, "_filter_rows", filter_nothing)
 
 # Without which measure, what is put in whose place before the engine is made, and what is done to it afterwards.

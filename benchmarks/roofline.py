@@ -12,6 +12,7 @@ ceiling, or its bytes at the copy's rate, whichever is longer; `share` is that t
 from __future__ import annotations
 
 import argparse
+import copy
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -30,6 +31,7 @@ from srs_ray.models.mdeq import MDEQ
 from srs_ray.models.solver_methods import Anderson
 from srs_ray.models.solvers import FixedPointIteration
 from srs_ray.models.weights import build_model, inference_model, random_weights, read_weights
+from srs_ray.runner.allocator import keep_freed_memory
 from srs_ray.smoothing.batch_size import default_batch
 from srs_ray.smoothing.noise import NoisyPoint, Stage, noise_generator
 from srs_ray.smoothing.point import device_name, use_exact_float32
@@ -119,7 +121,9 @@ def stages(model: MDEQ, published: MDEQ, point: NoisyPoint, batch: int, compiled
         "layer", lambda: model.f(z_BD, u_BCHW), lambda: published.f(z_BD, u_BCHW), size(z_BD, u_BCHW, fz_BD) + layer
     )
     if compiled:
-        layer_compiled = torch.compile(lambda z_BD: model.f(z_BD, u_BCHW))
+        by_torch = copy.copy(model)
+        by_torch.fused_layer = None  # what it does between convolutions is compiled already, by Numba
+        layer_compiled = torch.compile(lambda z_BD: by_torch.f(z_BD, u_BCHW))
         started = time.perf_counter()
         layer_compiled(z_BD)
         name = f"layer, compiled in {time.perf_counter() - started:.0f} s"
@@ -157,6 +161,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads, as one worker has them")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    keep_freed_memory()
     use_exact_float32()
 
     name = options.weights or SHIPPED.get(options.arch)

@@ -71,14 +71,14 @@ class FusedLayer:
         return next_BD
 
 
-class FusedHead:
-    """The logits of a channels-last state, by a head whose bottlenecks are joined; without derivatives."""
+class FusedFeatures:
+    """What a head whose bottlenecks are joined reads off a channels-last state; without derivatives."""
 
     def __init__(self, model: MDEQ) -> None:
         self.shapes = model.config.branch_shapes
         self.bottlenecks = [cast(JoinedBottleneck, cast(nn.Sequential, incre)[0]) for incre in model.incre_modules]
         self.downs = [cast(nn.Sequential, down)[0] for down in model.downsamp_modules]
-        self.final, self.classifier = model.final_layer[0], model.classifier
+        self.final = model.final_layer[0]
 
     def __call__(self, z_BD: Tensor) -> Tensor:
         z_BD = z_BD.contiguous()
@@ -100,7 +100,7 @@ class FusedHead:
         final_BHWC = _convolve(self.final, y_BHWC)
         mean_BC = z_BD.new_empty(batch, final_BHWC.shape[3])
         over_samples(mean_of_relu, batch, final_BHWC.flatten(1, 2).numpy(), mean_BC.numpy())
-        return self.classifier(mean_BC)
+        return mean_BC
 
 
 class JoinedBottleneck(nn.Module):

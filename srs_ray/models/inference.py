@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from srs_ray.models.fused import FusedHead, FusedLayer, JoinedBottleneck
+from srs_ray.models.fused import FusedFeatures, FusedLayer, JoinedBottleneck
 from srs_ray.models.mdeq import HEAD_EXPANSION, MDEQ, HeadBottleneck, ResidualBlock, in_parts
 from srs_ray.models.winograd import WinogradConvolution
 
@@ -72,7 +72,7 @@ def arrange_for_inference(model: MDEQ, device: torch.device, dtype: torch.dtype)
     model.mean, model.std = (buffer.to(device=device, dtype=states) for buffer in (mean, std))
     if fused:
         model.fused_layer = FusedLayer(model.fullstage, model.config.branch_shapes)
-        model.fused_head = FusedHead(model)
+        model.fused_features = FusedFeatures(model)
     return model
 
 

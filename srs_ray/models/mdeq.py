@@ -262,9 +262,9 @@ class MDEQ(nn.Module):
             nn.Conv2d(head[-1], config.final_channels, 1), nn.BatchNorm2d(config.final_channels), nn.ReLU(inplace=True)
         )
         self.classifier = nn.Linear(config.final_channels, config.classes)
-        # f and head in fewer steps, without derivatives.
+        # f, and the head up to its classifier, in fewer steps, without derivatives.
         self.fused_layer: Callable[[Tensor, Tensor], Tensor] | None = None
-        self.fused_head: Callable[[Tensor], Tensor] | None = None
+        self.fused_features: Callable[[Tensor], Tensor] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -296,15 +296,17 @@ class MDEQ(nn.Module):
 
     def head(self, z_BD: Tensor) -> Tensor:
         """The logits, shape (B, classes), read off a state."""
-        fused = None if _needs_derivatives(z_BD) else self.fused_head
-        return in_parts(fused or self._head, z_BD.to(self.network_dtype), self.head_at_once).to(self.dtype)
+        features = None if _needs_derivatives(z_BD) else self.fused_features
+        read_BC = in_parts(features or self._features, z_BD.to(self.network_dtype), self.head_at_once)
+        return self.classifier(read_BC).to(self.dtype)
 
-    def _head(self, z_BD: Tensor) -> Tensor:
+    def _features(self, z_BD: Tensor) -> Tensor:
+        """What the classifier is given, (B, final channels)."""
         z_branches = self.split(z_BD)
         y = self.incre_modules[0](z_branches[0])
         for incre, down, z in zip(list(self.incre_modules)[1:], self.downsamp_modules, z_branches[1:], strict=True):
             y = incre(z) + down(y)
-        return self.classifier(self.final_layer(y).mean(dim=(2, 3)))
+        return self.final_layer(y).mean(dim=(2, 3))
 
     def split(self, z_BD: Tensor) -> list[Tensor]:
         """The branches of a state, each (B, C, H, W)."""

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from srs_ray.models import cpu_loops
 from srs_ray.models.architectures import ARCHITECTURES
 from srs_ray.models.cpu_loops import normalize_into, normalize_relu, over_samples
-from srs_ray.models.fused import FusedHead, FusedLayer
+from srs_ray.models.fused import FusedFeatures, FusedLayer
 from srs_ray.models.mdeq import MDEQ
 from srs_ray.models.weights import build_model, inference_model, random_weights, read_weights
 
@@ -55,7 +55,7 @@ def test_it_is_the_layer_and_leaves_state_and_injection_as_they_are(arch: str) -
 def test_models_arranged_for_a_cpu_have_it_but_in_bfloat16(dtype: str) -> None:
     arranged = inference_model("mdeq-tiny-digits", read_weights("mdeq-tiny-digits-sigma25"), dtype=dtype)
     assert isinstance(arranged.fused_layer, FusedLayer) == (dtype != "bfloat16")
-    assert isinstance(arranged.fused_head, FusedHead) == (dtype != "bfloat16")
+    assert isinstance(arranged.fused_features, FusedFeatures) == (dtype != "bfloat16")
 
 
 @pytest.mark.usefixtures("threads")
