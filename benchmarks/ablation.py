@@ -99,7 +99,7 @@ VARIANTS: dict[str, tuple[Replacements, Callable[[Ours], None] | None]] = {
     "parts of a batch for wide layers": ([], whole_batches),
     "pairing narrow convolutions": ([(inference, "_pair", pair_nothing)], None),
     "compiled loops between convolutions": (LEAVE_LOOPS, None),
-    "compiled loops in Anderson's memory": ([(solver_methods, "by_loops", lambda z_BD: False)], None),
+    "compiled loops in a solver's memory": ([(solver_methods, "by_loops", lambda z_BD: False)], None),
     "joining the head's shortcuts": (LEAVE_HEAD, None),
     "one random generator for a batch": ([(noise.Philox4x64, "normals", normals_by_new_generators)], None),
     "dot products one by one": ([(solver_methods, "_dot_products", dots_by_bmm)], None),

@@ -7,6 +7,7 @@ large copy. For each stage the operations are counted on the model as it was pub
 convolutions and matrix products, a multiplication and an addition each counted), and the least bytes that it must
 move: what it reads and writes once, weights included. A stage takes at least as long as its operations at the compute
 ceiling, or its bytes at the copy's rate, whichever is longer; `share` is that time over the measured one.
+`convs` is how much of it the stage's own convolutions take, one after the other, with nothing between them.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from point import SHIPPED
@@ -24,6 +26,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from srs_ray.models.architectures import ARCHITECTURES
@@ -58,6 +61,23 @@ class WorkStage:
     run: Callable[[], object]
     counted: Callable[[], object]  # the same by the model as it was published, whose operations are counted
     moved: int  # bytes
+
+
+class Convolutions(TorchDispatchMode):
+    """Takes note of the convolutions that are called for, and can repeat them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (torch.ops.aten.conv2d.default, torch.ops.aten.convolution.default):
+            self.calls.append((func, args, kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+    def repeat(self) -> None:
+        for func, args, kwargs in self.calls:
+            func(*args, **kwargs)
 
 
 def seconds(run: Callable[[], object], rounds: int, device: torch.device) -> float:
@@ -146,7 +166,7 @@ def stages(model: MDEQ, published: MDEQ, point: NoisyPoint, batch: int, compiled
     memory, halves = (reference.solver.memory, 2) if isinstance(reference.solver, Anderson) else (steps, 1)
     # A step reads f(z), z and the memory, of which Anderson's has two halves; it writes entries and the next iterate.
     moved = size(fz_BD) * (2 + halves * (memory + 1) + 1)
-    yield WorkStage(f"solver arithmetic, {reference.solver.name}", advance, advance, moved)
+    yield WorkStage(f"{reference.solver.name}'s step", advance, advance, moved)
 
 
 def main() -> None:
@@ -180,14 +200,17 @@ def main() -> None:
     )
     on = f"{device_name(device)}, {options.threads} threads, torch {torch.__version__}"
     table = Table(title=f"{options.arch}, {options.dtype}, batch {batch}, on {on}; per sample")
-    for heading in ("", "ms", "MFLOP", "MB", "GFLOP/s", "GB/s", "bound", "share"):
+    for heading in ("", "ms", "MFLOP", "MB", "GFLOP/s", "GB/s", "bound", "share", "convs"):
         table.add_column(heading, justify="left" if heading in ("", "bound") else "right")
     with torch.inference_mode():
         for stage in stages(model, published, point, batch, options.compile):
             with FlopCounterMode(display=False) as counter:
                 stage.counted()
             operations = counter.get_total_flops()
+            with Convolutions() as convolutions:
+                stage.run()
             took = seconds(stage.run, options.rounds, device)
+            in_convolutions = seconds(convolutions.repeat, options.rounds, device) if convolutions.calls else 0.0
             least = {"compute": operations / ceilings.compute, "memory": stage.moved / ceilings.copy}
             bound = max(least, key=lambda kind: least[kind])
             table.add_row(
@@ -199,6 +222,7 @@ def main() -> None:
                 f"{stage.moved / took / 1e9:.1f}",
                 bound,
                 f"{least[bound] / took:.0%}",
+                f"{in_convolutions / took:.0%}",
             )
     console.print(table)
 

@@ -325,6 +325,70 @@ def sum_entries(first: int, last: int, f_MBD: Array, weight_BM: Array, filled_B:
 
 
 @_compiled
+def broyden_step(
+    first: int,
+    last: int,
+    z_BD: Array,
+    fz_BD: Array,
+    k_B: Array,
+    s_MBD: Array,
+    weight_MB: Array,
+    next_BD: Array,
+    difference_B: Array,
+    size_B: Array,
+) -> None:
+    """Writes the iterate `z + s` after z, given f(z), of solves that have taken k steps, and enters s into their memory.
+
+    Entries are steps s_i and weights 1 / |s_i|^2 (srs_ray.models.solver_methods), of which a sample reads the first k.
+    An update without a finite factor is skipped; at a solve's last step, and later, nothing is entered. It writes
+    `|f(z) - z|` and `|f(z)|` too.
+    """
+    entries, one = len(s_MBD), z_BD.dtype.type(1)
+    for b in range(first, last):
+        z_D, fz_D, s_D, k = z_BD[b], fz_BD[b], next_BD[b], min(k_B[b], entries)
+        difference = size = product = 0.0
+        for start in range(0, len(z_D), PIECE):
+            stop = min(start + PIECE, len(z_D))
+            for i in range(start, stop):
+                s_D[i] = fz_D[i] - z_D[i]
+            difference += _dot_product(s_D[start:stop], s_D[start:stop])
+            size += _dot_product(fz_D[start:stop], fz_D[start:stop])
+            if k:
+                product += _dot_product(s_MBD[0, b, start:stop], s_D[start:stop])
+        difference_B[b], size_B[b] = np.sqrt(difference), np.sqrt(size)
+        for entry in range(1, k):
+            share, entry_D = z_BD.dtype.type(product * weight_MB[entry - 1, b]), s_MBD[entry, b]
+            product = 0.0
+            for start in range(0, len(z_D), PIECE):
+                stop = min(start + PIECE, len(z_D))
+                for i in range(start, stop):
+                    s_D[i] += share * entry_D[i]
+                product += _dot_product(entry_D[start:stop], s_D[start:stop])
+        factor = one
+        if k:
+            denominator = one - z_BD.dtype.type(product * weight_MB[k - 1, b])
+            factor = one / denominator
+            if not (np.isfinite(denominator) and np.isfinite(factor)):
+                factor, weight_MB[k - 1, b] = one, 0
+        if k_B[b] >= entries:
+            for i in range(len(z_D)):
+                s_D[i] = z_D[i] + factor * s_D[i]
+            continue
+        square, entry_D = 0.0, s_MBD[k, b]
+        for start in range(0, len(z_D), PIECE):
+            stop = min(start + PIECE, len(z_D))
+            for i in range(start, stop):
+                entry_D[i] = factor * s_D[i]
+            square += _dot_product(entry_D[start:stop], entry_D[start:stop])
+            for i in range(start, stop):
+                s_D[i] = z_D[i] + entry_D[i]
+        inverse = one / z_BD.dtype.type(square)
+        weight_MB[k, b] = inverse if np.isfinite(inverse) else 0
+        if not np.isfinite(square):
+            entry_D[:] = 0
+
+
+@_compiled
 def filter_rows(first: int, last: int, x_BHN: Array, sum_KL: Array, start: int, stride: int) -> None:
     """The six sums of each tile's rows that Winograd's filtering multiplies (srs_ray.models.winograd).
 

@@ -271,7 +271,8 @@ class Broyden:
     letter: ClassVar[str] = "B"
 
     def remember(self, z_BD: Tensor, steps: int) -> SolverMemory:
-        return _BroydenMemory(z_BD, steps - 1)
+        kind = _BroydenMemoryOnCPU if by_loops(z_BD) else _BroydenMemory
+        return kind(z_BD, steps - 1)
 
     def remember_together(self, steps: int) -> SharedMemory:
         return _BroydenTogether(steps)
@@ -312,6 +313,28 @@ class _BroydenMemory:
         self.s_MBD[entry_B, self.rows_B], self.weight_MB[entry_B, self.rows_B] = s_BD, weight_B
         self.filled = min(len(self.s_MBD), self.filled + 1)
         return next_BD, residual_B, None
+
+    def forget(self, slots: Tensor, finite: Tensor) -> None:
+        pass
+
+
+class _BroydenMemoryOnCPU:
+    """The same by a loop that reads of each sample's memory what it has filled, once."""
+
+    def __init__(self, z_BD: Tensor, entries: int) -> None:
+        self.s_MBD = z_BD.new_empty(entries, *z_BD.shape)
+        self.weight_MB = z_BD.new_empty(entries, len(z_BD))
+
+    def step(self, z_BD: Tensor, fz_BD: Tensor, k_B: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        if not len(self.s_MBD):
+            return fz_BD, _difference(z_BD, fz_BD)[1], None
+        next_BD = torch.empty_like(fz_BD, memory_format=torch.contiguous_format)
+        difference_B, size_B = next_BD.new_empty(2, len(fz_BD))
+        arrays = (z_BD, fz_BD, k_B, self.s_MBD, self.weight_MB, next_BD, difference_B, size_B)
+        cpu_loops.over_samples(
+            cpu_loops.broyden_step, len(z_BD), *(array.detach().contiguous().numpy() for array in arrays)
+        )
+        return next_BD, relative_residual(difference_B, size_B), None
 
     def forget(self, slots: Tensor, finite: Tensor) -> None:
         pass

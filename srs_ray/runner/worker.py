@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 Row = dict[str, Any]  # the columns of a run directory by name
 
 # What srs-ray draws for given settings. It is raised when a change to the program can change a count.
-SAMPLING_VERSION = 5
+SAMPLING_VERSION = 6
 
 
 @dataclass(frozen=True)

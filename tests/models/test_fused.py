@@ -160,12 +160,14 @@ def every_loop(place: Callable[[np.ndarray], np.ndarray]) -> list[np.ndarray]:
     products, sizes, following = drawn(1, 2), drawn(1), drawn(1, 640)
     cpu_loops.remember_step(0, 1, state, value, np.array([1]), np.array([2]), f, g, products, sizes)
     cpu_loops.sum_entries(0, 1, f, drawn(1, 2), np.array([2]), following)
+    steps, weight, after, lengths = drawn(3, 1, 640), drawn(3, 1), drawn(1, 640), drawn(2, 1)
+    cpu_loops.broyden_step(0, 1, state, value, np.array([2]), steps, weight, after, *lengths)
     sums, joined = drawn(6, 6 * 80), drawn(3, 8, 80)
     cpu_loops.filter_rows(0, 3, drawn(3, 8, 80), sums, 0, 80)
     cpu_loops.join_rows(0, 3, *sums, 80, joined)
     head, others = drawn(3, 640), drawn(3, 640)
     cpu_loops.add_relus(0, 3, head, others)
-    return [y, onto, into, f, g, products, sizes, following, sums, joined, head]
+    return [y, onto, into, f, g, products, sizes, following, steps, weight, after, lengths, sums, joined, head]
 
 
 @pytest.mark.parametrize("gap", [0, 1, 16])
