@@ -1,6 +1,6 @@
 """What a solve does between convolutions on a CPU, compiled by Numba: loops that take a sample through the cache once.
 
-Each runs over the samples first, ..., last - 1 of a batch, each by itself, and carries on values that are not finite.
+Each takes the samples of a batch one by one, on one thread, and carries on values that are not finite.
 Shapes: B samples, H and W pixels, C channels, N elements in a row of pixels, D elements of a state, M entries of a
 solver's memory; images are channels-last, also as R rows of L elements, each of some whole pixels. Group normalisation
 is `weight (x - mean) / sqrt(variance + EPS) + bias`, the variance that of centred values.
@@ -9,14 +9,11 @@ is `weight (x - mean) / sqrt(variance + EPS) + bias`, the variance that of centr
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Callable, Collection
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numba
 import numpy as np
-import torch
 
 EPS = 1e-5
 PIECE = 2048  # elements of a state that stay in a core's cache from one sum to the next
@@ -33,21 +30,6 @@ def _compiled(function: Callable[..., Any], fastmath: Collection[str] = ()) -> C
     with contextlib.suppress(RuntimeError):  # there is nowhere to keep what has been compiled
         compiled.enable_caching()
     return compiled
-
-
-def over_samples(loop: Callable[..., None], batch: int, *arguments: object) -> None:
-    """Runs a loop over all samples of a batch, on as many threads as torch has."""
-    threads = min(torch.get_num_threads(), batch)
-    if threads == 1:
-        loop(0, batch, *arguments)
-        return
-    ends = [batch * thread // threads for thread in range(threads + 1)]
-    list(_pool(threads).map(lambda first, last: loop(first, last, *arguments), ends[:-1], ends[1:]))
-
-
-@functools.cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads)
 
 
 @_compiled
@@ -107,11 +89,11 @@ def _of_each_pixel(values_C: Array, x_RL: Array) -> Array:
 
 
 @_compiled
-def normalize_relu(first: int, last: int, x_BRL: Array, weight_C: Array, bias_C: Array, groups: int) -> None:
+def normalize_relu(x_BRL: Array, weight_C: Array, bias_C: Array, groups: int) -> None:
     """`x = relu(norm(x))`"""
     zero = x_BRL.dtype.type(0)
     mean_L, scale_L, bias_L = _lanes(x_BRL[0]), _lanes(x_BRL[0]), _of_each_pixel(bias_C, x_BRL[0])
-    for b in range(first, last):
+    for b in range(len(x_BRL)):
         x_RL = x_BRL[b]
         _statistics(x_RL, weight_C, groups, mean_L, scale_L)
         for r in range(x_RL.shape[0]):
@@ -121,12 +103,10 @@ def normalize_relu(first: int, last: int, x_BRL: Array, weight_C: Array, bias_C:
 
 
 @_compiled
-def normalize_into(
-    first: int, last: int, x_BRL: Array, weight_C: Array, bias_C: Array, groups: int, z_BD: Array, start: int
-) -> None:
+def normalize_into(x_BRL: Array, weight_C: Array, bias_C: Array, groups: int, z_BD: Array, start: int) -> None:
     """Writes `norm(x)` to the elements of z from `start` on."""
     mean_L, scale_L, bias_L = _lanes(x_BRL[0]), _lanes(x_BRL[0]), _of_each_pixel(bias_C, x_BRL[0])
-    for b in range(first, last):
+    for b in range(len(x_BRL)):
         x_RL = x_BRL[b]
         z_RL = z_BD[b, start : start + x_RL.size].reshape(x_RL.shape)
         _statistics(x_RL, weight_C, groups, mean_L, scale_L)
@@ -137,8 +117,6 @@ def normalize_into(
 
 @_compiled
 def end_block(
-    first: int,
-    last: int,
     x_BRL: Array,
     injection_BRL: Array,
     z_BD: Array,
@@ -152,7 +130,7 @@ def end_block(
     zero = x_BRL.dtype.type(0)
     mean_L, scale_L = _lanes(x_BRL[0]), _lanes(x_BRL[0])
     bias_L, last_bias_L = _of_each_pixel(biases_2C[0], x_BRL[0]), _of_each_pixel(biases_2C[1], x_BRL[0])
-    for b in range(first, last):
+    for b in range(len(x_BRL)):
         x_RL, y_RL = x_BRL[b], y_BRL[b]
         z_RL = z_BD[b, start : start + x_RL.size].reshape(x_RL.shape)
         if injection_BRL.size:
@@ -173,8 +151,6 @@ def end_block(
 
 @_compiled
 def add_carried(
-    first: int,
-    last: int,
     x_BRL: Array,
     weight_C: Array,
     bias_C: Array,
@@ -191,7 +167,7 @@ def add_carried(
     mean_L, scale_L, bias_L = _lanes(x_BRL[0]), _lanes(x_BRL[0]), _of_each_pixel(bias_C, x_BRL[0])
     channels, wide = len(weight_C), y_BHN.shape[2]
     row_N = np.empty(wide, x_BRL.dtype)
-    for b in range(first, last):
+    for b in range(len(x_BRL)):
         x_RL, y_HN = x_BRL[b], y_BHN[b]
         _statistics(x_RL, weight_C, groups, mean_L, scale_L)
         for r in range(x_RL.shape[0]):
@@ -218,12 +194,12 @@ def add_carried(
 
 
 @_compiled
-def relu_beside(first: int, last: int, x_BPC: Array, z_BD: Array, start: int, y_BPC: Array) -> None:
+def relu_beside(x_BPC: Array, z_BD: Array, start: int, y_BPC: Array) -> None:
     """The channels of y become those of relu(x), then those of z from `start` on, P pixels of each."""
     zero = x_BPC.dtype.type(0)
     own = x_BPC.shape[2]
     others = y_BPC.shape[2] - own
-    for b in range(first, last):
+    for b in range(len(x_BPC)):
         z_D = z_BD[b]
         for p in range(x_BPC.shape[1]):
             x_C, y_C, at = x_BPC[b, p], y_BPC[b, p], start + p * others
@@ -234,10 +210,10 @@ def relu_beside(first: int, last: int, x_BPC: Array, z_BD: Array, start: int, y_
 
 
 @_compiled
-def add_relus(first: int, last: int, x_BN: Array, y_BN: Array) -> None:
+def add_relus(x_BN: Array, y_BN: Array) -> None:
     """`x = relu(x) + relu(y)`"""
     zero = x_BN.dtype.type(0)
-    for b in range(first, last):
+    for b in range(len(x_BN)):
         x_N, y_N = x_BN[b], y_BN[b]
         for i in range(len(x_N)):
             x, y = x_N[i], y_N[i]
@@ -245,10 +221,10 @@ def add_relus(first: int, last: int, x_BN: Array, y_BN: Array) -> None:
 
 
 @_compiled
-def mean_of_relu(first: int, last: int, x_BPC: Array, mean_BC: Array) -> None:
+def mean_of_relu(x_BPC: Array, mean_BC: Array) -> None:
     """The mean over P pixels of relu(x)."""
     zero = x_BPC.dtype.type(0)
-    for b in range(first, last):
+    for b in range(len(x_BPC)):
         mean_C = mean_BC[b]
         for c in range(len(mean_C)):
             mean_C[c] = 0
@@ -273,8 +249,6 @@ _dot_product = _compiled(_dot_product_as_vectors_add_up, fastmath=("contract", "
 
 @_compiled
 def remember_step(
-    first: int,
-    last: int,
     z_BD: Array,
     fz_BD: Array,
     entry_B: Array,
@@ -289,7 +263,7 @@ def remember_step(
     It writes g's dot products with the filled ones, itself included, and `|f(z)|`.
     """
     products_M = np.empty(products_BM.shape[1])
-    for b in range(first, last):
+    for b in range(len(z_BD)):
         square = 0.0
         for entry in range(len(products_M)):
             products_M[entry] = 0
@@ -309,9 +283,9 @@ def remember_step(
 
 
 @_compiled
-def sum_entries(first: int, last: int, f_MBD: Array, weight_BM: Array, filled_B: Array, next_BD: Array) -> None:
+def sum_entries(f_MBD: Array, weight_BM: Array, filled_B: Array, next_BD: Array) -> None:
     """Writes the sum of each sample's filled entries by its weights."""
-    for b in range(first, last):
+    for b in range(len(weight_BM)):
         next_D = next_BD[b]
         for start in range(0, len(next_D), PIECE):
             stop = min(start + PIECE, len(next_D))
@@ -326,8 +300,6 @@ def sum_entries(first: int, last: int, f_MBD: Array, weight_BM: Array, filled_B:
 
 @_compiled
 def broyden_step(
-    first: int,
-    last: int,
     z_BD: Array,
     fz_BD: Array,
     k_B: Array,
@@ -339,12 +311,12 @@ def broyden_step(
 ) -> None:
     """Writes the iterate `z + s` after z, given f(z), of solves that have taken k steps, and enters s into their memory.
 
-    Entries are steps s_i and weights 1 / |s_i|^2 (srs_ray.models.solver_methods), of which a sample reads the first k.
+    Entries are steps s_i and weights 1 / |s_i|^2, as in srs_ray.models.solver_methods; a sample reads the first k.
     An update without a finite factor is skipped; at a solve's last step, and later, nothing is entered. It writes
     `|f(z) - z|` and `|f(z)|` too.
     """
     entries, one = len(s_MBD), z_BD.dtype.type(1)
-    for b in range(first, last):
+    for b in range(len(z_BD)):
         z_D, fz_D, s_D, k = z_BD[b], fz_BD[b], next_BD[b], min(k_B[b], entries)
         difference = size = product = 0.0
         for start in range(0, len(z_D), PIECE):
@@ -389,7 +361,7 @@ def broyden_step(
 
 
 @_compiled
-def filter_rows(first: int, last: int, x_BHN: Array, sum_KL: Array, start: int, stride: int) -> None:
+def filter_rows(x_BHN: Array, sum_KL: Array, start: int, stride: int) -> None:
     """The six sums of each tile's rows that Winograd's filtering multiplies (srs_ray.models.winograd).
 
     A row has N elements; the sums of one kind are at `start`, `start + stride`, ... for the tiles of all samples.
@@ -398,7 +370,7 @@ def filter_rows(first: int, last: int, x_BHN: Array, sum_KL: Array, start: int, 
     two, four, five = x_BHN.dtype.type(2), x_BHN.dtype.type(4), x_BHN.dtype.type(5)
     tiles = (height + 3) // 4
     none_N = np.zeros(wide, x_BHN.dtype)
-    for b in range(first, last):
+    for b in range(len(x_BHN)):
         for t in range(tiles):
             row, at = 4 * t, start + (b * tiles + t) * stride
             before_N, x0_N = x_BHN[b, row - 1] if t else none_N, x_BHN[b, row]
@@ -429,8 +401,6 @@ def filter_rows(first: int, last: int, x_BHN: Array, sum_KL: Array, start: int, 
 
 @_compiled
 def join_rows(
-    first: int,
-    last: int,
     p0_L: Array,
     p1_L: Array,
     p2_L: Array,
@@ -444,7 +414,7 @@ def join_rows(
     height, wide = y_BHN.shape[1:]
     two, four, eight = y_BHN.dtype.type(2), y_BHN.dtype.type(4), y_BHN.dtype.type(8)
     tiles = (height + 3) // 4
-    for b in range(first, last):
+    for b in range(len(y_BHN)):
         for t in range(tiles):
             row, at = 4 * t, (b * tiles + t) * stride
             p0_N, p1_N, p2_N = p0_L[at : at + wide], p1_L[at : at + wide], p2_L[at : at + wide]

@@ -17,7 +17,6 @@ from srs_ray.models.cpu_loops import (
     mean_of_relu,
     normalize_into,
     normalize_relu,
-    over_samples,
     relu_beside,
 )
 from srs_ray.models.mdeq import (
@@ -90,16 +89,16 @@ class FusedFeatures:
             inner_BHWC = _convolve(bottleneck.conv2, _convolve(bottleneck.conv1, z_BHWC).relu_())
             both_BHWC = z_BD.new_empty(batch, height, width, inner_BHWC.shape[3] + channels)
             pixels = inner_BHWC.flatten(1, 2).numpy()
-            over_samples(relu_beside, batch, pixels, z_BD.numpy(), start, both_BHWC.flatten(1, 2).numpy())
+            relu_beside(pixels, z_BD.numpy(), start, both_BHWC.flatten(1, 2).numpy())
             x_BHWC = _convolve(bottleneck.last, both_BHWC)
             if number:
                 down_BHWC = _convolve(self.downs[number - 1], y_BHWC)
-                over_samples(add_relus, batch, x_BHWC.flatten(1).numpy(), down_BHWC.flatten(1).numpy())
+                add_relus(x_BHWC.flatten(1).numpy(), down_BHWC.flatten(1).numpy())
             y_BHWC = x_BHWC if number else x_BHWC.relu_()
             start += math.prod(shape)
         final_BHWC = _convolve(self.final, y_BHWC)
         mean_BC = z_BD.new_empty(batch, final_BHWC.shape[3])
-        over_samples(mean_of_relu, batch, final_BHWC.flatten(1, 2).numpy(), mean_BC.numpy())
+        mean_of_relu(final_BHWC.flatten(1, 2).numpy(), mean_BC.numpy())
         return mean_BC
 
 
@@ -155,10 +154,8 @@ class _Block:
             part = slice(first, first + size)
             z_PHWC = z_BD[part, start : start + math.prod(shape)].unflatten(1, (height, width, channels))
             inner_PHWC = _convolve(self.block.conv1, z_PHWC)
-            over_samples(normalize_relu, size, _rows(inner_PHWC).numpy(), *self.norm.parameters_of_one)
-            over_samples(
-                end_block,
-                size,
+            normalize_relu(_rows(inner_PHWC).numpy(), *self.norm.parameters_of_one)
+            end_block(
                 _rows(_convolve(self.block.conv2, inner_PHWC)).numpy(),
                 injection_BRL[part].numpy(),
                 z_BD[part].numpy(),
@@ -189,7 +186,7 @@ class _Carry:
         for number, convolution in enumerate(self.convolutions):
             if number:
                 norm = self.norms[number - 1]
-                over_samples(normalize_relu, len(x_BHWC), _rows(x_BHWC).numpy(), *norm.parameters_of_one)
+                normalize_relu(_rows(x_BHWC).numpy(), *norm.parameters_of_one)
             x_BHWC = _convolve(convolution, x_BHWC)
         return x_BHWC
 
@@ -197,7 +194,7 @@ class _Carry:
         """Adds the last norm of x, which is lost, to y, of the same resolution or a finer one; a ReLU may follow."""
         norm, times = self.norms[-1], y_BHWC.shape[2] // x_BHWC.shape[2]
         rows = _rows(x_BHWC).numpy()
-        over_samples(add_carried, len(rows), rows, *norm.parameters_of_one, times, relu, y_BHWC.flatten(2).numpy())
+        add_carried(rows, *norm.parameters_of_one, times, relu, y_BHWC.flatten(2).numpy())
 
 
 class _Post:
@@ -209,7 +206,7 @@ class _Post:
     def __call__(self, y_BHWC: Tensor, z_BD: Tensor, start: int) -> None:
         """Writes its part of the next state, from `start` on."""
         rows = _rows(_convolve(self.conv, y_BHWC)).numpy()
-        over_samples(normalize_into, len(rows), rows, *self.norm.parameters_of_one, z_BD.numpy(), start)
+        normalize_into(rows, *self.norm.parameters_of_one, z_BD.numpy(), start)
 
 
 def _convolve(convolution: nn.Module, x_BHWC: Tensor) -> Tensor:

@@ -208,18 +208,14 @@ class _AndersonMemoryOnCPU(_AndersonMemory):
         batch = len(z_BD)
         products_BM, size_B = z_BD.new_empty(batch, self.memory), z_BD.new_empty(batch)
         arrays = (z_BD, fz_BD, entry_B, self._filled(k_B), self.f_MBD, self.g_MBD, products_BM, size_B)
-        cpu_loops.over_samples(
-            cpu_loops.remember_step, batch, *(array.detach().contiguous().numpy() for array in arrays)
-        )
+        cpu_loops.remember_step(*(array.detach().contiguous().numpy() for array in arrays))
         difference_B = products_BM[self.rows_B, entry_B].sqrt()
         return products_BM, relative_residual(difference_B, size_B)
 
     def _sum(self, weight_BM: Tensor, k_B: Tensor) -> Tensor:
         next_BD = self.f_MBD.new_empty(self.f_MBD.shape[1:])
         arrays = (self.f_MBD, weight_BM, self._filled(k_B), next_BD)
-        cpu_loops.over_samples(
-            cpu_loops.sum_entries, len(next_BD), *(array.detach().contiguous().numpy() for array in arrays)
-        )
+        cpu_loops.sum_entries(*(array.detach().contiguous().numpy() for array in arrays))
         return next_BD
 
     def _filled(self, k_B: Tensor) -> Tensor:
@@ -331,9 +327,7 @@ class _BroydenMemoryOnCPU:
         next_BD = torch.empty_like(fz_BD, memory_format=torch.contiguous_format)
         difference_B, size_B = next_BD.new_empty(2, len(fz_BD))
         arrays = (z_BD, fz_BD, k_B, self.s_MBD, self.weight_MB, next_BD, difference_B, size_B)
-        cpu_loops.over_samples(
-            cpu_loops.broyden_step, len(z_BD), *(array.detach().contiguous().numpy() for array in arrays)
-        )
+        cpu_loops.broyden_step(*(array.detach().contiguous().numpy() for array in arrays))
         return next_BD, relative_residual(difference_B, size_B), None
 
     def forget(self, slots: Tensor, finite: Tensor) -> None:

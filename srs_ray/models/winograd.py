@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from srs_ray.models.cpu_loops import filter_rows, join_rows, over_samples
+from srs_ray.models.cpu_loops import filter_rows, join_rows
 
 LEAST_WIDTH = 8  # pixels from which on a row is an image of its own, by measurement on a CPU
 
@@ -57,16 +57,14 @@ class WinogradConvolution(nn.Module):
         make = x_BHWC.new_zeros if apart else x_BHWC.new_empty
         sum_KWC = make(len(self.products), tiles * (width + apart) + 2 * apart, inputs)
         places = apart * inputs, (width + apart) * inputs
-        over_samples(filter_rows, batch, x_BHWC.flatten(2).numpy(), sum_KWC.flatten(1).numpy(), *places)
+        filter_rows(x_BHWC.flatten(2).numpy(), sum_KWC.flatten(1).numpy(), *places)
         sums = sum_KWC.unflatten(1, (1, -1) if apart else (tiles, width)).unbind()
         products = [
             F.conv2d(sum_TWC.unsqueeze(1).permute(0, 3, 1, 2), weight_OIHW, padding=(0, 1 - apart))
             for weight_OIHW, sum_TWC in zip(self.products, sums, strict=True)
         ]
         y_BHWC = x_BHWC.new_empty(batch, height, width, self.convolution.out_channels)
-        over_samples(
-            join_rows,
-            batch,
+        join_rows(
             *(product.permute(0, 2, 3, 1).flatten().numpy() for product in products),
             (width + apart) * y_BHWC.shape[3],
             y_BHWC.flatten(2).numpy(),

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from srs_ray.models import cpu_loops
 from srs_ray.models.architectures import ARCHITECTURES
-from srs_ray.models.cpu_loops import normalize_into, normalize_relu, over_samples
+from srs_ray.models.cpu_loops import normalize_into, normalize_relu
 from srs_ray.models.fused import FusedFeatures, FusedLayer
 from srs_ray.models.mdeq import MDEQ
 from srs_ray.models.weights import build_model, inference_model, random_weights, read_weights
@@ -89,12 +89,12 @@ def test_a_norm_is_torchs(groups: int, channels: int) -> None:
     for pixels in (1, 2, 16):  # in a row
         x_BRL = x_BCHW.permute(0, 2, 3, 1).reshape(3, -1, pixels * channels).numpy().copy()
         z_BD = np.full((3, x_BRL[0].size + 5), 7.0)
-        over_samples(normalize_into, 3, x_BRL, *parameters, z_BD, 3)
+        normalize_into(x_BRL, *parameters, z_BD, 3)
         y_BCHW = torch.from_numpy(z_BD[:, 3:-2]).reshape(3, 6, 8, channels).permute(0, 3, 1, 2)
         assert torch.allclose(y_BCHW, expected_BCHW, rtol=0, atol=1e-12)
         assert (z_BD[:, :3] == 7.0).all()
         assert (z_BD[:, -2:] == 7.0).all()
-        over_samples(normalize_relu, 3, x_BRL, *parameters)
+        normalize_relu(x_BRL, *parameters)
         y_BCHW = torch.from_numpy(x_BRL).reshape(3, 6, 8, channels).permute(0, 3, 1, 2)
         assert torch.allclose(y_BCHW, expected_BCHW.relu(), rtol=0, atol=1e-12)
 
@@ -105,7 +105,7 @@ def test_a_norm_is_exact_where_means_are_large(size: int) -> None:
     exact = F.group_norm(x_BCHW.double(), 8)
     x_BRL = x_BCHW.permute(0, 2, 3, 1).reshape(4, -1, 64).numpy()
     z_BD = np.empty((4, x_BRL[0].size), dtype=np.float32)
-    over_samples(normalize_into, 4, x_BRL, np.ones(16, np.float32), np.zeros(16, np.float32), 8, z_BD, 0)
+    normalize_into(x_BRL, np.ones(16, np.float32), np.zeros(16, np.float32), 8, z_BD, 0)
     found = torch.from_numpy(z_BD).view(4, size, size, 16).permute(0, 3, 1, 2)
     assert (found - exact).abs().max() < 2e-5
 
@@ -151,22 +151,22 @@ def every_loop(place: Callable[[np.ndarray], np.ndarray]) -> list[np.ndarray]:
 
     x, z, injection, y = drawn(3, 8, 80), drawn(3, 700), drawn(3, 8, 80), drawn(3, 8, 80)
     weights, biases = drawn(2, 8), drawn(2, 8)
-    cpu_loops.end_block(0, 3, x, injection, z, 7, weights, biases, 8, y)
+    cpu_loops.end_block(x, injection, z, 7, weights, biases, 8, y)
     carried, onto = drawn(3, 2, 80), drawn(3, 8, 80)
-    cpu_loops.add_carried(0, 3, carried, weights[0], biases[0], 4, 2, True, onto)
+    cpu_loops.add_carried(carried, weights[0], biases[0], 4, 2, True, onto)
     into = drawn(3, 700)
-    cpu_loops.normalize_into(0, 3, drawn(3, 8, 80), weights[1], biases[1], 8, into, 5)
+    cpu_loops.normalize_into(drawn(3, 8, 80), weights[1], biases[1], 8, into, 5)
     state, f, value, g = drawn(1, 640), drawn(2, 1, 640), drawn(1, 640), drawn(2, 1, 640)
     products, sizes, following = drawn(1, 2), drawn(1), drawn(1, 640)
-    cpu_loops.remember_step(0, 1, state, value, np.array([1]), np.array([2]), f, g, products, sizes)
-    cpu_loops.sum_entries(0, 1, f, drawn(1, 2), np.array([2]), following)
+    cpu_loops.remember_step(state, value, np.array([1]), np.array([2]), f, g, products, sizes)
+    cpu_loops.sum_entries(f, drawn(1, 2), np.array([2]), following)
     steps, weight, after, lengths = drawn(3, 1, 640), drawn(3, 1), drawn(1, 640), drawn(2, 1)
-    cpu_loops.broyden_step(0, 1, state, value, np.array([2]), steps, weight, after, *lengths)
+    cpu_loops.broyden_step(state, value, np.array([2]), steps, weight, after, *lengths)
     sums, joined = drawn(6, 6 * 80), drawn(3, 8, 80)
-    cpu_loops.filter_rows(0, 3, drawn(3, 8, 80), sums, 0, 80)
-    cpu_loops.join_rows(0, 3, *sums, 80, joined)
+    cpu_loops.filter_rows(drawn(3, 8, 80), sums, 0, 80)
+    cpu_loops.join_rows(*sums, 80, joined)
     head, others = drawn(3, 640), drawn(3, 640)
-    cpu_loops.add_relus(0, 3, head, others)
+    cpu_loops.add_relus(head, others)
     return [y, onto, into, f, g, products, sizes, following, steps, weight, after, lengths, sums, joined, head]
 
 
