@@ -16,6 +16,7 @@ import numba
 import numpy as np
 
 EPS = 1e-5
+CHUNK = np.complex128  # 16 bytes, which are moved at once, where a loop over few channels would take one at a time
 PIECE = 2048  # elements of a state that stay in a core's cache from one sum to the next
 Array = np.ndarray[Any, Any]
 
@@ -161,7 +162,7 @@ def add_carried(
 ) -> None:
     """`y += norm(x)`, each pixel of x taken for times x times ones of y; then `y = relu(y)`, if asked for.
 
-    y_BHN has whole rows of pixels; x is lost.
+    y_BHN has whole rows of pixels, each of some multiple of 16 bytes; x is lost.
     """
     zero = x_BRL.dtype.type(0)
     mean_L, scale_L, bias_L = _lanes(x_BRL[0]), _lanes(x_BRL[0]), _of_each_pixel(bias_C, x_BRL[0])
@@ -177,10 +178,12 @@ def add_carried(
         for h in range(x_HN.shape[0]):
             coarse_N = x_HN[h]
             if times > 1:
-                for start in range(0, len(coarse_N), channels):
-                    for place in range(start * times, (start + channels) * times, channels):
-                        for c in range(channels):
-                            row_N[place + c] = coarse_N[start + c]
+                row_K, coarse_K, pixels = row_N.view(CHUNK), coarse_N.view(CHUNK), len(coarse_N) // channels
+                size = len(coarse_K) // pixels
+                for start in range(0, len(coarse_K), size):
+                    for place in range(start * times, (start + size) * times, size):
+                        for k in range(size):
+                            row_K[place + k] = coarse_K[start + k]
                 coarse_N = row_N
             for fine in range(h * times, (h + 1) * times):
                 y_N = y_HN[fine]
@@ -194,19 +197,26 @@ def add_carried(
 
 
 @_compiled
-def relu_beside(x_BPC: Array, z_BD: Array, start: int, y_BPC: Array) -> None:
-    """The channels of y become those of relu(x), then those of z from `start` on, P pixels of each."""
-    zero = x_BPC.dtype.type(0)
-    own = x_BPC.shape[2]
-    others = y_BPC.shape[2] - own
-    for b in range(len(x_BPC)):
-        z_D = z_BD[b]
-        for p in range(x_BPC.shape[1]):
-            x_C, y_C, at = x_BPC[b, p], y_BPC[b, p], start + p * others
-            for c in range(own):
-                y_C[c] = zero if x_C[c] < zero else x_C[c]
-            for c in range(others):
-                y_C[own + c] = z_D[at + c]
+def relu_beside(x_BN: Array, z_BD: Array, start: int, pixels: int, y_BN: Array) -> None:
+    """The channels of each pixel of y become those of relu(x), then those of z from `start` on; x is lost.
+
+    A pixel has some multiple of 16 bytes of each.
+    """
+    zero = x_BN.dtype.type(0)
+    for b in range(len(x_BN)):
+        x_N = x_BN[b]
+        for i in range(len(x_N)):
+            x = x_N[i]
+            x_N[i] = zero if x < zero else x
+        x_K, y_K = x_N.view(CHUNK), y_BN[b].view(CHUNK)
+        z_K = z_BD[b, start : start + y_BN.shape[1] - len(x_N)].view(CHUNK)
+        own, others = len(x_K) // pixels, len(z_K) // pixels
+        for p in range(pixels):
+            at = p * (own + others)
+            for k in range(own):
+                y_K[at + k] = x_K[p * own + k]
+            for k in range(others):
+                y_K[at + own + k] = z_K[p * others + k]
 
 
 @_compiled
@@ -283,18 +293,35 @@ def remember_step(
 
 
 @_compiled
-def sum_entries(f_MBD: Array, weight_BM: Array, filled_B: Array, next_BD: Array) -> None:
+def subtract(z_BD: Array, fz_BD: Array, g: tuple[Array, ...], filled: int, products_BM: Array) -> None:
+    """Makes the last of the filled entries `g = f(z) - z`, and writes its dot products with all of these."""
+    products_M = np.empty(filled)
+    for b in range(len(z_BD)):
+        for entry in range(filled):
+            products_M[entry] = 0
+        for start in range(0, z_BD.shape[1], PIECE):
+            stop = min(start + PIECE, z_BD.shape[1])
+            z_D, fz_D, g_D = z_BD[b, start:stop], fz_BD[b, start:stop], g[filled - 1][b, start:stop]
+            for i in range(len(z_D)):
+                g_D[i] = fz_D[i] - z_D[i]
+            for entry in range(filled):
+                products_M[entry] += _dot_product(g[entry][b, start:stop], g_D)
+        for entry in range(filled):
+            products_BM[b, entry] = products_M[entry]
+
+
+@_compiled
+def sum_entries(f: tuple[Array, ...], weight_BM: Array, filled_B: Array, next_BD: Array) -> None:
     """Writes the sum of each sample's filled entries by its weights."""
-    for b in range(len(weight_BM)):
-        next_D = next_BD[b]
-        for start in range(0, len(next_D), PIECE):
-            stop = min(start + PIECE, len(next_D))
-            f_D, weight = f_MBD[0, b], weight_BM[b, 0]
-            for i in range(start, stop):
+    for b in range(len(next_BD)):
+        for start in range(0, next_BD.shape[1], PIECE):
+            stop = min(start + PIECE, next_BD.shape[1])
+            next_D, f_D, weight = next_BD[b, start:stop], f[0][b, start:stop], weight_BM[b, 0]
+            for i in range(len(next_D)):
                 next_D[i] = weight * f_D[i]
             for entry in range(1, filled_B[b]):
-                f_D, weight = f_MBD[entry, b], weight_BM[b, entry]
-                for i in range(start, stop):
+                f_D, weight = f[entry][b, start:stop], weight_BM[b, entry]
+                for i in range(len(next_D)):
                     next_D[i] += weight * f_D[i]
 
 
@@ -309,7 +336,7 @@ def broyden_step(
     difference_B: Array,
     size_B: Array,
 ) -> None:
-    """Writes the iterate `z + s` after z, given f(z), of solves that have taken k steps, and enters s into their memory.
+    """Writes the iterate `z + s` after z, given f(z), of solves that took k steps, and enters s into their memory.
 
     Entries are steps s_i and weights 1 / |s_i|^2, as in srs_ray.models.solver_methods; a sample reads the first k.
     An update without a finite factor is skipped; at a solve's last step, and later, nothing is entered. It writes
@@ -317,47 +344,51 @@ def broyden_step(
     """
     entries, one = len(s_MBD), z_BD.dtype.type(1)
     for b in range(len(z_BD)):
-        z_D, fz_D, s_D, k = z_BD[b], fz_BD[b], next_BD[b], min(k_B[b], entries)
+        k = min(k_B[b], entries)
         difference = size = product = 0.0
-        for start in range(0, len(z_D), PIECE):
-            stop = min(start + PIECE, len(z_D))
-            for i in range(start, stop):
+        for start in range(0, z_BD.shape[1], PIECE):
+            stop = min(start + PIECE, z_BD.shape[1])
+            z_D, fz_D, s_D = z_BD[b, start:stop], fz_BD[b, start:stop], next_BD[b, start:stop]
+            for i in range(len(s_D)):
                 s_D[i] = fz_D[i] - z_D[i]
-            difference += _dot_product(s_D[start:stop], s_D[start:stop])
-            size += _dot_product(fz_D[start:stop], fz_D[start:stop])
+            difference += _dot_product(s_D, s_D)
+            size += _dot_product(fz_D, fz_D)
             if k:
-                product += _dot_product(s_MBD[0, b, start:stop], s_D[start:stop])
+                product += _dot_product(s_MBD[0, b, start:stop], s_D)
         difference_B[b], size_B[b] = np.sqrt(difference), np.sqrt(size)
         for entry in range(1, k):
-            share, entry_D = z_BD.dtype.type(product * weight_MB[entry - 1, b]), s_MBD[entry, b]
+            share = z_BD.dtype.type(product * weight_MB[entry - 1, b])
             product = 0.0
-            for start in range(0, len(z_D), PIECE):
-                stop = min(start + PIECE, len(z_D))
-                for i in range(start, stop):
+            for start in range(0, z_BD.shape[1], PIECE):
+                stop = min(start + PIECE, z_BD.shape[1])
+                entry_D, s_D = s_MBD[entry, b, start:stop], next_BD[b, start:stop]
+                for i in range(len(s_D)):
                     s_D[i] += share * entry_D[i]
-                product += _dot_product(entry_D[start:stop], s_D[start:stop])
+                product += _dot_product(entry_D, s_D)
         factor = one
         if k:
             denominator = one - z_BD.dtype.type(product * weight_MB[k - 1, b])
             factor = one / denominator
             if not (np.isfinite(denominator) and np.isfinite(factor)):
                 factor, weight_MB[k - 1, b] = one, 0
-        if k_B[b] >= entries:
-            for i in range(len(z_D)):
-                s_D[i] = z_D[i] + factor * s_D[i]
-            continue
-        square, entry_D = 0.0, s_MBD[k, b]
-        for start in range(0, len(z_D), PIECE):
-            stop = min(start + PIECE, len(z_D))
-            for i in range(start, stop):
-                entry_D[i] = factor * s_D[i]
-            square += _dot_product(entry_D[start:stop], entry_D[start:stop])
-            for i in range(start, stop):
-                s_D[i] = z_D[i] + entry_D[i]
-        inverse = one / z_BD.dtype.type(square)
-        weight_MB[k, b] = inverse if np.isfinite(inverse) else 0
-        if not np.isfinite(square):
-            entry_D[:] = 0
+        square = 0.0
+        for start in range(0, z_BD.shape[1], PIECE):
+            stop = min(start + PIECE, z_BD.shape[1])
+            z_D, s_D = z_BD[b, start:stop], next_BD[b, start:stop]
+            for i in range(len(s_D)):
+                s_D[i] *= factor
+            if k < entries:
+                entry_D = s_MBD[k, b, start:stop]
+                for i in range(len(s_D)):
+                    entry_D[i] = s_D[i]
+                square += _dot_product(s_D, s_D)
+            for i in range(len(s_D)):
+                s_D[i] += z_D[i]
+        if k < entries:
+            inverse = one / z_BD.dtype.type(square)
+            weight_MB[k, b] = inverse if np.isfinite(inverse) else 0
+            if not np.isfinite(square):
+                s_MBD[k, b] = 0
 
 
 @_compiled

@@ -21,6 +21,11 @@ def by_loops(z_BD: Tensor) -> bool:
     return z_BD.device.type == "cpu"
 
 
+def _array(x: Tensor) -> cpu_loops.Array:
+    """What loops take; the same memory, if that is in one piece."""
+    return x.detach().contiguous().numpy()
+
+
 def _dot_products(entries: Sequence[Tensor], x_BD: Tensor) -> Tensor:
     """The dot products of each sample with the entries of its memory, (B, M): on a CPU far faster than `bmm`."""
     return torch.stack([torch.linalg.vecdot(entry_BD, x_BD) for entry_BD in entries], dim=1)
@@ -82,7 +87,7 @@ class Solver(Protocol):
 
     def remember(self, z_BD: Tensor, steps: int) -> SolverMemory: ...
 
-    def remember_together(self, steps: int) -> SharedMemory: ...
+    def remember_together(self, z_BD: Tensor, steps: int) -> SharedMemory: ...
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,7 @@ class Naive:
     def remember(self, z_BD: Tensor, steps: int) -> SolverMemory:
         return _NaiveMemory()
 
-    def remember_together(self, steps: int) -> SharedMemory:
+    def remember_together(self, z_BD: Tensor, steps: int) -> SharedMemory:
         return _NaiveTogether()
 
 
@@ -130,8 +135,9 @@ class Anderson:
         kind = _AndersonMemoryOnCPU if by_loops(z_BD) else _AndersonMemory
         return kind(self, z_BD, min(self.memory, steps))
 
-    def remember_together(self, steps: int) -> SharedMemory:
-        return _AndersonTogether(self, min(self.memory, steps))
+    def remember_together(self, z_BD: Tensor, steps: int) -> SharedMemory:
+        kind = _AndersonTogetherOnCPU if by_loops(z_BD) else _AndersonTogether
+        return kind(self, min(self.memory, steps))
 
     def weights(self, gram_BMM: Tensor, filled_BM: Tensor) -> tuple[Tensor, Tensor]:
         """Solves `[[0, 1'], [1, G G' + ridge I]] [., a] = [1, 0]` over the entries that are filled.
@@ -208,14 +214,14 @@ class _AndersonMemoryOnCPU(_AndersonMemory):
         batch = len(z_BD)
         products_BM, size_B = z_BD.new_empty(batch, self.memory), z_BD.new_empty(batch)
         arrays = (z_BD, fz_BD, entry_B, self._filled(k_B), self.f_MBD, self.g_MBD, products_BM, size_B)
-        cpu_loops.remember_step(*(array.detach().contiguous().numpy() for array in arrays))
+        cpu_loops.remember_step(*map(_array, arrays))
         difference_B = products_BM[self.rows_B, entry_B].sqrt()
         return products_BM, relative_residual(difference_B, size_B)
 
     def _sum(self, weight_BM: Tensor, k_B: Tensor) -> Tensor:
         next_BD = self.f_MBD.new_empty(self.f_MBD.shape[1:])
-        arrays = (self.f_MBD, weight_BM, self._filled(k_B), next_BD)
-        cpu_loops.sum_entries(*(array.detach().contiguous().numpy() for array in arrays))
+        f = _as_many(self.solver.memory, list(self.f_MBD.unbind()))
+        cpu_loops.sum_entries(f, *map(_array, (weight_BM, self._filled(k_B), next_BD)))
         return next_BD
 
     def _filled(self, k_B: Tensor) -> Tensor:
@@ -237,9 +243,8 @@ class _AndersonTogether:
     def step(self, z_BD: Tensor, fz_BD: Tensor) -> tuple[Tensor, Tensor | None]:
         if self.memory == 1:
             return fz_BD, None
-        g_BD = fz_BD - z_BD
-        self.f, self.g = [*self.f, fz_BD][-self.memory :], [*self.g, g_BD][-self.memory :]
-        products_BM = _dot_products(self.g, g_BD)
+        self.f, self.g = [*self.f, fz_BD][-self.memory :], self.g[-self.memory + 1 :]
+        products_BM = self._enter_difference(z_BD, fz_BD)
         before_BMM, kept = self.gram_BMM, len(self.g) - 1
         gram_BMM = self.gram_BMM = products_BM.new_empty(len(z_BD), len(self.g), len(self.g))
         gram_BMM[:, -1, :] = gram_BMM[:, :, -1] = products_BM
@@ -248,7 +253,37 @@ class _AndersonTogether:
         gram_BMM[:, :kept, :kept] = before_BMM[:, -kept:, -kept:]
         a_BM, stable_B = self.solver.weights(gram_BMM, torch.ones_like(products_BM, dtype=torch.bool))
         naive_M = torch.arange(len(self.f), device=z_BD.device) == kept
-        return _weighted_sum(self.f, torch.where(stable_B.unsqueeze(1), a_BM, naive_M.to(a_BM.dtype))), ~stable_B
+        return self._sum(torch.where(stable_B.unsqueeze(1), a_BM, naive_M.to(a_BM.dtype))), ~stable_B
+
+    def _enter_difference(self, z_BD: Tensor, fz_BD: Tensor) -> Tensor:
+        """Enters g into its entries, and gives its dot products with them."""
+        self.g.append(fz_BD - z_BD)
+        return _dot_products(self.g, self.g[-1])
+
+    def _sum(self, weight_BM: Tensor) -> Tensor:
+        return _weighted_sum(self.f, weight_BM)
+
+
+class _AndersonTogetherOnCPU(_AndersonTogether):
+    """The same by loops that read each entry of a sample's memory once."""
+
+    def _enter_difference(self, z_BD: Tensor, fz_BD: Tensor) -> Tensor:
+        self.g.append(fz_BD.new_empty(fz_BD.shape))
+        products_BM = fz_BD.new_empty(len(fz_BD), len(self.g))
+        g = _as_many(self.solver.memory, self.g)
+        cpu_loops.subtract(_array(z_BD), _array(fz_BD), g, len(self.g), _array(products_BM))
+        return products_BM
+
+    def _sum(self, weight_BM: Tensor) -> Tensor:
+        next_BD, filled_B = self.f[0].new_empty(self.f[0].shape), torch.full((len(weight_BM),), len(self.f))
+        cpu_loops.sum_entries(_as_many(self.solver.memory, self.f), *map(_array, (weight_BM, filled_B, next_BD)))
+        return next_BD
+
+
+def _as_many(entries: int, filled: list[Tensor]) -> tuple[cpu_loops.Array, ...]:
+    """The filled entries as loops take them: always as many, or else each number would be compiled for."""
+    arrays = [_array(entry_BD) for entry_BD in filled]
+    return (*arrays, *arrays[-1:] * (entries - len(arrays)))
 
 
 @dataclass(frozen=True)
@@ -270,7 +305,7 @@ class Broyden:
         kind = _BroydenMemoryOnCPU if by_loops(z_BD) else _BroydenMemory
         return kind(z_BD, steps - 1)
 
-    def remember_together(self, steps: int) -> SharedMemory:
+    def remember_together(self, z_BD: Tensor, steps: int) -> SharedMemory:
         return _BroydenTogether(steps)
 
 
@@ -327,7 +362,7 @@ class _BroydenMemoryOnCPU:
         next_BD = torch.empty_like(fz_BD, memory_format=torch.contiguous_format)
         difference_B, size_B = next_BD.new_empty(2, len(fz_BD))
         arrays = (z_BD, fz_BD, k_B, self.s_MBD, self.weight_MB, next_BD, difference_B, size_B)
-        cpu_loops.broyden_step(*(array.detach().contiguous().numpy() for array in arrays))
+        cpu_loops.broyden_step(*map(_array, arrays))
         return next_BD, relative_residual(difference_B, size_B), None
 
     def forget(self, slots: Tensor, finite: Tensor) -> None:

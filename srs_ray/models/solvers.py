@@ -151,7 +151,7 @@ def solve(f: FixedPointMap, z_BD: Tensor, setting: SolverSetting) -> Solution:
 
 def _take_all_steps(f: FixedPointMap, z_BD: Tensor, setting: SolverSetting) -> Solution:
     """Solves that never stop early: nothing is computed but the iterates. Values that are not finite stay so in f."""
-    memory = setting.solver.remember_together(setting.steps)
+    memory = setting.solver.remember_together(z_BD, setting.steps)
     fell_back_B = torch.zeros(len(z_BD), dtype=torch.bool, device=z_BD.device)
     for _ in range(setting.steps):
         z_BD, fell_back_now_B = memory.step(z_BD, f(z_BD))

@@ -159,7 +159,9 @@ def every_loop(place: Callable[[np.ndarray], np.ndarray]) -> list[np.ndarray]:
     state, f, value, g = drawn(1, 640), drawn(2, 1, 640), drawn(1, 640), drawn(2, 1, 640)
     products, sizes, following = drawn(1, 2), drawn(1), drawn(1, 640)
     cpu_loops.remember_step(state, value, np.array([1]), np.array([2]), f, g, products, sizes)
-    cpu_loops.sum_entries(f, drawn(1, 2), np.array([2]), following)
+    cpu_loops.sum_entries(tuple(f), drawn(1, 2), np.array([2]), following)
+    differences, squares = (drawn(1, 640), drawn(1, 640)), drawn(1, 2)
+    cpu_loops.subtract(state, value, differences, 2, squares)
     steps, weight, after, lengths = drawn(3, 1, 640), drawn(3, 1), drawn(1, 640), drawn(2, 1)
     cpu_loops.broyden_step(state, value, np.array([2]), steps, weight, after, *lengths)
     sums, joined = drawn(6, 6 * 80), drawn(3, 8, 80)
@@ -167,7 +169,25 @@ def every_loop(place: Callable[[np.ndarray], np.ndarray]) -> list[np.ndarray]:
     cpu_loops.join_rows(*sums, 80, joined)
     head, others = drawn(3, 640), drawn(3, 640)
     cpu_loops.add_relus(head, others)
-    return [y, onto, into, f, g, products, sizes, following, steps, weight, after, lengths, sums, joined, head]
+    return [
+        y,
+        onto,
+        into,
+        f,
+        g,
+        products,
+        sizes,
+        following,
+        *differences,
+        squares,
+        steps,
+        weight,
+        after,
+        lengths,
+        sums,
+        joined,
+        head,
+    ]
 
 
 @pytest.mark.parametrize("gap", [0, 1, 16])
