@@ -258,68 +258,39 @@ _dot_product = _compiled(_dot_product_as_vectors_add_up, fastmath=("contract", "
 
 
 @_compiled
-def remember_step(
-    z_BD: Array,
-    fz_BD: Array,
-    entry_B: Array,
-    filled_B: Array,
-    f_MBD: Array,
-    g_MBD: Array,
-    products_BM: Array,
-    size_B: Array,
+def enter_difference(
+    z_BD: Array, fz_BD: Array, k_B: Array, g: tuple[Array, ...], products_BM: Array, size_B: Array
 ) -> None:
-    """Enters f(z) and `g = f(z) - z` into a solver's memory, of which each sample has filled so many entries.
-
-    It writes g's dot products with the filled ones, itself included, and `|f(z)|`.
-    """
-    products_M = np.empty(products_BM.shape[1])
+    """Makes the last entry `g = f(z) - z`; writes its dot products with a sample's last k + 1 entries, and `|f(z)|`."""
+    products_M = np.empty(len(g))
     for b in range(len(z_BD)):
-        square = 0.0
-        for entry in range(len(products_M)):
+        oldest, square = max(0, len(g) - 1 - k_B[b]), 0.0
+        for entry in range(oldest, len(g)):
             products_M[entry] = 0
         for start in range(0, z_BD.shape[1], PIECE):
             stop = min(start + PIECE, z_BD.shape[1])
-            z_D, fz_D = z_BD[b, start:stop], fz_BD[b, start:stop]
-            f_D, g_D = f_MBD[entry_B[b], b, start:stop], g_MBD[entry_B[b], b, start:stop]
+            z_D, fz_D, g_D = z_BD[b, start:stop], fz_BD[b, start:stop], g[-1][b, start:stop]
             for i in range(len(z_D)):
-                f_D[i] = fz_D[i]
                 g_D[i] = fz_D[i] - z_D[i]
             square += _dot_product(fz_D, fz_D)
-            for entry in range(filled_B[b]):
-                products_M[entry] += _dot_product(g_MBD[entry, b, start:stop], g_D)
-        for entry in range(len(products_M)):
+            for entry in range(oldest, len(g)):
+                products_M[entry] += _dot_product(g[entry][b, start:stop], g_D)
+        for entry in range(oldest, len(g)):
             products_BM[b, entry] = products_M[entry]
         size_B[b] = np.sqrt(square)
 
 
 @_compiled
-def subtract(z_BD: Array, fz_BD: Array, g: tuple[Array, ...], filled: int, products_BM: Array) -> None:
-    """Makes the last of the filled entries `g = f(z) - z`, and writes its dot products with all of these."""
-    products_M = np.empty(filled)
-    for b in range(len(z_BD)):
-        for entry in range(filled):
-            products_M[entry] = 0
-        for start in range(0, z_BD.shape[1], PIECE):
-            stop = min(start + PIECE, z_BD.shape[1])
-            z_D, fz_D, g_D = z_BD[b, start:stop], fz_BD[b, start:stop], g[filled - 1][b, start:stop]
-            for i in range(len(z_D)):
-                g_D[i] = fz_D[i] - z_D[i]
-            for entry in range(filled):
-                products_M[entry] += _dot_product(g[entry][b, start:stop], g_D)
-        for entry in range(filled):
-            products_BM[b, entry] = products_M[entry]
-
-
-@_compiled
-def sum_entries(f: tuple[Array, ...], weight_BM: Array, filled_B: Array, next_BD: Array) -> None:
-    """Writes the sum of each sample's filled entries by its weights."""
+def sum_entries(f: tuple[Array, ...], weight_BM: Array, k_B: Array, next_BD: Array) -> None:
+    """Writes the sum of a sample's last k + 1 entries by its weights."""
     for b in range(len(next_BD)):
+        oldest = max(0, len(f) - 1 - k_B[b])
         for start in range(0, next_BD.shape[1], PIECE):
             stop = min(start + PIECE, next_BD.shape[1])
-            next_D, f_D, weight = next_BD[b, start:stop], f[0][b, start:stop], weight_BM[b, 0]
+            next_D, f_D, weight = next_BD[b, start:stop], f[oldest][b, start:stop], weight_BM[b, oldest]
             for i in range(len(next_D)):
                 next_D[i] = weight * f_D[i]
-            for entry in range(1, filled_B[b]):
+            for entry in range(oldest + 1, len(f)):
                 f_D, weight = f[entry][b, start:stop], weight_BM[b, entry]
                 for i in range(len(next_D)):
                     next_D[i] += weight * f_D[i]
@@ -330,65 +301,58 @@ def broyden_step(
     z_BD: Array,
     fz_BD: Array,
     k_B: Array,
-    s_MBD: Array,
+    s: tuple[Array, ...],
     weight_MB: Array,
+    s_BD: Array,
+    weight_B: Array,
     next_BD: Array,
     difference_B: Array,
     size_B: Array,
 ) -> None:
-    """Writes the iterate `z + s` after z, given f(z), of solves that took k steps, and enters s into their memory.
+    """Writes the step s from z, given f(z), of solves that took k steps, its weight, and the iterate `z + s`.
 
-    Entries are steps s_i and weights 1 / |s_i|^2, as in srs_ray.models.solver_methods; a sample reads the first k.
-    An update without a finite factor is skipped; at a solve's last step, and later, nothing is entered. It writes
-    `|f(z) - z|` and `|f(z)|` too.
+    Entries are earlier steps s_i and their weights 1 / |s_i|^2, as in srs_ray.models.solver_methods; a sample reads the
+    last k. An update without a finite factor is skipped. It writes `|f(z) - z|` and `|f(z)|` too.
     """
-    entries, one = len(s_MBD), z_BD.dtype.type(1)
+    one = z_BD.dtype.type(1)
     for b in range(len(z_BD)):
-        k = min(k_B[b], entries)
-        difference = size = product = 0.0
+        oldest = max(0, len(s) - k_B[b])
+        difference = size = product = square = 0.0
         for start in range(0, z_BD.shape[1], PIECE):
             stop = min(start + PIECE, z_BD.shape[1])
-            z_D, fz_D, s_D = z_BD[b, start:stop], fz_BD[b, start:stop], next_BD[b, start:stop]
+            z_D, fz_D, s_D = z_BD[b, start:stop], fz_BD[b, start:stop], s_BD[b, start:stop]
             for i in range(len(s_D)):
                 s_D[i] = fz_D[i] - z_D[i]
             difference += _dot_product(s_D, s_D)
             size += _dot_product(fz_D, fz_D)
-            if k:
-                product += _dot_product(s_MBD[0, b, start:stop], s_D)
-        difference_B[b], size_B[b] = np.sqrt(difference), np.sqrt(size)
-        for entry in range(1, k):
+            if oldest < len(s):
+                product += _dot_product(s[oldest][b, start:stop], s_D)
+        for entry in range(oldest + 1, len(s)):
             share = z_BD.dtype.type(product * weight_MB[entry - 1, b])
             product = 0.0
             for start in range(0, z_BD.shape[1], PIECE):
                 stop = min(start + PIECE, z_BD.shape[1])
-                entry_D, s_D = s_MBD[entry, b, start:stop], next_BD[b, start:stop]
+                entry_D, s_D = s[entry][b, start:stop], s_BD[b, start:stop]
                 for i in range(len(s_D)):
                     s_D[i] += share * entry_D[i]
                 product += _dot_product(entry_D, s_D)
         factor = one
-        if k:
-            denominator = one - z_BD.dtype.type(product * weight_MB[k - 1, b])
+        if oldest < len(s):
+            denominator = one - z_BD.dtype.type(product * weight_MB[-1, b])
             factor = one / denominator
             if not (np.isfinite(denominator) and np.isfinite(factor)):
-                factor, weight_MB[k - 1, b] = one, 0
-        square = 0.0
+                factor, weight_MB[-1, b] = one, 0
         for start in range(0, z_BD.shape[1], PIECE):
             stop = min(start + PIECE, z_BD.shape[1])
-            z_D, s_D = z_BD[b, start:stop], next_BD[b, start:stop]
+            z_D, s_D, next_D = z_BD[b, start:stop], s_BD[b, start:stop], next_BD[b, start:stop]
             for i in range(len(s_D)):
                 s_D[i] *= factor
-            if k < entries:
-                entry_D = s_MBD[k, b, start:stop]
-                for i in range(len(s_D)):
-                    entry_D[i] = s_D[i]
-                square += _dot_product(s_D, s_D)
+            square += _dot_product(s_D, s_D)
             for i in range(len(s_D)):
-                s_D[i] += z_D[i]
-        if k < entries:
-            inverse = one / z_BD.dtype.type(square)
-            weight_MB[k, b] = inverse if np.isfinite(inverse) else 0
-            if not np.isfinite(square):
-                s_MBD[k, b] = 0
+                next_D[i] = z_D[i] + s_D[i]
+        inverse = one / z_BD.dtype.type(square)
+        weight_B[b] = inverse if np.isfinite(inverse) else 0
+        difference_B[b], size_B[b] = np.sqrt(difference), np.sqrt(size)
 
 
 @_compiled

@@ -12,6 +12,7 @@ from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from srs_ray.models import cpu_loops
 
@@ -45,10 +46,9 @@ def all_finite(z_BD: Tensor) -> Tensor:
     return torch.isfinite(z_BD.sum(dim=1))
 
 
-def _difference(z_BD: Tensor, fz_BD: Tensor) -> tuple[Tensor, Tensor]:
-    """`g = f(z) - z` and the relative residual, (B,)."""
-    g_BD = fz_BD - z_BD
-    return g_BD, relative_residual(torch.linalg.vector_norm(g_BD, dim=1), torch.linalg.vector_norm(fz_BD, dim=1))
+def _residual(g_BD: Tensor, fz_BD: Tensor) -> Tensor:
+    """The relative residual, of `g = f(z) - z`."""
+    return relative_residual(torch.linalg.vector_norm(g_BD, dim=1), torch.linalg.vector_norm(fz_BD, dim=1))
 
 
 def relative_residual(difference_B: Tensor, size_B: Tensor) -> Tensor:
@@ -57,12 +57,13 @@ def relative_residual(difference_B: Tensor, size_B: Tensor) -> Tensor:
 
 
 class SolverMemory(Protocol):
-    """What a solver remembers between the steps of one batch of solves."""
+    """What a solver remembers between the steps of one batch of solves, which may have begun at different ones."""
 
-    def step(self, z_BD: Tensor, fz_BD: Tensor, k_B: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The next iterate after z, given f(z); z's relative residual; which samples fell back to the naive step.
+    def step(self, z_BD: Tensor, fz_BD: Tensor, k_B: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """The next iterate after z, given f(z); z's relative residual, if it is watched; and which samples fell back.
 
-        No mask of fallbacks means that there were none. `k_B` counts the steps each sample has taken before this one.
+        No mask of fallbacks to the naive step means that there were none. `k_B` counts the steps each sample has taken
+        before this one. f(z) may be kept and is not to be changed.
         """
         ...
 
@@ -71,23 +72,16 @@ class SolverMemory(Protocol):
         ...
 
 
-class SharedMemory(Protocol):
-    """What a solver remembers between the steps of solves that all advance together, from their first step on."""
-
-    def step(self, z_BD: Tensor, fz_BD: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The next iterate after z, given f(z); and which samples fell back to the naive step (None: none)."""
-        ...
-
-
 class Solver(Protocol):
-    """A solver's hyperparameters; `remember` and `remember_together` start its memory for one batch."""
+    """A solver's hyperparameters; `remember` starts its memory for a batch of solves.
+
+    Solves that are not `watched` all advance together, from their first step to their last, and have no residuals.
+    """
 
     name: ClassVar[str]
     letter: ClassVar[str]
 
-    def remember(self, z_BD: Tensor, steps: int) -> SolverMemory: ...
-
-    def remember_together(self, z_BD: Tensor, steps: int) -> SharedMemory: ...
+    def remember(self, z_BD: Tensor, steps: int, *, watched: bool = True) -> SolverMemory: ...
 
 
 @dataclass(frozen=True)
@@ -97,21 +91,16 @@ class Naive:
     name: ClassVar[str] = "naive"
     letter: ClassVar[str] = "N"
 
-    def remember(self, z_BD: Tensor, steps: int) -> SolverMemory:
-        return _NaiveMemory()
-
-    def remember_together(self, z_BD: Tensor, steps: int) -> SharedMemory:
-        return _NaiveTogether()
-
-
-class _NaiveTogether:
-    def step(self, z_BD: Tensor, fz_BD: Tensor) -> tuple[Tensor, Tensor | None]:
-        return fz_BD, None
+    def remember(self, z_BD: Tensor, steps: int, *, watched: bool = True) -> SolverMemory:
+        return _NaiveMemory(watched)
 
 
 class _NaiveMemory:
-    def step(self, z_BD: Tensor, fz_BD: Tensor, k_B: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        return fz_BD, _difference(z_BD, fz_BD)[1], None
+    def __init__(self, watched: bool) -> None:
+        self.watched = watched
+
+    def step(self, z_BD: Tensor, fz_BD: Tensor, k_B: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        return fz_BD, _residual(fz_BD - z_BD, fz_BD) if self.watched else None, None
 
     def forget(self, slots: Tensor, finite: Tensor) -> None:
         pass
@@ -131,13 +120,11 @@ class Anderson:
     name: ClassVar[str] = "anderson"
     letter: ClassVar[str] = "A"
 
-    def remember(self, z_BD: Tensor, steps: int) -> SolverMemory:
+    def remember(self, z_BD: Tensor, steps: int, *, watched: bool = True) -> SolverMemory:
+        if min(self.memory, steps) == 1:
+            return _NaiveMemory(watched)
         kind = _AndersonMemoryOnCPU if by_loops(z_BD) else _AndersonMemory
-        return kind(self, z_BD, min(self.memory, steps))
-
-    def remember_together(self, z_BD: Tensor, steps: int) -> SharedMemory:
-        kind = _AndersonTogetherOnCPU if by_loops(z_BD) else _AndersonTogether
-        return kind(self, min(self.memory, steps))
+        return kind(self, z_BD, watched)
 
     def weights(self, gram_BMM: Tensor, filled_BM: Tensor) -> tuple[Tensor, Tensor]:
         """Solves `[[0, 1'], [1, G G' + ridge I]] [., a] = [1, 0]` over the entries that are filled.
@@ -160,130 +147,75 @@ class Anderson:
 
 
 class _AndersonMemory:
-    """Ring buffers of f(z_i) and g_i, and the Gram matrix of the g_i, of which each step renews one row.
+    """The last f(z_i) and g_i, oldest first, as they came, and the Gram matrix of the g_i.
 
-    Entries that a sample has not yet filled have the weight 0, and every sum over entries goes from the first to the
-    last, so that a sample's rounding does not depend on how far its neighbours are.
+    Of a sample's entries those that its solve has made count, k + 1 or all. The others have the weight 0, and entries
+    keep their places, from the last one back, so that a sample's rounding does not depend on how far others are.
     """
 
-    def __init__(self, solver: Anderson, z_BD: Tensor, memory: int) -> None:
-        batch, size = z_BD.shape
-        self.solver = solver
-        self.memory = memory
-        self.f_MBD = z_BD.new_zeros(memory, batch, size)
-        self.g_MBD = z_BD.new_zeros(memory, batch, size)
-        self.gram_BMM = z_BD.new_zeros(batch, memory, memory)
-        self.rows_B = torch.arange(batch, device=z_BD.device)
-        self.entries_M = torch.arange(memory, device=z_BD.device)
-        self.filled = 0  # entries, by any sample at most
+    def __init__(self, solver: Anderson, z_BD: Tensor, watched: bool) -> None:
+        self.solver, self.watched = solver, watched
+        self.f: list[Tensor] = []
+        self.g: list[Tensor] = []
+        self.gram_BMM = z_BD.new_zeros(len(z_BD), solver.memory, solver.memory)
+        self.age_M = torch.arange(solver.memory - 1, -1, -1, device=z_BD.device)
 
-    def step(self, z_BD: Tensor, fz_BD: Tensor, k_B: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        if self.memory == 1:
-            return fz_BD, _difference(z_BD, fz_BD)[1], None
-        entry_B = k_B % self.memory
-        products_BM, residual_B = self._remember(z_BD, fz_BD, k_B, entry_B)
-        filled = products_BM.shape[1]
-        self.gram_BMM[self.rows_B, entry_B, :filled] = products_BM
-        self.gram_BMM[self.rows_B, :filled, entry_B] = products_BM
-        a_BM, stable_B = self.solver.weights(self.gram_BMM, self.entries_M <= k_B.unsqueeze(1))
-        naive_BM = (self.entries_M == entry_B.unsqueeze(1)).to(a_BM.dtype)
-        a_BM = torch.where(stable_B.unsqueeze(1), a_BM, naive_BM)
+    def step(self, z_BD: Tensor, fz_BD: Tensor, k_B: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        kept = self.solver.memory - 1
+        self.f, self.g = [*self.f[-kept:], fz_BD], self.g[-kept:]
+        products_BM, residual_B = self._enter_difference(z_BD, fz_BD, k_B)
+        gram_BMM = torch.empty_like(self.gram_BMM)
+        gram_BMM[:, :kept, :kept] = self.gram_BMM[:, 1:, 1:]
+        gram_BMM[:, -1, :] = gram_BMM[:, :, -1] = products_BM
+        self.gram_BMM = gram_BMM
+        if len(self.f) == 1:  # the first step of all
+            return fz_BD, residual_B, None
+        a_BM, stable_B = self.solver.weights(gram_BMM, self.age_M <= k_B.unsqueeze(1))
+        a_BM = torch.where(stable_B.unsqueeze(1), a_BM, (self.age_M == 0).to(a_BM.dtype))
         return self._sum(a_BM, k_B), residual_B, ~stable_B
 
-    def _remember(self, z_BD: Tensor, fz_BD: Tensor, k_B: Tensor, entry_B: Tensor) -> tuple[Tensor, Tensor]:
-        """The dot products of g with the memory's entries, itself included, and the relative residual."""
-        g_BD, residual_B = _difference(z_BD, fz_BD)
-        self.f_MBD[entry_B, self.rows_B] = fz_BD
-        self.g_MBD[entry_B, self.rows_B] = g_BD
-        self.filled = min(self.memory, self.filled + 1)
-        return _dot_products(self.g_MBD[: self.filled].unbind(), g_BD), residual_B
+    def _enter_difference(self, z_BD: Tensor, fz_BD: Tensor, k_B: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Enters g, and gives its dot products with all entries, itself included, and the relative residual."""
+        self.g.append(fz_BD - z_BD)
+        products_BM = F.pad(_dot_products(self.g, self.g[-1]), (self.solver.memory - len(self.g), 0))
+        if not self.watched:
+            return products_BM, None
+        size_B = torch.linalg.vector_norm(fz_BD, dim=1)
+        return products_BM, relative_residual(products_BM[:, -1].sqrt(), size_B)
 
     def _sum(self, weight_BM: Tensor, k_B: Tensor) -> Tensor:
-        return _weighted_sum(self.f_MBD[: self.filled].unbind(), weight_BM)
+        return _weighted_sum(self.f, weight_BM[:, -len(self.f) :])
 
     def forget(self, slots: Tensor, finite: Tensor) -> None:
-        """Old entries have the weight 0 until they are overwritten; only what times 0 is not 0 must be cleared."""
+        """Old entries have the weight 0; only what times 0 is not 0 must be cleared."""
         if not bool(finite.all()):
-            self.f_MBD[:, slots[~finite]] = 0.0
+            for f_BD in self.f:
+                f_BD[slots[~finite]] = 0.0
 
 
 class _AndersonMemoryOnCPU(_AndersonMemory):
-    """The same by loops that read of each sample's memory what it has filled, once."""
+    """The same by loops that read of each sample's memory what counts, once."""
 
-    def _remember(self, z_BD: Tensor, fz_BD: Tensor, k_B: Tensor, entry_B: Tensor) -> tuple[Tensor, Tensor]:
-        batch = len(z_BD)
-        products_BM, size_B = z_BD.new_empty(batch, self.memory), z_BD.new_empty(batch)
-        arrays = (z_BD, fz_BD, entry_B, self._filled(k_B), self.f_MBD, self.g_MBD, products_BM, size_B)
-        cpu_loops.remember_step(*map(_array, arrays))
-        difference_B = products_BM[self.rows_B, entry_B].sqrt()
-        return products_BM, relative_residual(difference_B, size_B)
+    def _enter_difference(self, z_BD: Tensor, fz_BD: Tensor, k_B: Tensor) -> tuple[Tensor, Tensor | None]:
+        self.g.append(fz_BD.new_empty(fz_BD.shape))
+        products_BM, size_B = torch.zeros_like(self.gram_BMM[:, 0]), fz_BD.new_empty(len(fz_BD))
+        g = _as_many(self.solver.memory, self.g)
+        cpu_loops.enter_difference(*map(_array, (z_BD, fz_BD, k_B)), g, _array(products_BM), _array(size_B))
+        return products_BM, relative_residual(products_BM[:, -1].sqrt(), size_B)
 
     def _sum(self, weight_BM: Tensor, k_B: Tensor) -> Tensor:
-        next_BD = self.f_MBD.new_empty(self.f_MBD.shape[1:])
-        f = _as_many(self.solver.memory, list(self.f_MBD.unbind()))
-        cpu_loops.sum_entries(f, *map(_array, (weight_BM, self._filled(k_B), next_BD)))
+        next_BD = self.f[-1].new_empty(self.f[-1].shape)
+        cpu_loops.sum_entries(_as_many(self.solver.memory, self.f), *map(_array, (weight_BM, k_B, next_BD)))
         return next_BD
-
-    def _filled(self, k_B: Tensor) -> Tensor:
-        return (k_B + 1).clamp(max=self.memory)
 
     def forget(self, slots: Tensor, finite: Tensor) -> None:
         pass
 
 
-class _AndersonTogether:
-    """The last f(z_i) and g_i, oldest first, as they came out of f, and the Gram matrix of the g_i."""
-
-    def __init__(self, solver: Anderson, memory: int) -> None:
-        self.solver, self.memory = solver, memory
-        self.f: list[Tensor] = []
-        self.g: list[Tensor] = []
-        self.gram_BMM: Tensor | None = None
-
-    def step(self, z_BD: Tensor, fz_BD: Tensor) -> tuple[Tensor, Tensor | None]:
-        if self.memory == 1:
-            return fz_BD, None
-        self.f, self.g = [*self.f, fz_BD][-self.memory :], self.g[-self.memory + 1 :]
-        products_BM = self._enter_difference(z_BD, fz_BD)
-        before_BMM, kept = self.gram_BMM, len(self.g) - 1
-        gram_BMM = self.gram_BMM = products_BM.new_empty(len(z_BD), len(self.g), len(self.g))
-        gram_BMM[:, -1, :] = gram_BMM[:, :, -1] = products_BM
-        if before_BMM is None:
-            return fz_BD, None
-        gram_BMM[:, :kept, :kept] = before_BMM[:, -kept:, -kept:]
-        a_BM, stable_B = self.solver.weights(gram_BMM, torch.ones_like(products_BM, dtype=torch.bool))
-        naive_M = torch.arange(len(self.f), device=z_BD.device) == kept
-        return self._sum(torch.where(stable_B.unsqueeze(1), a_BM, naive_M.to(a_BM.dtype))), ~stable_B
-
-    def _enter_difference(self, z_BD: Tensor, fz_BD: Tensor) -> Tensor:
-        """Enters g into its entries, and gives its dot products with them."""
-        self.g.append(fz_BD - z_BD)
-        return _dot_products(self.g, self.g[-1])
-
-    def _sum(self, weight_BM: Tensor) -> Tensor:
-        return _weighted_sum(self.f, weight_BM)
-
-
-class _AndersonTogetherOnCPU(_AndersonTogether):
-    """The same by loops that read each entry of a sample's memory once."""
-
-    def _enter_difference(self, z_BD: Tensor, fz_BD: Tensor) -> Tensor:
-        self.g.append(fz_BD.new_empty(fz_BD.shape))
-        products_BM = fz_BD.new_empty(len(fz_BD), len(self.g))
-        g = _as_many(self.solver.memory, self.g)
-        cpu_loops.subtract(_array(z_BD), _array(fz_BD), g, len(self.g), _array(products_BM))
-        return products_BM
-
-    def _sum(self, weight_BM: Tensor) -> Tensor:
-        next_BD, filled_B = self.f[0].new_empty(self.f[0].shape), torch.full((len(weight_BM),), len(self.f))
-        cpu_loops.sum_entries(_as_many(self.solver.memory, self.f), *map(_array, (weight_BM, filled_B, next_BD)))
-        return next_BD
-
-
-def _as_many(entries: int, filled: list[Tensor]) -> tuple[cpu_loops.Array, ...]:
-    """The filled entries as loops take them: always as many, or else each number would be compiled for."""
-    arrays = [_array(entry_BD) for entry_BD in filled]
-    return (*arrays, *arrays[-1:] * (entries - len(arrays)))
+def _as_many(entries: int, made: list[Tensor]) -> tuple[cpu_loops.Array, ...]:
+    """The entries that have been made, as loops take them: always as many, or each number would be compiled for."""
+    arrays = [_array(entry_BD) for entry_BD in made]
+    return (*arrays[:1] * (entries - len(arrays)), *arrays)
 
 
 @dataclass(frozen=True)
@@ -301,99 +233,65 @@ class Broyden:
     name: ClassVar[str] = "broyden"
     letter: ClassVar[str] = "B"
 
-    def remember(self, z_BD: Tensor, steps: int) -> SolverMemory:
+    def remember(self, z_BD: Tensor, steps: int, *, watched: bool = True) -> SolverMemory:
+        if steps == 1:
+            return _NaiveMemory(watched)
         kind = _BroydenMemoryOnCPU if by_loops(z_BD) else _BroydenMemory
-        return kind(z_BD, steps - 1)
-
-    def remember_together(self, z_BD: Tensor, steps: int) -> SharedMemory:
-        return _BroydenTogether(steps)
+        return kind(z_BD, steps - 1, watched)
 
 
 class _BroydenMemory:
-    """The steps s_i of each sample and the weights 1 / |s_i|^2, of which it reads those that its solve has written.
+    """The last steps s_i, oldest first, and the weights 1 / |s_i|^2; of a sample's entries the last k count.
 
-    All that is written is finite, so that what the solve before left there does no harm with the weight 0.
+    All that is kept from one solve to the next is finite, so that it does no harm with the weight 0.
     """
 
-    def __init__(self, z_BD: Tensor, entries: int) -> None:
-        self.s_MBD = z_BD.new_zeros(entries, *z_BD.shape)
+    def __init__(self, z_BD: Tensor, entries: int, watched: bool) -> None:
+        self.entries, self.watched = entries, watched
+        self.s: list[Tensor] = []
         self.weight_MB = z_BD.new_zeros(entries, len(z_BD))
-        self.rows_B = torch.arange(len(z_BD), device=z_BD.device)
-        self.filled = 0  # entries, by any sample at most
 
-    def step(self, z_BD: Tensor, fz_BD: Tensor, k_B: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        g_BD, residual_B = _difference(z_BD, fz_BD)
-        if not len(self.s_MBD):
-            return fz_BD, residual_B, None
-        s_BD, last_B, s_MBD = g_BD, torch.zeros_like(self.weight_MB[0]), self.s_MBD[: self.filled].unbind()
-        for i in range(self.filled):
-            share_B = torch.linalg.vecdot(s_MBD[i], s_BD) * self.weight_MB[i]
-            last_B = torch.where(k_B == i + 1, share_B, last_B)
-            if i + 1 < self.filled:
-                s_BD.addcmul_(s_MBD[i + 1], torch.where(k_B > i + 1, share_B, 0.0).unsqueeze(1))
-        factor_B, usable_B = _stretch(last_B)
-        s_BD.mul_(factor_B.unsqueeze(1))
-        # A sample that has stopped writes over entries that nobody will read, and so does one at its last step.
-        latest = len(self.s_MBD) - 1
-        self.weight_MB[(k_B - 1).clamp(0, latest), self.rows_B] *= usable_B
+    def step(self, z_BD: Tensor, fz_BD: Tensor, k_B: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        s_BD = fz_BD - z_BD
+        residual_B = _residual(s_BD, fz_BD) if self.watched else None
+        next_BD, made = fz_BD, len(self.s)
+        if made:
+            share_B = self.weight_MB[-1]
+            for age in range(made, 0, -1):
+                share_B = torch.linalg.vecdot(self.s[-age], s_BD) * self.weight_MB[-age]
+                share_B = torch.where(k_B >= age, share_B, 0.0)
+                if age > 1:
+                    s_BD.addcmul_(self.s[1 - age], share_B.unsqueeze(1))
+            factor_B, usable_B = _stretch(share_B)
+            if not self.watched and made == self.entries:  # the last step of all
+                return torch.addcmul(z_BD, s_BD, factor_B.unsqueeze(1)), None, None
+            self.weight_MB[-1] *= usable_B
+            next_BD = z_BD + s_BD.mul_(factor_B.unsqueeze(1))
         weight_B, finite_B = _inverse_square(s_BD)
-        next_BD = z_BD + s_BD
-        if s_BD.device.type != "cpu" or not bool(finite_B.all()):  # to ask, a GPU would have to be waited for
-            s_BD = s_BD.masked_fill(~finite_B.unsqueeze(1), 0.0)
-        entry_B = k_B.clamp(max=latest)
-        self.s_MBD[entry_B, self.rows_B], self.weight_MB[entry_B, self.rows_B] = s_BD, weight_B
-        self.filled = min(len(self.s_MBD), self.filled + 1)
+        self._enter(s_BD.masked_fill(~finite_B.unsqueeze(1), 0.0) if self.watched else s_BD, weight_B)
         return next_BD, residual_B, None
 
+    def _enter(self, s_BD: Tensor, weight_B: Tensor) -> None:
+        self.s = [*self.s, s_BD][-self.entries :]
+        self.weight_MB = torch.cat([self.weight_MB[1:], weight_B.unsqueeze(0)])
+
     def forget(self, slots: Tensor, finite: Tensor) -> None:
         pass
 
 
-class _BroydenMemoryOnCPU:
-    """The same by a loop that reads of each sample's memory what it has filled, once."""
+class _BroydenMemoryOnCPU(_BroydenMemory):
+    """The same by a loop that reads of each sample's memory what counts, once."""
 
-    def __init__(self, z_BD: Tensor, entries: int) -> None:
-        self.s_MBD = z_BD.new_empty(entries, *z_BD.shape)
-        self.weight_MB = z_BD.new_empty(entries, len(z_BD))
-
-    def step(self, z_BD: Tensor, fz_BD: Tensor, k_B: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        if not len(self.s_MBD):
-            return fz_BD, _difference(z_BD, fz_BD)[1], None
-        next_BD = torch.empty_like(fz_BD, memory_format=torch.contiguous_format)
-        difference_B, size_B = next_BD.new_empty(2, len(fz_BD))
-        arrays = (z_BD, fz_BD, k_B, self.s_MBD, self.weight_MB, next_BD, difference_B, size_B)
-        cpu_loops.broyden_step(*map(_array, arrays))
+    def step(self, z_BD: Tensor, fz_BD: Tensor, k_B: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        s_BD, next_BD = fz_BD.new_empty(fz_BD.shape), fz_BD.new_empty(fz_BD.shape)
+        weight_B, difference_B, size_B = fz_BD.new_empty(3, len(fz_BD))
+        cpu_loops.broyden_step(
+            *map(_array, (z_BD, fz_BD, k_B)),
+            _as_many(self.entries, self.s or [s_BD]),
+            *map(_array, (self.weight_MB, s_BD, weight_B, next_BD, difference_B, size_B)),
+        )
+        self._enter(s_BD, weight_B)
         return next_BD, relative_residual(difference_B, size_B), None
-
-    def forget(self, slots: Tensor, finite: Tensor) -> None:
-        pass
-
-
-class _BroydenTogether:
-    """The steps s_i that were taken, in order, and the weights 1 / |s_i|^2."""
-
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
-        self.s: list[Tensor] = []
-        self.weights: list[Tensor] = []
-
-    def step(self, z_BD: Tensor, fz_BD: Tensor) -> tuple[Tensor, Tensor | None]:
-        if self.steps == 1:
-            return fz_BD, None
-        s_BD, k = fz_BD - z_BD, len(self.s)
-        next_BD = fz_BD
-        if k:
-            for i in range(k - 1):
-                share_B = torch.linalg.vecdot(self.s[i], s_BD) * self.weights[i]
-                s_BD.addcmul_(self.s[i + 1], share_B.unsqueeze(1))
-            factor_B, usable_B = _stretch(torch.linalg.vecdot(self.s[-1], s_BD) * self.weights[-1])
-            self.weights[-1] = self.weights[-1] * usable_B
-            if k + 1 == self.steps:
-                return torch.addcmul(z_BD, s_BD, factor_B.unsqueeze(1)), None
-            next_BD = z_BD + s_BD.mul_(factor_B.unsqueeze(1))
-        self.s.append(s_BD)
-        self.weights.append(_inverse_square(s_BD)[0])
-        return next_BD, None
 
 
 def _stretch(share_B: Tensor) -> tuple[Tensor, Tensor]:

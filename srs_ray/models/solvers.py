@@ -91,6 +91,7 @@ class FixedPointIteration:
         """One evaluation of f and one step of the solver for every active sample."""
         z_BD, active_B = self.z_BD, self.active_B
         next_BD, residual_B, fell_back_B = self.memory.step(z_BD, self.f(z_BD), self.k_B)
+        assert residual_B is not None
         finite_B = torch.isfinite(residual_B)
 
         if z_BD.device.type != "cpu" or not bool(active_B.all()):  # to ask, a GPU would have to be waited for
@@ -151,10 +152,11 @@ def solve(f: FixedPointMap, z_BD: Tensor, setting: SolverSetting) -> Solution:
 
 def _take_all_steps(f: FixedPointMap, z_BD: Tensor, setting: SolverSetting) -> Solution:
     """Solves that never stop early: nothing is computed but the iterates. Values that are not finite stay so in f."""
-    memory = setting.solver.remember_together(z_BD, setting.steps)
+    memory = setting.solver.remember(z_BD, setting.steps, watched=False)
     fell_back_B = torch.zeros(len(z_BD), dtype=torch.bool, device=z_BD.device)
-    for _ in range(setting.steps):
-        z_BD, fell_back_now_B = memory.step(z_BD, f(z_BD))
+    for k in range(setting.steps):
+        k_B = torch.full_like(fell_back_B, k, dtype=torch.int64)
+        z_BD, _, fell_back_now_B = memory.step(z_BD, f(z_BD), k_B)
         if fell_back_now_B is not None:
             fell_back_B |= fell_back_now_B
     finite_B = all_finite(z_BD)

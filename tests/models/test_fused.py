@@ -156,38 +156,21 @@ def every_loop(place: Callable[[np.ndarray], np.ndarray]) -> list[np.ndarray]:
     cpu_loops.add_carried(carried, weights[0], biases[0], 4, 2, True, onto)
     into = drawn(3, 700)
     cpu_loops.normalize_into(drawn(3, 8, 80), weights[1], biases[1], 8, into, 5)
-    state, f, value, g = drawn(1, 640), drawn(2, 1, 640), drawn(1, 640), drawn(2, 1, 640)
-    products, sizes, following = drawn(1, 2), drawn(1), drawn(1, 640)
-    cpu_loops.remember_step(state, value, np.array([1]), np.array([2]), f, g, products, sizes)
-    cpu_loops.sum_entries(tuple(f), drawn(1, 2), np.array([2]), following)
-    differences, squares = (drawn(1, 640), drawn(1, 640)), drawn(1, 2)
-    cpu_loops.subtract(state, value, differences, 2, squares)
-    steps, weight, after, lengths = drawn(3, 1, 640), drawn(3, 1), drawn(1, 640), drawn(2, 1)
-    cpu_loops.broyden_step(state, value, np.array([2]), steps, weight, after, *lengths)
+    state, value, f, g = drawn(1, 640), drawn(1, 640), (drawn(1, 640), drawn(1, 640)), (drawn(1, 640), drawn(1, 640))
+    products, length, following, taken = drawn(1, 2), drawn(1), drawn(1, 640), np.array([1])
+    cpu_loops.enter_difference(state, value, taken, g, products, length)
+    cpu_loops.sum_entries(f, drawn(1, 2), taken, following)
+    step, weight, after, lengths = drawn(1, 640), drawn(1), drawn(1, 640), drawn(2, 1)
+    cpu_loops.broyden_step(state, value, np.array([2]), f, drawn(2, 1), step, weight, after, *lengths)
     sums, joined = drawn(6, 6 * 80), drawn(3, 8, 80)
     cpu_loops.filter_rows(drawn(3, 8, 80), sums, 0, 80)
     cpu_loops.join_rows(*sums, 80, joined)
     head, others = drawn(3, 640), drawn(3, 640)
     cpu_loops.add_relus(head, others)
-    return [
-        y,
-        onto,
-        into,
-        f,
-        g,
-        products,
-        sizes,
-        following,
-        *differences,
-        squares,
-        steps,
-        weight,
-        after,
-        lengths,
-        sums,
-        joined,
-        head,
-    ]
+    beside = drawn(3, 640 + 80)
+    cpu_loops.relu_beside(drawn(3, 640), into, 4, 10, beside)
+    solver = [*g, products, length, following, step, weight, after, lengths]
+    return [y, onto, into, *solver, sums, joined, head, beside]
 
 
 @pytest.mark.parametrize("gap", [0, 1, 16])

@@ -300,6 +300,28 @@ def test_a_slot_that_is_given_to_another_solve_forgets_the_first(solver, toleran
     assert torch.equal(again.evaluations_B, fresh.evaluations_B)
 
 
+@pytest.mark.parametrize("solver", EVERY_SOLVER)
+def test_a_solve_is_the_same_to_the_last_bit_wherever_in_the_life_of_its_slot_it_begins(solver):
+    size, setting = 50, SolverSetting(solver, 9, tolerance=1e-300)
+    generator = torch.Generator().manual_seed(5)
+    a_D, b_BD = torch.randn(size, generator=generator), torch.randn(3, size, generator=generator)
+
+    def f(z_BD: Tensor) -> Tensor:
+        return 0.8 * torch.tanh(a_D * z_BD.roll(1, dims=1) + b_BD)
+
+    iteration = FixedPointIteration(f, torch.zeros(3, size), setting)
+    for _ in range(9):
+        iteration.advance()
+    first_BD = iteration.solution().z_BD.clone()
+    for wait in (0, 1, 4, 8):
+        for _ in range(wait):
+            iteration.advance()
+        iteration.restart(torch.tensor([1]))
+        for _ in range(9):
+            iteration.advance()
+        assert torch.equal(iteration.solution().z_BD, first_BD)
+
+
 def test_settings_are_written_as_in_the_literature_and_refuse_nonsense():
     assert [str(SolverSetting.named(*s)) for s in (("naive", 1), ("anderson", 30), ("broyden", 14))] == [
         "1N",
