@@ -16,7 +16,6 @@ import numba
 import numpy as np
 
 EPS = 1e-5
-CHUNK = np.complex128  # 16 bytes, which are moved at once, where a loop over few channels would take one at a time
 PIECE = 2048  # elements of a state that stay in a core's cache from one sum to the next
 Array = np.ndarray[Any, Any]
 
@@ -24,6 +23,7 @@ Array = np.ndarray[Any, Any]
 def _compiled(function: Callable[..., Any], fastmath: Collection[str] = ()) -> Callable[..., Any]:
     """The function, compiled at its first call.
 
+    Compilers make vectors of loops over arrays, or slices, from their beginning; from an offset they often do not.
     Rounding is as written, or else it could depend on where in memory arrays lie: of a loop that writes, compilers make
     a version with vectors and one without, for arrays that may overlap.
     """
@@ -162,7 +162,7 @@ def add_carried(
 ) -> None:
     """`y += norm(x)`, each pixel of x taken for times x times ones of y; then `y = relu(y)`, if asked for.
 
-    y_BHN has whole rows of pixels, each of some multiple of 16 bytes; x is lost.
+    y_BHN has whole rows of pixels; x is lost.
     """
     zero = x_BRL.dtype.type(0)
     mean_L, scale_L, bias_L = _lanes(x_BRL[0]), _lanes(x_BRL[0]), _of_each_pixel(bias_C, x_BRL[0])
@@ -178,12 +178,10 @@ def add_carried(
         for h in range(x_HN.shape[0]):
             coarse_N = x_HN[h]
             if times > 1:
-                row_K, coarse_K, pixels = row_N.view(CHUNK), coarse_N.view(CHUNK), len(coarse_N) // channels
-                size = len(coarse_K) // pixels
-                for start in range(0, len(coarse_K), size):
-                    for place in range(start * times, (start + size) * times, size):
-                        for k in range(size):
-                            row_K[place + k] = coarse_K[start + k]
+                for start in range(0, len(coarse_N), channels):
+                    for place in range(start * times, (start + channels) * times, channels):
+                        for c in range(channels):
+                            row_N[place + c] = coarse_N[start + c]
                 coarse_N = row_N
             for fine in range(h * times, (h + 1) * times):
                 y_N = y_HN[fine]
@@ -197,26 +195,19 @@ def add_carried(
 
 
 @_compiled
-def relu_beside(x_BN: Array, z_BD: Array, start: int, pixels: int, y_BN: Array) -> None:
-    """The channels of each pixel of y become those of relu(x), then those of z from `start` on; x is lost.
-
-    A pixel has some multiple of 16 bytes of each.
-    """
-    zero = x_BN.dtype.type(0)
-    for b in range(len(x_BN)):
-        x_N = x_BN[b]
-        for i in range(len(x_N)):
-            x = x_N[i]
-            x_N[i] = zero if x < zero else x
-        x_K, y_K = x_N.view(CHUNK), y_BN[b].view(CHUNK)
-        z_K = z_BD[b, start : start + y_BN.shape[1] - len(x_N)].view(CHUNK)
-        own, others = len(x_K) // pixels, len(z_K) // pixels
-        for p in range(pixels):
-            at = p * (own + others)
-            for k in range(own):
-                y_K[at + k] = x_K[p * own + k]
-            for k in range(others):
-                y_K[at + own + k] = z_K[p * others + k]
+def relu_beside(x_BPC: Array, z_BD: Array, start: int, y_BPC: Array) -> None:
+    """The channels of y become those of relu(x), then those of z from `start` on, P pixels of each."""
+    zero = x_BPC.dtype.type(0)
+    own = x_BPC.shape[2]
+    others = y_BPC.shape[2] - own
+    for b in range(len(x_BPC)):
+        z_D = z_BD[b]
+        for p in range(x_BPC.shape[1]):
+            x_C, y_C, at = x_BPC[b, p], y_BPC[b, p], start + p * others
+            for c in range(own):
+                y_C[c] = zero if x_C[c] < zero else x_C[c]
+            for c in range(others):
+                y_C[own + c] = z_D[at + c]
 
 
 @_compiled

@@ -7,7 +7,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from srs_ray.models.cpu_loops import (
     EPS,
@@ -89,8 +88,8 @@ class FusedFeatures:
             z_BHWC = z_BD[:, start : start + math.prod(shape)].unflatten(1, (height, width, channels))
             inner_BHWC = _convolve(bottleneck.conv2, _convolve(bottleneck.conv1, z_BHWC).relu_())
             both_BHWC = z_BD.new_empty(batch, height, width, inner_BHWC.shape[3] + channels)
-            inner_BN, both_BN = inner_BHWC.flatten(1).numpy(), both_BHWC.flatten(1).numpy()
-            relu_beside(inner_BN, z_BD.numpy(), start, height * width, both_BN)
+            pixels = inner_BHWC.flatten(1, 2).numpy()
+            relu_beside(pixels, z_BD.numpy(), start, both_BHWC.flatten(1, 2).numpy())
             x_BHWC = _convolve(bottleneck.last, both_BHWC)
             if number:
                 down_BHWC = _convolve(self.downs[number - 1], y_BHWC)
@@ -108,29 +107,17 @@ class JoinedBottleneck(nn.Module):
 
     def __init__(self, block: HeadBottleneck) -> None:
         super().__init__()
-        self.conv1, self.conv2 = block.conv1, _with_whole_vectors(block.conv2)
+        self.conv1, self.conv2 = block.conv1, block.conv2
         last, shortcut = block.conv3, cast(nn.Conv2d, block.downsample[0])
         assert last.bias is not None  # batch norms are folded
         assert shortcut.bias is not None
-        self.last = nn.Conv2d(self.conv2.out_channels + shortcut.in_channels, last.out_channels, 1)
-        unused = last.weight.new_zeros(last.out_channels, self.conv2.out_channels - last.in_channels, 1, 1)
-        weights = [last.weight.detach(), unused, shortcut.weight.detach()]
-        self.last.weight = nn.Parameter(torch.cat(weights, dim=1), False)
+        self.last = nn.Conv2d(last.in_channels + shortcut.in_channels, last.out_channels, 1)
+        self.last.weight = nn.Parameter(torch.cat([last.weight.detach(), shortcut.weight.detach()], dim=1), False)
         self.last.bias = nn.Parameter(last.bias.detach() + shortcut.bias.detach(), False)
 
     def forward(self, z_BCHW: Tensor) -> Tensor:
         out = self.conv2(self.conv1(z_BCHW).relu_()).relu_()
         return self.last(torch.cat([out, z_BCHW], dim=1)).relu_()
-
-
-def _with_whole_vectors(convolution: nn.Conv2d) -> nn.Conv2d:
-    """The same with outputs of 0 behind it, so that a pixel's make whole pieces of 16 bytes."""
-    inputs, outputs = convolution.in_channels, -(-convolution.out_channels // 4) * 4
-    more = outputs - convolution.out_channels
-    padded = nn.Conv2d(inputs, outputs, 3, padding=1)
-    padded.weight = nn.Parameter(F.pad(convolution.weight.detach(), (0, 0, 0, 0, 0, 0, 0, more)), False)
-    padded.bias = nn.Parameter(F.pad(cast(Tensor, convolution.bias).detach(), (0, more)), False)
-    return padded
 
 
 class _Norms:

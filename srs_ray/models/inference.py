@@ -55,8 +55,8 @@ def arrange_for_inference(model: MDEQ, device: torch.device, dtype: torch.dtype)
         for incre, (_, _, width) in zip(model.incre_modules, model.config.branch_shapes, strict=True):
             assert isinstance(incre, nn.Sequential)
             assert isinstance(incre[0], HeadBottleneck)
-            incre[0] = JoinedBottleneck(incre[0])
             _pair(incre[0], "conv2", width)
+            incre[0] = JoinedBottleneck(incre[0])
         _, height, width = model.config.branch_shapes[0]
         widest = HEAD_EXPANSION * model.config.head_channels[0] * height * width
         model.head_at_once = max(LEAST_HEAD, _samples_in_cache(widest))

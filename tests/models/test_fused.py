@@ -167,8 +167,8 @@ def every_loop(place: Callable[[np.ndarray], np.ndarray]) -> list[np.ndarray]:
     cpu_loops.join_rows(*sums, 80, joined)
     head, others = drawn(3, 640), drawn(3, 640)
     cpu_loops.add_relus(head, others)
-    beside = drawn(3, 640 + 80)
-    cpu_loops.relu_beside(drawn(3, 640), into, 4, 10, beside)
+    beside = drawn(3, 40, 16)
+    cpu_loops.relu_beside(drawn(3, 40, 9), into, 5, beside)
     solver = [*g, products, length, following, step, weight, after, lengths]
     return [y, onto, into, *solver, sums, joined, head, beside]
 
