@@ -16,6 +16,8 @@ from torch.nn import functional as F
 
 from srs_ray.models import cpu_loops
 
+COMPILED_FOR = 16  # entries of Broyden's memory, or a multiple of them: the loop is compiled for each number
+
 
 def by_loops(z_BD: Tensor) -> bool:
     """Whether what is done with such states is done by compiled loops."""
@@ -282,12 +284,16 @@ class _BroydenMemory:
 class _BroydenMemoryOnCPU(_BroydenMemory):
     """The same by a loop that reads of each sample's memory what counts, once."""
 
+    def __init__(self, z_BD: Tensor, entries: int, watched: bool) -> None:
+        super().__init__(z_BD, entries, watched)
+        self.weight_MB = z_BD.new_zeros(-(-entries // COMPILED_FOR) * COMPILED_FOR, len(z_BD))
+
     def step(self, z_BD: Tensor, fz_BD: Tensor, k_B: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
         s_BD, next_BD = fz_BD.new_empty(fz_BD.shape), fz_BD.new_empty(fz_BD.shape)
         weight_B, difference_B, size_B = fz_BD.new_empty(3, len(fz_BD))
         cpu_loops.broyden_step(
             *map(_array, (z_BD, fz_BD, k_B)),
-            _as_many(self.entries, self.s or [s_BD]),
+            _as_many(len(self.weight_MB), self.s or [s_BD]),
             *map(_array, (self.weight_MB, s_BD, weight_B, next_BD, difference_B, size_B)),
         )
         self._enter(s_BD, weight_B)
