@@ -163,9 +163,9 @@ def stages(model: MDEQ, published: MDEQ, point: NoisyPoint, batch: int, compiled
         iteration.k_B.fill_(steps)
         iteration.advance()
 
-    memory, halves = (reference.solver.memory, 2) if isinstance(reference.solver, Anderson) else (steps, 1)
-    # A step reads f(z), z and the memory, of which Anderson's has two halves; it writes entries and the next iterate.
-    moved = size(fz_BD) * (2 + halves * (memory + 1) + 1)
+    # A step reads z, f(z) and what is remembered of earlier ones, two arrays for each of Anderson's; it writes two.
+    remembered = 2 * (reference.solver.memory - 1) if isinstance(reference.solver, Anderson) else steps
+    moved = size(fz_BD) * (4 + remembered)
     yield WorkStage(f"{reference.solver.name}'s step", advance, advance, moved)
 
 

@@ -35,10 +35,10 @@ def _dot_products(entries: Sequence[Tensor], x_BD: Tensor) -> Tensor:
 
 
 def _weighted_sum(entries: Sequence[Tensor], weights_BM: Tensor) -> Tensor:
-    """The sum of a memory's entries, from the first to the last, by each sample's weights (of as many, or of more)."""
+    """The sum of a memory's entries, from the first to the last, by each sample's weights."""
     weights = weights_BM.split(1, dim=1)
     sum_BD = entries[0] * weights[0]
-    for entry_BD, weight_B1 in zip(entries[1:], weights[1:], strict=False):
+    for entry_BD, weight_B1 in zip(entries[1:], weights[1:], strict=True):
         sum_BD.addcmul_(entry_BD, weight_B1)
     return sum_BD
 
