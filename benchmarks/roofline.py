@@ -7,7 +7,7 @@ large copy. For each stage the operations are counted on the model as it was pub
 convolutions and matrix products, a multiplication and an addition each counted), and the least bytes that it must
 move: what it reads and writes once, weights included. A stage takes at least as long as its operations at the compute
 ceiling, or its bytes at the copy's rate, whichever is longer; `share` is that time over the measured one.
-`convs` is how much of it the stage's own convolutions take, one after the other, with nothing between them.
+`solver` is a step of the reference solver with a full memory, f apart. `convs` is how much of it the stage's own convolutions take, one after the other, with nothing between them.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ def stages(model: MDEQ, published: MDEQ, point: NoisyPoint, batch: int, compiled
     # A step reads z, f(z) and what is remembered of earlier ones, two arrays for each of Anderson's; it writes two.
     remembered = 2 * (reference.solver.memory - 1) if isinstance(reference.solver, Anderson) else steps
     moved = size(fz_BD) * (4 + remembered)
-    yield WorkStage(f"{reference.solver.name}'s step", advance, advance, moved)
+    yield WorkStage("solver", advance, advance, moved)
 
 
 def main() -> None:
