@@ -7,7 +7,8 @@ large copy. For each stage the operations are counted on the model as it was pub
 convolutions and matrix products, a multiplication and an addition each counted), and the least bytes that it must
 move: what it reads and writes once, weights included. A stage takes at least as long as its operations at the compute
 ceiling, or its bytes at the copy's rate, whichever is longer; `share` is that time over the measured one.
-`solver` is a step of the reference solver with a full memory, f apart. `convs` is how much of it the stage's own convolutions take, one after the other, with nothing between them.
+`convs` is how much of it the stage's own convolutions take, one after the other, with nothing between them. `solver` is
+a step of the reference solver with a full memory, f apart.
 """
 
 from __future__ import annotations
