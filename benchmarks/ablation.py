@@ -34,11 +34,6 @@ from srs_ray.smoothing.noise import Stage
 from srs_ray.smoothing.point import device_name, use_exact_float32
 
 
-def dots_by_bmm(entries: Sequence[Tensor], x_BD: Tensor) -> Tensor:
-    """The copy that makes one tensor of the entries is part of what it costs."""
-    return torch.bmm(torch.stack(list(entries), dim=1), x_BD.unsqueeze(2)).squeeze(2)
-
-
 def watch_all_steps(f: FixedPointMap, z_BD: Tensor, setting: SolverSetting) -> Solution:
     iteration = FixedPointIteration(f, z_BD, setting)
     for _ in range(setting.steps):
@@ -102,7 +97,6 @@ VARIANTS: dict[str, tuple[Replacements, Callable[[Ours], None] | None]] = {
     "compiled loops in a solver's memory": ([(solver_methods, "by_loops", lambda z_BD: False)], None),
     "joining the head's shortcuts": (LEAVE_HEAD, None),
     "one random generator for a batch": ([(noise.Philox4x64, "normals", normals_by_new_generators)], None),
-    "dot products one by one": ([(solver_methods, "_dot_products", dots_by_bmm)], None),
     "leaving out residuals that nobody reads": ([(solvers, "_take_all_steps", watch_all_steps)], None),
 }
 
