@@ -25,13 +25,14 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from srs_ray.models import inference, solver_methods, solvers, winograd
-from srs_ray.models.architectures import ARCHITECTURES
-from srs_ray.models.mdeq import ResidualBlock
-from srs_ray.models.solvers import FixedPointIteration, FixedPointMap, Solution, SolverSetting
+from srs_ray.models.mdeq import inference, winograd
+from srs_ray.models.mdeq.architectures import ARCHITECTURES
+from srs_ray.models.mdeq.model import ResidualBlock
 from srs_ray.smoothing import noise
 from srs_ray.smoothing.noise import Stage
 from srs_ray.smoothing.point import device_name, use_exact_float32
+from srs_ray.solvers import anderson, broyden, iteration
+from srs_ray.solvers.iteration import FixedPointIteration, FixedPointMap, Solution, SolverSetting
 
 
 def watch_all_steps(f: FixedPointMap, z_BD: Tensor, setting: SolverSetting) -> Solution:
@@ -94,10 +95,13 @@ VARIANTS: dict[str, tuple[Replacements, Callable[[Ours], None] | None]] = {
     "parts of a batch for wide layers": ([], whole_batches),
     "pairing narrow convolutions": ([(inference, "_pair", pair_nothing)], None),
     "compiled loops between convolutions": (LEAVE_LOOPS, None),
-    "compiled loops in a solver's memory": ([(solver_methods, "by_loops", lambda z_BD: False)], None),
+    "compiled loops in a solver's memory": (
+        [(method, "by_loops", lambda z_BD: False) for method in (anderson, broyden)],
+        None,
+    ),
     "joining the head's shortcuts": (LEAVE_HEAD, None),
     "one random generator for a batch": ([(noise.Philox4x64, "normals", normals_by_new_generators)], None),
-    "leaving out residuals that nobody reads": ([(solvers, "_take_all_steps", watch_all_steps)], None),
+    "leaving out residuals that nobody reads": ([(iteration, "_take_all_steps", watch_all_steps)], None),
 }
 
 

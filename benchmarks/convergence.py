@@ -22,9 +22,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from srs_ray.data import open_dataset
-from srs_ray.models.mdeq import MDEQ
-from srs_ray.models.solvers import FixedPointIteration, SolverSetting
+from srs_ray.models.mdeq.model import MDEQ
 from srs_ray.models.weights import build_model, read_weights
+from srs_ray.solvers.iteration import FixedPointIteration, SolverSetting
 
 TILE = 4  # places on a side
 CHAIN = 4  # samples along each chain, of which the last is looked at

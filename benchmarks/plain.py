@@ -19,8 +19,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from srs_ray.models.mdeq import MDEQ, Fusion
-from srs_ray.training.weight_normalization import add_weight_normalization
+from srs_ray.models.mdeq.model import MDEQ, Fusion
+from srs_ray.models.mdeq.weight_normalization import add_weight_normalization
 
 MEMORY, RIDGE = 6, 1e-4
 

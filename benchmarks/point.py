@@ -26,8 +26,7 @@ from plain import PlainEngine
 from rich.console import Console
 from rich.table import Table
 
-from srs_ray.models.architectures import ARCHITECTURES
-from srs_ray.models.solvers import SolverSetting
+from srs_ray.models.mdeq.architectures import ARCHITECTURES
 from srs_ray.models.weights import build_model, inference_model, random_weights, read_weights
 from srs_ray.runner.allocator import keep_freed_memory
 from srs_ray.smoothing.base_classifier import BaseClassifier
@@ -35,6 +34,7 @@ from srs_ray.smoothing.batch_size import default_batch
 from srs_ray.smoothing.noise import NoisyPoint, Stage, noise_generator
 from srs_ray.smoothing.point import device_name, use_exact_float32
 from srs_ray.smoothing.samplers import Sampler, SerializedSampler, StandardSampler
+from srs_ray.solvers.iteration import SolverSetting
 
 SIGMA, WARMUP_STEPS, CHECKED_STEPS = 0.5, 10, 3
 SHIPPED = {"mdeq-small-cifar10": "mdeq-small-cifar10-sigma50", "mdeq-tiny-digits": "mdeq-tiny-digits-sigma25"}

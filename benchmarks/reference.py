@@ -19,14 +19,14 @@ from rich.progress import track
 from rich.table import Table
 
 from srs_ray.data import open_dataset
-from srs_ray.models.mdeq import MDEQ
-from srs_ray.models.solvers import SolverSetting
+from srs_ray.models.mdeq.model import MDEQ
 from srs_ray.models.weights import load_model
 from srs_ray.runner.allocator import keep_freed_memory
 from srs_ray.smoothing.batch_size import default_batch
 from srs_ray.smoothing.noise import noise_generator
 from srs_ray.smoothing.point import PointCertifier, PointRow
 from srs_ray.smoothing.sampling import Certificate, StandardSampling
+from srs_ray.solvers.iteration import SolverSetting
 
 ARCH, RADII = "mdeq-small-cifar10", (0.0, 0.25, 0.5, 0.75, 1.0)
 SETTINGS = [(steps, None) for steps in (1, 2, 3, 4, 5, 8, 30)] + [(30, 0.1), (30, 0.03), (30, 0.01), (30, 0.001)]

@@ -30,15 +30,15 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from srs_ray.models.architectures import ARCHITECTURES
-from srs_ray.models.mdeq import MDEQ
-from srs_ray.models.solver_methods import Anderson
-from srs_ray.models.solvers import FixedPointIteration
+from srs_ray.models.mdeq.architectures import ARCHITECTURES
+from srs_ray.models.mdeq.model import MDEQ
 from srs_ray.models.weights import build_model, inference_model, random_weights, read_weights
 from srs_ray.runner.allocator import keep_freed_memory
 from srs_ray.smoothing.batch_size import default_batch
 from srs_ray.smoothing.noise import NoisyPoint, Stage, noise_generator
 from srs_ray.smoothing.point import device_name, use_exact_float32
+from srs_ray.solvers.anderson import Anderson
+from srs_ray.solvers.iteration import FixedPointIteration
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,7 @@ from rich.progress import track
 from rich.table import Table
 
 from srs_ray.data import open_dataset
-from srs_ray.models.mdeq import MDEQ
-from srs_ray.models.solvers import SolverSetting
+from srs_ray.models.mdeq.model import MDEQ
 from srs_ray.models.weights import load_model
 from srs_ray.runner.allocator import keep_freed_memory
 from srs_ray.smoothing.base_classifier import NO_CLASS, BaseClassifier, Predictions
@@ -37,6 +36,7 @@ from srs_ray.smoothing.noise import NoisyPoint, Stage, noise_generator
 from srs_ray.smoothing.point import PointCertifier, selected_class
 from srs_ray.smoothing.samplers import Sampler, SerializedSampler, StandardSampler
 from srs_ray.smoothing.sampling import AutoSampling, Certificate, Looks, SerializedSampling, StandardSampling
+from srs_ray.solvers.iteration import SolverSetting
 
 ARCH = "mdeq-small-cifar10"
 SIGMA, ALPHA, N0, N, CHAINS, WARMUP, SEED = 0.5, 0.001, 100, 10_000, 64, 10, 0

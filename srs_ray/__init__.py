@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from srs_ray.analysis import average_certified_radius, certified_accuracy, load_points, recertify
-    from srs_ray.models.solvers import SolverSetting
     from srs_ray.models.weights import load_model
     from srs_ray.smoothing.certificates import (
         clopper_pearson_lower,
@@ -22,12 +21,13 @@ if TYPE_CHECKING:
     )
     from srs_ray.smoothing.point import PointRow, certify_point
     from srs_ray.smoothing.sampling import Looks
+    from srs_ray.solvers.iteration import SolverSetting
 
 __version__ = version("srs-ray")
 
 _HOMES = {
     "srs_ray.analysis": ("average_certified_radius", "certified_accuracy", "load_points", "recertify"),
-    "srs_ray.models.solvers": ("SolverSetting",),
+    "srs_ray.solvers.iteration": ("SolverSetting",),
     "srs_ray.models.weights": ("load_model",),
     "srs_ray.smoothing.certificates": (
         "clopper_pearson_lower",

@@ -64,9 +64,9 @@ def plan(
     debug = context.find_root().params["debug"]
     open_backend = backend_opener(job.execution, address, no_ray, worker_logs=debug)
 
-    from srs_ray.runner.pilot import run_pilot
-    from srs_ray.runner.plan_text import print_plan
-    from srs_ray.runner.planning import plan_job
+    from srs_ray.planning.pilot import run_pilot
+    from srs_ray.planning.plan import plan_job
+    from srs_ray.planning.text import print_plan
 
     console = Console(stderr=form == "json")
     done = run_pilot(job, open_backend, console, pilot, download)

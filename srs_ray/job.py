@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from srs_ray.models.architectures import ARCHITECTURES
-from srs_ray.models.solvers import SolverSetting
+from srs_ray.models.mdeq.architectures import ARCHITECTURES
+from srs_ray.solvers.iteration import SolverSetting
 
 SolverName = Literal["naive", "anderson", "broyden"]
 DataKind = Literal["cifar10", "imagenet", "imagefolder", "parquet", "digits"]

@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 
 from srs_ray.errors import JobError
 from srs_ray.job import Job, Settings
-from srs_ray.train_job import TrainJob
+from srs_ray.training.settings import TrainJob
 
 JobType = TypeVar("JobType", Job, TrainJob)
 

@@ -22,9 +22,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from srs_ray.errors import WeightsError
-from srs_ray.models.architectures import ARCHITECTURES, architecture
-from srs_ray.models.inference import arrange_for_inference
-from srs_ray.models.mdeq import MDEQ
+from srs_ray.models.mdeq.architectures import ARCHITECTURES, architecture
+from srs_ray.models.mdeq.inference import arrange_for_inference
+from srs_ray.models.mdeq.model import MDEQ
 
 SHIPPED_FOLDER = "pretrained"
 _NAMES_SHOWN = 8

@@ -18,8 +18,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from srs_ray.errors import JobError, SrsRayError
 from srs_ray.models.weights import read_weights
 from srs_ray.runner.connection import attach, named_address, nodes_alive
-from srs_ray.train_job import TrainJob
 from srs_ray.training import EpochReport, StepReport, Training, TrainingResult
+from srs_ray.training.settings import TrainJob
 from srs_ray.training.share import Share
 
 RESTARTS = 5

@@ -11,7 +11,7 @@ from typing import Any
 
 from srs_ray.data import PointDataset, point_indices
 from srs_ray.job import Job
-from srs_ray.models.architectures import architecture
+from srs_ray.models.mdeq.architectures import architecture
 from srs_ray.models.weights import Weights, build_model, read_weights
 from srs_ray.runner.worker import SAMPLING_VERSION, WorkerSpec, open_job_data
 from srs_ray.smoothing.batch_size import default_batch

@@ -17,14 +17,14 @@ from srs_ray import job as settings
 from srs_ray.data import PointDataset, open_dataset
 from srs_ray.errors import DataError, JobError, PointError
 from srs_ray.job import Job
-from srs_ray.models.architectures import architecture
-from srs_ray.models.solvers import SolverSetting
+from srs_ray.models.mdeq.architectures import architecture
 from srs_ray.models.weights import Weights, inference_model
 from srs_ray.runner.allocator import keep_freed_memory
 from srs_ray.smoothing.batch_size import MeasuredBatch, fastest_batch, is_out_of_memory
 from srs_ray.smoothing.noise import noise_generator, self_check
 from srs_ray.smoothing.point import PointCertifier, PointRow, use_exact_float32
 from srs_ray.smoothing.sampling import AutoSampling, Certificate, Looks, SerializedSampling, StandardSampling
+from srs_ray.solvers.iteration import SolverSetting
 
 log = logging.getLogger(__name__)
 

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from srs_ray.models.mdeq import MDEQ
-from srs_ray.models.solvers import FixedPointIteration, Solution, SolverSetting
+from srs_ray.models.mdeq.model import MDEQ
 from srs_ray.smoothing.noise import NoisyPoint, Stage
+from srs_ray.solvers.iteration import FixedPointIteration, Solution, SolverSetting
 
 NO_CLASS = -1
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from srs_ray.models.mdeq import MDEQ, MDEQConfig
-from srs_ray.models.solvers import SolverSetting
+from srs_ray.models.mdeq.model import MDEQ, MDEQConfig
 from srs_ray.smoothing.base_classifier import BaseClassifier
 from srs_ray.smoothing.noise import NoiseGenerator, NoisyPoint, Stage
 from srs_ray.smoothing.samplers import SerializedSampler
 from srs_ray.smoothing.sampling import SerializedSampling, StandardSampling
+from srs_ray.solvers.iteration import SolverSetting
 
 REACH = 4  # how many times larger or smaller than the rule's a batch may be
 GAIN = 0.1  # of a sample's time: less is not worth another batch than the rule's, and may be noise

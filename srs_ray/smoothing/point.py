@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from srs_ray.errors import PointError
-from srs_ray.models.mdeq import MDEQ
-from srs_ray.models.solvers import SolverSetting
+from srs_ray.models.mdeq.model import MDEQ
 from srs_ray.smoothing.audit import NO_AUDIT, Audit, audit_samples
 from srs_ray.smoothing.base_classifier import NO_CLASS, BaseClassifier
 from srs_ray.smoothing.batch_size import default_batch
@@ -27,6 +26,7 @@ from srs_ray.smoothing.looks import UNAUDITED, LookPlan
 from srs_ray.smoothing.noise import NoiseGenerator, NoisyPoint, Stage, noise_generator
 from srs_ray.smoothing.samplers import Sampler, SerializedSampler, StandardSampler
 from srs_ray.smoothing.sampling import AutoSampling, Certificate, Looks, SerializedSampling, StandardSampling
+from srs_ray.solvers.iteration import SolverSetting
 
 ABSTAIN = -1
 AUDIT_SHARES = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75)  # of which a point is given one by its selection samples

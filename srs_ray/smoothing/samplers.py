@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from srs_ray.models.mdeq import MDEQ
-from srs_ray.models.solvers import Solution, SolverSetting, solve
+from srs_ray.models.mdeq.model import MDEQ
 from srs_ray.smoothing.base_classifier import BaseClassifier, Predictions, PredictionsOnDevice, index_of
 from srs_ray.smoothing.noise import NoisyPoint, Stage
+from srs_ray.solvers.iteration import Solution, SolverSetting, solve
 
 
 class Sampler(Protocol):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from srs_ray.models.solvers import SolverSetting
 from srs_ray.smoothing.looks import LookPlan, target_p
+from srs_ray.solvers.iteration import SolverSetting
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from srs_ray.models.mdeq import MDEQ
-from srs_ray.models.solvers import SolverSetting
+from srs_ray.models.mdeq.model import MDEQ
 from srs_ray.smoothing.base_classifier import BaseClassifier
 from srs_ray.smoothing.noise import NoisyPoint, Stage, noise_generator
 from srs_ray.smoothing.samplers import SerializedSampler
+from srs_ray.solvers.iteration import SolverSetting
 
 CHAIN_STEPS = (1, 3)
 WARMUP_STEPS = 10

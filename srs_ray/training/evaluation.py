@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from srs_ray.models.mdeq import MDEQ
-from srs_ray.models.solvers import FixedPointIteration, SolverSetting, solve
+from srs_ray.models.mdeq.model import MDEQ
 from srs_ray.smoothing.base_classifier import predicted_classes
+from srs_ray.solvers.iteration import FixedPointIteration, SolverSetting, solve
 from srs_ray.training.jacobian import spectral_radius
 
 FEW_STEPS = (1, 3)

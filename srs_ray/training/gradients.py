@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from srs_ray.models.solvers import FixedPointMap, SolverSetting, solve
+from srs_ray.solvers.iteration import FixedPointMap, SolverSetting, solve
 
 
 def unroll(f: FixedPointMap, z_BD: Tensor, steps: int) -> Tensor:

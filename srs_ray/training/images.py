@@ -14,7 +14,7 @@ from srs_ray.data import open_dataset, point_indices
 from srs_ray.data.points import PointDataset
 from srs_ray.errors import DataError, PointError
 from srs_ray.job import DataSettings
-from srs_ray.models.mdeq import MDEQConfig
+from srs_ray.models.mdeq.model import MDEQConfig
 
 IN_MEMORY_BYTES = 4 * 2**30
 """Images of more bytes than this, as float32, are read batch by batch."""

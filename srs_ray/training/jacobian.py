@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from srs_ray.models.solvers import FixedPointMap
+from srs_ray.solvers.iteration import FixedPointMap
 
 _TINY = 1e-30
 

@@ -11,8 +11,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from srs_ray.train_job import TrainingSettings
 from srs_ray.training.reports import REPORT_EVERY, EpochReport, StepReport
+from srs_ray.training.settings import TrainingSettings
 
 
 class TrainingProgress:

@@ -17,16 +17,16 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from srs_ray.models.mdeq import MDEQ
-from srs_ray.models.solvers import FixedPointIteration, FixedPointMap, SolverSetting
-from srs_ray.train_job import ImplicitGradient, TrainingSettings
+from srs_ray.models.mdeq.dropout import variational_dropout
+from srs_ray.models.mdeq.model import MDEQ
+from srs_ray.models.mdeq.weight_normalization import add_weight_normalization
+from srs_ray.solvers.iteration import FixedPointIteration, FixedPointMap, SolverSetting
 from srs_ray.training.adversary import attack
 from srs_ray.training.augmentation import augment
-from srs_ray.training.dropout import variational_dropout
 from srs_ray.training.gradients import implicit, unroll
 from srs_ray.training.jacobian import jacobian_energy
+from srs_ray.training.settings import ImplicitGradient, TrainingSettings
 from srs_ray.training.share import Share
-from srs_ray.training.weight_normalization import add_weight_normalization
 
 Phase = Literal["unrolled", "equilibrium"]
 _ORDER, _BATCH = 0, 1  # domains of the seeds

@@ -17,11 +17,11 @@ from torch.nn.utils import parametrize
 
 import srs_ray
 from srs_ray.errors import JobError, SrsRayError, WeightsError
-from srs_ray.models.architectures import architecture
+from srs_ray.models.mdeq.architectures import architecture
+from srs_ray.models.mdeq.weight_normalization import folded_tensors
 from srs_ray.models.weights import Weights, build_model, random_weights, read_weights, write_card, write_weights
 from srs_ray.runs.fingerprint import differences
 from srs_ray.smoothing.point import device_name, use_exact_float32
-from srs_ray.train_job import TrainJob
 from srs_ray.training import checkpoint
 from srs_ray.training.chain_agreement import ChainAgreement, chain_agreement
 from srs_ray.training.checkpoint import Checkpoint
@@ -29,9 +29,9 @@ from srs_ray.training.evaluation import NoisyEvaluation, evaluate
 from srs_ray.training.images import Images
 from srs_ray.training.log import TrainingLog
 from srs_ray.training.reports import REPORT_EVERY, EpochReport, StepReport
+from srs_ray.training.settings import TrainJob
 from srs_ray.training.share import Share
 from srs_ray.training.trainer import Trainer
-from srs_ray.training.weight_normalization import folded_tensors
 
 _OF_THE_FIRST = ("command", "epochs", "hours", "recipe", "initial_weights")
 _EPOCH_AGREEMENT = {"samples": 100, "chains": 10}

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from srs_ray.errors import WeightsError
-from srs_ray.models.architectures import ARCHITECTURES
-from srs_ray.models.mdeq import MDEQ
+from srs_ray.models.mdeq.architectures import ARCHITECTURES
+from srs_ray.models.mdeq.model import MDEQ
 from srs_ray.models.weights import (
     Weights,
     build_model,

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from srs_ray.models.solvers import SolverSetting
 from srs_ray.smoothing.base_classifier import NO_CLASS, BaseClassifier, _Pass, predicted_classes
 from srs_ray.smoothing.noise import Stage
+from srs_ray.solvers.iteration import SolverSetting
 
 SETTINGS = [
     SolverSetting.named("anderson", 12, 1e-2),

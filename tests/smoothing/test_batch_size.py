@@ -8,8 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from srs_ray.models.architectures import ARCHITECTURES
-from srs_ray.models.solvers import SolverSetting
+from srs_ray.models.mdeq.architectures import ARCHITECTURES
 from srs_ray.smoothing.batch_size import (
     climb,
     default_batch,
@@ -19,6 +18,7 @@ from srs_ray.smoothing.batch_size import (
 )
 from srs_ray.smoothing.noise import Philox4x64
 from srs_ray.smoothing.sampling import SerializedSampling, StandardSampling
+from srs_ray.solvers.iteration import SolverSetting
 
 REFERENCE = SolverSetting.named("anderson", 12, 1e-2)
 SERIALIZED = SerializedSampling(SolverSetting.named("anderson", 2), REFERENCE, n0=20, n=100, chains=24, warmup_steps=5)

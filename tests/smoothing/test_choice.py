@@ -10,7 +10,6 @@ import pytest
 
 import srs_ray
 from srs_ray import Looks
-from srs_ray.models.solvers import SolverSetting
 from srs_ray.smoothing.audit import Audit
 from srs_ray.smoothing.base_classifier import BaseClassifier
 from srs_ray.smoothing.choice import RATES, Pilot, Way, choose, forecast
@@ -20,6 +19,7 @@ from srs_ray.smoothing.noise import NoisyPoint, Philox4x64, Stage
 from srs_ray.smoothing.point import AUDIT_SHARES, PILOT_AUDITS, PointCertifier, PointRow
 from srs_ray.smoothing.samplers import SerializedSampler
 from srs_ray.smoothing.sampling import AutoSampling, Certificate
+from srs_ray.solvers.iteration import SolverSetting
 
 N, ALPHA, SIGMA = 10_000, 0.001, 0.5
 

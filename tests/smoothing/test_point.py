@@ -10,7 +10,6 @@ import torch
 import srs_ray
 from srs_ray.data import open_dataset
 from srs_ray.errors import PointError
-from srs_ray.models.solvers import SolverSetting
 from srs_ray.runs.schema import RESULT_COLUMNS, ROW_SCHEMA
 from srs_ray.smoothing.audit import audit_hits
 from srs_ray.smoothing.base_classifier import NO_CLASS, BaseClassifier
@@ -26,6 +25,7 @@ from srs_ray.smoothing.point import (
     sparse_counts,
 )
 from srs_ray.smoothing.samplers import SerializedSampler
+from srs_ray.solvers.iteration import SolverSetting
 
 HERE = {"index": 4, "label": 6, "sigma": 0.25, "alpha": 0.001}
 SRS = HERE | {"n0": 30, "n": 400, "chains": 40, "steps": 3, "audit": 100}

@@ -10,7 +10,6 @@ import pytest
 import srs_ray
 from srs_ray import Looks
 from srs_ray.errors import PointError
-from srs_ray.models.solvers import SolverSetting
 from srs_ray.smoothing.base_classifier import NO_CLASS, BaseClassifier
 from srs_ray.smoothing.certificates import certified_radius
 from srs_ray.smoothing.looks import LookCounts
@@ -18,6 +17,7 @@ from srs_ray.smoothing.noise import NoisyPoint, Philox4x64, Stage
 from srs_ray.smoothing.point import PointCertifier, PointRow, sparse_counts
 from srs_ray.smoothing.samplers import SerializedSampler, StandardSampler
 from srs_ray.smoothing.sampling import AutoSampling, Certificate, StandardSampling
+from srs_ray.solvers.iteration import SolverSetting
 
 HERE = {"sigma": 0.5, "alpha": 0.01, "index": 12, "label": 6, "n0": 30, "n": 600}
 SRS = HERE | {"chains": 20, "steps": 1, "audit_share": 0.5}

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from srs_ray.models.solvers import SolverSetting, solve
 from srs_ray.smoothing.base_classifier import NO_CLASS, BaseClassifier
 from srs_ray.smoothing.noise import Stage
 from srs_ray.smoothing.samplers import SerializedSampler, StandardSampler
+from srs_ray.solvers.iteration import SolverSetting, solve
 
 CHAINS, WARMUP = 12, 6
 

@@ -16,12 +16,12 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from srs_ray.models.architectures import ARCHITECTURES
-from srs_ray.models.mdeq import MDEQ
-from srs_ray.models.solvers import SolverSetting
+from srs_ray.models.mdeq.architectures import ARCHITECTURES
+from srs_ray.models.mdeq.model import MDEQ
 from srs_ray.smoothing.base_classifier import PredictionsOnDevice
 from srs_ray.smoothing.noise import NoisyPoint, Stage, noise_generator
 from srs_ray.smoothing.samplers import SerializedSampler
+from srs_ray.solvers.iteration import SolverSetting
 
 CHAINS, BATCH = 24, 8
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from srs_ray.train_job import TrainJob
+from srs_ray.training.settings import TrainJob
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from srs_ray.models.solvers import SolverSetting, solve
+from srs_ray.solvers.iteration import SolverSetting, solve
 from srs_ray.training.gradients import implicit, unroll
 
 SIZE = 12

@@ -6,7 +6,7 @@ from PIL import Image
 
 from srs_ray.errors import DataError
 from srs_ray.job import DataSettings
-from srs_ray.models.architectures import architecture
+from srs_ray.models.mdeq.architectures import architecture
 from srs_ray.training.images import Images
 
 CONFIG = architecture("mdeq-tiny-digits")

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from srs_ray.models.mdeq import MDEQ, MDEQConfig
-from srs_ray.models.solvers import SolverSetting
+from srs_ray.models.mdeq.model import MDEQ, MDEQConfig
+from srs_ray.solvers.iteration import SolverSetting
 from srs_ray.training.jacobian import jacobian_energy, spectral_radius
 
 SMALL = MDEQConfig(

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from srs_ray.data import load_all, open_dataset
+from srs_ray.models.mdeq.weight_normalization import folded_tensors
 from srs_ray.models.weights import Weights, build_model, random_weights
-from srs_ray.train_job import TrainingSettings
 from srs_ray.training.evaluation import evaluate
+from srs_ray.training.settings import TrainingSettings
 from srs_ray.training.trainer import Trainer
-from srs_ray.training.weight_normalization import folded_tensors
 
 ARCH = "mdeq-tiny-digits"
 SIGMA = 0.25

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from srs_ray.errors import WeightsError
-from srs_ray.train_job import TrainJob
 from srs_ray.training import EpochReport, StepReport, TrainingResult, train
 from srs_ray.training import checkpoint as checkpoints
+from srs_ray.training.settings import TrainJob
 
 EVERYTHING = {
     "unrolled_epochs": 1,

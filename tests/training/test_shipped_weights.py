@@ -12,12 +12,12 @@ import torch
 
 from srs_ray.job import DataSettings
 from srs_ray.job_file import load_train_job
-from srs_ray.models.mdeq import MDEQ
+from srs_ray.models.mdeq.model import MDEQ
 from srs_ray.models.weights import load_model, read_weights, shipped_weights
-from srs_ray.train_job import TrainingSettings, TrainJob
 from srs_ray.training.chain_agreement import chain_agreement
 from srs_ray.training.evaluation import evaluate
 from srs_ray.training.images import Images
+from srs_ray.training.settings import TrainingSettings, TrainJob
 
 JOBS = Path(__file__).resolve().parents[2] / "jobs"
 

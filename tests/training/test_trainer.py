@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from srs_ray.models.weights import build_model, random_weights
-from srs_ray.train_job import TrainingSettings
+from srs_ray.training.settings import TrainingSettings
 from srs_ray.training.share import Share
 from srs_ray.training.trainer import Trainer, _Extras
 

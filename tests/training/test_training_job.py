@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 
 from srs_ray.errors import DataError, JobError, SrsRayError, WeightsError
 from srs_ray.models.weights import load_model, random_weights, read_weights, write_weights
-from srs_ray.train_job import TrainJob
 from srs_ray.training import EpochReport, StepReport, TrainingResult, train
+from srs_ray.training.settings import TrainJob
 
 X_BCHW = torch.rand(6, 1, 16, 16, generator=torch.Generator().manual_seed(0))
 

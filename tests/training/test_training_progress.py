@@ -5,9 +5,9 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from srs_ray.train_job import JacobianSettings, SerialSettings, TrainingSettings
 from srs_ray.training import EpochReport, StepReport, TrainingProgress
 from srs_ray.training.evaluation import NoisyEvaluation
+from srs_ray.training.settings import JacobianSettings, SerialSettings, TrainingSettings
 from srs_ray.training.trainer import Phase
 
 SETTINGS = TrainingSettings(

@@ -9,11 +9,11 @@ from rich.console import Console
 from scipy.special import ndtr
 
 from srs_ray.errors import RunDirectoryError
+from srs_ray.planning.pilot import pilot_indices, run_pilot
+from srs_ray.planning.plan import expected_cost, plan_job
+from srs_ray.planning.target_radius import expected_bound, plan_target, with_settings
+from srs_ray.planning.text import print_plan
 from srs_ray.runner.backend import InProcess
-from srs_ray.runner.pilot import pilot_indices, run_pilot
-from srs_ray.runner.plan_text import print_plan
-from srs_ray.runner.planning import expected_cost, plan_job
-from srs_ray.runner.target_radius import expected_bound, plan_target, with_settings
 from srs_ray.runs import RunDirectory
 from srs_ray.smoothing.certificates import certified_radius, p_lower
 from srs_ray.smoothing.looks import LookCounts, plan_of_looks

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from srs_ray.models import solver_methods
-from srs_ray.models.solvers import (
+from srs_ray.solvers import anderson, broyden
+from srs_ray.solvers.iteration import (
     SOLVERS,
     Anderson,
     Broyden,
@@ -23,7 +23,8 @@ from srs_ray.models.solvers import (
 def arithmetic(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """What solvers do with states: by compiled loops, or by torch's operations."""
     if request.param == "as on a GPU":
-        monkeypatch.setattr(solver_methods, "by_loops", lambda z_BD: False)
+        for method in (anderson, broyden):
+            monkeypatch.setattr(method, "by_loops", lambda z_BD: False)
 
 
 EVERY_SOLVER = [pytest.param(solver(), id=name) for name, solver in SOLVERS.items()]

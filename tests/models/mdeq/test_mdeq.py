@@ -5,9 +5,9 @@ from itertools import pairwise
 import pytest
 import torch
 
-from srs_ray.models.architectures import ARCHITECTURES, architecture
-from srs_ray.models.solvers import SolverSetting, solve
+from srs_ray.models.mdeq.architectures import ARCHITECTURES, architecture
 from srs_ray.models.weights import build_model, load_model, random_weights
+from srs_ray.solvers.iteration import SolverSetting, solve
 
 ARCH = "mdeq-tiny-digits"
 

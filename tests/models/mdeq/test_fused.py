@@ -8,12 +8,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from srs_ray.models import cpu_loops
-from srs_ray.models.architectures import ARCHITECTURES
-from srs_ray.models.cpu_loops import normalize_into, normalize_relu
-from srs_ray.models.fused import FusedFeatures, FusedLayer
-from srs_ray.models.mdeq import MDEQ
+from srs_ray.models.mdeq import loops
+from srs_ray.models.mdeq.architectures import ARCHITECTURES
+from srs_ray.models.mdeq.fused import FusedFeatures, FusedLayer
+from srs_ray.models.mdeq.loops import normalize_into, normalize_relu
+from srs_ray.models.mdeq.model import MDEQ
 from srs_ray.models.weights import build_model, inference_model, random_weights, read_weights
+from srs_ray.solvers import loops as solver_loops
 
 
 @pytest.fixture(params=[1, 3], ids=lambda threads: f"{threads} threads")
@@ -151,24 +152,24 @@ def every_loop(place: Callable[[np.ndarray], np.ndarray]) -> list[np.ndarray]:
 
     x, z, injection, y = drawn(3, 8, 80), drawn(3, 700), drawn(3, 8, 80), drawn(3, 8, 80)
     weights, biases = drawn(2, 8), drawn(2, 8)
-    cpu_loops.end_block(x, injection, z, 7, weights, biases, 8, y)
+    loops.end_block(x, injection, z, 7, weights, biases, 8, y)
     carried, onto = drawn(3, 2, 80), drawn(3, 8, 80)
-    cpu_loops.add_carried(carried, weights[0], biases[0], 4, 2, True, onto)
+    loops.add_carried(carried, weights[0], biases[0], 4, 2, True, onto)
     into = drawn(3, 700)
-    cpu_loops.normalize_into(drawn(3, 8, 80), weights[1], biases[1], 8, into, 5)
+    loops.normalize_into(drawn(3, 8, 80), weights[1], biases[1], 8, into, 5)
     state, value, f, g = drawn(1, 640), drawn(1, 640), (drawn(1, 640), drawn(1, 640)), (drawn(1, 640), drawn(1, 640))
     products, length, following, taken = drawn(1, 2), drawn(1), drawn(1, 640), np.array([1])
-    cpu_loops.enter_difference(state, value, taken, g, products, length)
-    cpu_loops.sum_entries(f, drawn(1, 2), taken, following)
+    solver_loops.enter_difference(state, value, taken, g, products, length)
+    solver_loops.sum_entries(f, drawn(1, 2), taken, following)
     step, weight, after, lengths = drawn(1, 640), drawn(1), drawn(1, 640), drawn(2, 1)
-    cpu_loops.broyden_step(state, value, np.array([2]), f, drawn(2, 1), step, weight, after, *lengths)
+    solver_loops.broyden_step(state, value, np.array([2]), f, drawn(2, 1), step, weight, after, *lengths)
     sums, joined = drawn(6, 6 * 80), drawn(3, 8, 80)
-    cpu_loops.filter_rows(drawn(3, 8, 80), sums, 0, 80)
-    cpu_loops.join_rows(*sums, 80, joined)
+    loops.filter_rows(drawn(3, 8, 80), sums, 0, 80)
+    loops.join_rows(*sums, 80, joined)
     head, others = drawn(3, 640), drawn(3, 640)
-    cpu_loops.add_relus(head, others)
+    loops.add_relus(head, others)
     beside = drawn(3, 40, 16)
-    cpu_loops.relu_beside(drawn(3, 40, 9), into, 5, beside)
+    loops.relu_beside(drawn(3, 40, 9), into, 5, beside)
     solver = [*g, products, length, following, step, weight, after, lengths]
     return [y, onto, into, *solver, sums, joined, head, beside]
 

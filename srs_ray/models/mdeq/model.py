@@ -17,7 +17,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from srs_ray.models.solvers import SolverSetting, solve
+from srs_ray.solvers.iteration import SolverSetting, solve
 
 BLOCK_EXPANSION = 5
 HEAD_EXPANSION = 4

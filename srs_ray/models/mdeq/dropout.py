@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from srs_ray.models.mdeq import MDEQ, ResidualBlock
+from srs_ray.models.mdeq.model import MDEQ, ResidualBlock
 
 
 @contextmanager

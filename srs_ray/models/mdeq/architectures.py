@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from srs_ray.errors import WeightsError
-from srs_ray.models.mdeq import MDEQConfig
-from srs_ray.models.solvers import SolverSetting
+from srs_ray.models.mdeq.model import MDEQConfig
+from srs_ray.solvers.iteration import SolverSetting
 
 _CIFAR10_MEAN, _CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

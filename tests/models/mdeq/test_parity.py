@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from srs_ray.models.architectures import ARCHITECTURES
-from srs_ray.models.mdeq import MDEQ
+from srs_ray.models.mdeq.architectures import ARCHITECTURES
+from srs_ray.models.mdeq.model import MDEQ
 from srs_ray.models.weights import load_model
 
 SETTINGS = [

@@ -11,9 +11,9 @@ from statistics import fmean, stdev
 from scipy.special import stdtrit
 
 from srs_ray.job import Job
+from srs_ray.planning.savings import Saving, savings
+from srs_ray.planning.target_radius import TargetPlan, plan_target
 from srs_ray.runner.feasibility import radius_cap, sampling_limits
-from srs_ray.runner.savings import Saving, savings
-from srs_ray.runner.target_radius import TargetPlan, plan_target
 from srs_ray.runs.schema import Row
 
 

@@ -1,4 +1,4 @@
-"""Layer and head on a CPU: what lies between convolutions, in one pass over each sample (srs_ray.models.cpu_loops)."""
+"""Layer and head on a CPU: what lies between convolutions, in one pass over each sample (srs_ray.models.mdeq.loops)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from srs_ray.models.cpu_loops import (
+from srs_ray.models.mdeq.loops import (
     EPS,
     Array,
     add_carried,
@@ -19,7 +19,7 @@ from srs_ray.models.cpu_loops import (
     normalize_relu,
     relu_beside,
 )
-from srs_ray.models.mdeq import (
+from srs_ray.models.mdeq.model import (
     MDEQ,
     Branch,
     CarryDown,

@@ -12,7 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from srs_ray.models.solver_methods import Anderson, Broyden, Naive, Solver, all_finite
+from srs_ray.solvers.anderson import Anderson
+from srs_ray.solvers.broyden import Broyden
+from srs_ray.solvers.memory import Solver, all_finite
+from srs_ray.solvers.naive import Naive
 
 FixedPointMap = Callable[[Tensor], Tensor]
 

@@ -1,39 +1,21 @@
-"""What a solve does between convolutions on a CPU, compiled by Numba: loops that take a sample through the cache once.
+"""What lies between convolutions on a CPU, compiled by Numba: loops that take a sample through the cache once.
 
 Each takes the samples of a batch one by one, on one thread, and carries on values that are not finite.
-Shapes: B samples, H and W pixels, C channels, N elements in a row of pixels, D elements of a state, M entries of a
-solver's memory; images are channels-last, also as R rows of L elements, each of some whole pixels. Group normalisation
-is `weight (x - mean) / sqrt(variance + EPS) + bias`, the variance that of centred values.
+Shapes: B samples, H and W pixels, C channels, N elements in a row of pixels, D elements of a state; images are
+channels-last, also as R rows of L elements, each of some whole pixels. Group normalisation is
+`weight (x - mean) / sqrt(variance + EPS) + bias`, the variance that of centred values.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Collection
-from typing import Any
-
-import numba
 import numpy as np
 
+from srs_ray.solvers.compiling import Array, compiled
+
 EPS = 1e-5
-PIECE = 2048  # elements of a state that stay in a core's cache from one sum to the next
-Array = np.ndarray[Any, Any]
 
 
-def _compiled(function: Callable[..., Any], fastmath: Collection[str] = ()) -> Callable[..., Any]:
-    """The function, compiled at its first call.
-
-    Compilers make vectors of loops over arrays, or slices, from their beginning; from an offset they often do not.
-    Rounding is as written, or else it could depend on where in memory arrays lie: of a loop that writes, compilers make
-    a version with vectors and one without, for arrays that may overlap.
-    """
-    compiled = numba.njit(nogil=True, error_model="numpy", fastmath=set(fastmath))(function)
-    with contextlib.suppress(RuntimeError):  # there is nowhere to keep what has been compiled
-        compiled.enable_caching()
-    return compiled
-
-
-@_compiled
+@compiled
 def _sum_groups(sum_L: Array, channels: int, groups: int) -> None:
     """Each element becomes the sum of its group's."""
     size = channels // groups
@@ -52,7 +34,7 @@ def _sum_groups(sum_L: Array, channels: int, groups: int) -> None:
             sum_L[first + c] = sum_L[c]
 
 
-@_compiled
+@compiled
 def _statistics(x_RL: Array, weight_C: Array, groups: int, mean_L: Array, scale_L: Array) -> None:
     """Each element's mean, and the factor of what it differs from it."""
     channels, count = len(weight_C), x_RL.size // groups
@@ -76,12 +58,12 @@ def _statistics(x_RL: Array, weight_C: Array, groups: int, mean_L: Array, scale_
             scale_L[first + c] = scale_L[c]
 
 
-@_compiled
+@compiled
 def _lanes(x_RL: Array) -> Array:
     return np.empty(x_RL.shape[1], x_RL.dtype)
 
 
-@_compiled
+@compiled
 def _of_each_pixel(values_C: Array, x_RL: Array) -> Array:
     values_L = _lanes(x_RL)
     for i in range(len(values_L)):
@@ -89,7 +71,7 @@ def _of_each_pixel(values_C: Array, x_RL: Array) -> Array:
     return values_L
 
 
-@_compiled
+@compiled
 def normalize_relu(x_BRL: Array, weight_C: Array, bias_C: Array, groups: int) -> None:
     """`x = relu(norm(x))`"""
     zero = x_BRL.dtype.type(0)
@@ -103,7 +85,7 @@ def normalize_relu(x_BRL: Array, weight_C: Array, bias_C: Array, groups: int) ->
                 x_RL[r, i] = zero if y < zero else y
 
 
-@_compiled
+@compiled
 def normalize_into(x_BRL: Array, weight_C: Array, bias_C: Array, groups: int, z_BD: Array, start: int) -> None:
     """Writes `norm(x)` to the elements of z from `start` on."""
     mean_L, scale_L, bias_L = _lanes(x_BRL[0]), _lanes(x_BRL[0]), _of_each_pixel(bias_C, x_BRL[0])
@@ -116,7 +98,7 @@ def normalize_into(x_BRL: Array, weight_C: Array, bias_C: Array, groups: int, z_
                 z_RL[r, i] = (x_RL[r, i] - mean_L[i]) * scale_L[i] + bias_L[i]
 
 
-@_compiled
+@compiled
 def end_block(
     x_BRL: Array,
     injection_BRL: Array,
@@ -150,7 +132,7 @@ def end_block(
                 y_RL[r, i] = (x_RL[r, i] - mean_L[i]) * scale_L[i] + last_bias_L[i]
 
 
-@_compiled
+@compiled
 def add_carried(
     x_BRL: Array,
     weight_C: Array,
@@ -194,7 +176,7 @@ def add_carried(
                         y_N[i] += coarse_N[i]
 
 
-@_compiled
+@compiled
 def relu_beside(x_BPC: Array, z_BD: Array, start: int, y_BPC: Array) -> None:
     """The channels of y become those of relu(x), then those of z from `start` on, P pixels of each."""
     zero = x_BPC.dtype.type(0)
@@ -210,7 +192,7 @@ def relu_beside(x_BPC: Array, z_BD: Array, start: int, y_BPC: Array) -> None:
                 y_C[own + c] = z_D[at + c]
 
 
-@_compiled
+@compiled
 def add_relus(x_BN: Array, y_BN: Array) -> None:
     """`x = relu(x) + relu(y)`"""
     zero = x_BN.dtype.type(0)
@@ -221,7 +203,7 @@ def add_relus(x_BN: Array, y_BN: Array) -> None:
             x_N[i] = (zero if x < zero else x) + (zero if y < zero else y)
 
 
-@_compiled
+@compiled
 def mean_of_relu(x_BPC: Array, mean_BC: Array) -> None:
     """The mean over P pixels of relu(x)."""
     zero = x_BPC.dtype.type(0)
@@ -237,118 +219,9 @@ def mean_of_relu(x_BPC: Array, mean_BC: Array) -> None:
             mean_C[c] /= x_BPC.shape[1]
 
 
-def _dot_product_as_vectors_add_up(a_D: Array, b_D: Array) -> float:
-    """In any order, which is always the same one: nothing is written."""
-    total = a_D.dtype.type(0)
-    for i in range(len(a_D)):
-        total += a_D[i] * b_D[i]
-    return total
-
-
-_dot_product = _compiled(_dot_product_as_vectors_add_up, fastmath=("contract", "reassoc"))
-
-
-@_compiled
-def enter_difference(
-    z_BD: Array, fz_BD: Array, k_B: Array, g: tuple[Array, ...], products_BM: Array, size_B: Array
-) -> None:
-    """Makes the last entry `g = f(z) - z`; writes its dot products with a sample's last k + 1 entries, and `|f(z)|`."""
-    products_M = np.empty(len(g))
-    for b in range(len(z_BD)):
-        oldest, square = max(0, len(g) - 1 - k_B[b]), 0.0
-        for entry in range(oldest, len(g)):
-            products_M[entry] = 0
-        for start in range(0, z_BD.shape[1], PIECE):
-            stop = min(start + PIECE, z_BD.shape[1])
-            z_D, fz_D, g_D = z_BD[b, start:stop], fz_BD[b, start:stop], g[-1][b, start:stop]
-            for i in range(len(z_D)):
-                g_D[i] = fz_D[i] - z_D[i]
-            square += _dot_product(fz_D, fz_D)
-            for entry in range(oldest, len(g)):
-                products_M[entry] += _dot_product(g[entry][b, start:stop], g_D)
-        for entry in range(oldest, len(g)):
-            products_BM[b, entry] = products_M[entry]
-        size_B[b] = np.sqrt(square)
-
-
-@_compiled
-def sum_entries(f: tuple[Array, ...], weight_BM: Array, k_B: Array, next_BD: Array) -> None:
-    """Writes the sum of a sample's last k + 1 entries by its weights."""
-    for b in range(len(next_BD)):
-        oldest = max(0, len(f) - 1 - k_B[b])
-        for start in range(0, next_BD.shape[1], PIECE):
-            stop = min(start + PIECE, next_BD.shape[1])
-            next_D, f_D, weight = next_BD[b, start:stop], f[oldest][b, start:stop], weight_BM[b, oldest]
-            for i in range(len(next_D)):
-                next_D[i] = weight * f_D[i]
-            for entry in range(oldest + 1, len(f)):
-                f_D, weight = f[entry][b, start:stop], weight_BM[b, entry]
-                for i in range(len(next_D)):
-                    next_D[i] += weight * f_D[i]
-
-
-@_compiled
-def broyden_step(
-    z_BD: Array,
-    fz_BD: Array,
-    k_B: Array,
-    s: tuple[Array, ...],
-    weight_MB: Array,
-    s_BD: Array,
-    weight_B: Array,
-    next_BD: Array,
-    difference_B: Array,
-    size_B: Array,
-) -> None:
-    """Writes the step s from z, given f(z), of solves that took k steps, its weight, and the iterate `z + s`.
-
-    Entries are earlier steps s_i and their weights 1 / |s_i|^2, as in srs_ray.models.solver_methods; a sample reads the
-    last k. An update without a finite factor is skipped. It writes `|f(z) - z|` and `|f(z)|` too.
-    """
-    one = z_BD.dtype.type(1)
-    for b in range(len(z_BD)):
-        oldest = max(0, len(s) - k_B[b])
-        difference = size = product = square = 0.0
-        for start in range(0, z_BD.shape[1], PIECE):
-            stop = min(start + PIECE, z_BD.shape[1])
-            z_D, fz_D, s_D = z_BD[b, start:stop], fz_BD[b, start:stop], s_BD[b, start:stop]
-            for i in range(len(s_D)):
-                s_D[i] = fz_D[i] - z_D[i]
-            difference += _dot_product(s_D, s_D)
-            size += _dot_product(fz_D, fz_D)
-            if oldest < len(s):
-                product += _dot_product(s[oldest][b, start:stop], s_D)
-        for entry in range(oldest + 1, len(s)):
-            share = z_BD.dtype.type(product * weight_MB[entry - 1, b])
-            product = 0.0
-            for start in range(0, z_BD.shape[1], PIECE):
-                stop = min(start + PIECE, z_BD.shape[1])
-                entry_D, s_D = s[entry][b, start:stop], s_BD[b, start:stop]
-                for i in range(len(s_D)):
-                    s_D[i] += share * entry_D[i]
-                product += _dot_product(entry_D, s_D)
-        factor = one
-        if oldest < len(s):
-            denominator = one - z_BD.dtype.type(product * weight_MB[-1, b])
-            factor = one / denominator
-            if not (np.isfinite(denominator) and np.isfinite(factor)):
-                factor, weight_MB[-1, b] = one, 0
-        for start in range(0, z_BD.shape[1], PIECE):
-            stop = min(start + PIECE, z_BD.shape[1])
-            z_D, s_D, next_D = z_BD[b, start:stop], s_BD[b, start:stop], next_BD[b, start:stop]
-            for i in range(len(s_D)):
-                s_D[i] *= factor
-            square += _dot_product(s_D, s_D)
-            for i in range(len(s_D)):
-                next_D[i] = z_D[i] + s_D[i]
-        inverse = one / z_BD.dtype.type(square)
-        weight_B[b] = inverse if np.isfinite(inverse) else 0
-        difference_B[b], size_B[b] = np.sqrt(difference), np.sqrt(size)
-
-
-@_compiled
+@compiled
 def filter_rows(x_BHN: Array, sum_KL: Array, start: int, stride: int) -> None:
-    """The six sums of each tile's rows that Winograd's filtering multiplies (srs_ray.models.winograd).
+    """The six sums of each tile's rows that Winograd's filtering multiplies (srs_ray.models.mdeq.winograd).
 
     A row has N elements; the sums of one kind are at `start`, `start + stride`, ... for the tiles of all samples.
     """
@@ -385,7 +258,7 @@ def filter_rows(x_BHN: Array, sum_KL: Array, start: int, stride: int) -> None:
                 sum_N[i] = five * x2_N[i] - four * x0_N[i] - after_N[i]
 
 
-@_compiled
+@compiled
 def join_rows(
     p0_L: Array,
     p1_L: Array,

@@ -8,8 +8,8 @@ from math import ceil
 from statistics import median_low
 
 from srs_ray.job import Job
+from srs_ray.planning.target_radius import hits_of, with_settings
 from srs_ray.runner.feasibility import radius_cap
-from srs_ray.runner.target_radius import hits_of, with_settings
 from srs_ray.runs.schema import Row
 from srs_ray.smoothing.certificates import certified_radius, p_lower
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from srs_ray.models.cpu_loops import filter_rows, join_rows
+from srs_ray.models.mdeq.loops import filter_rows, join_rows
 
 LEAST_WIDTH = 8  # pixels from which on a row is an image of its own, by measurement on a CPU
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
 
-from srs_ray.models.mdeq import MDEQ, PostFusion, ResidualBlock
+from srs_ray.models.mdeq.model import MDEQ, PostFusion, ResidualBlock
 
 
 def normalized_convolutions(model: MDEQ) -> Iterator[nn.Module]:

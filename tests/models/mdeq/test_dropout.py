@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from srs_ray.models.mdeq import MDEQ
+from srs_ray.models.mdeq.dropout import variational_dropout
+from srs_ray.models.mdeq.model import MDEQ
 from srs_ray.models.weights import build_model, random_weights
-from srs_ray.training.dropout import variational_dropout
 
 ARCH, BATCH = "mdeq-tiny-digits", 64
 

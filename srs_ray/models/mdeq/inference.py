@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from srs_ray.models.fused import FusedFeatures, FusedLayer, JoinedBottleneck
-from srs_ray.models.mdeq import HEAD_EXPANSION, MDEQ, HeadBottleneck, ResidualBlock, in_parts
-from srs_ray.models.winograd import WinogradConvolution
+from srs_ray.models.mdeq.fused import FusedFeatures, FusedLayer, JoinedBottleneck
+from srs_ray.models.mdeq.model import HEAD_EXPANSION, MDEQ, HeadBottleneck, ResidualBlock, in_parts
+from srs_ray.models.mdeq.winograd import WinogradConvolution
 
 VECTOR = 16  # float32 values that a CPU's widest vectors hold
 SHARED_PIXELS = 1024  # of images whose sums torch's group normalisation shares among threads

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from srs_ray.runner.planning import Cost, Expected, Plan
-from srs_ray.runner.target_radius import MOST_SAMPLES, TargetPlan
+from srs_ray.planning.plan import Cost, Expected, Plan
+from srs_ray.planning.target_radius import MOST_SAMPLES, TargetPlan
 
 
 def print_plan(plan: Plan, console: Console) -> None:

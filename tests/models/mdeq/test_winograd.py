@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from srs_ray.models.winograd import WinogradConvolution
+from srs_ray.models.mdeq.winograd import WinogradConvolution
 
 
 def convolution(inputs: int, outputs: int, **settings: object) -> nn.Conv2d:
