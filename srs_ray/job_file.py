@@ -12,7 +12,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from srs_ray.errors import JobError
-from srs_ray.job import Job, Settings
+from srs_ray.job import Job
+from srs_ray.settings import Settings
 from srs_ray.training.settings import TrainJob
 
 JobType = TypeVar("JobType", Job, TrainJob)

@@ -9,8 +9,8 @@ from typing import Protocol
 import torch
 
 from srs_ray.errors import JobError, SrsRayError
-from srs_ray.job import ExecutionSettings
 from srs_ray.models.weights import Weights
+from srs_ray.runner.settings import ExecutionSettings
 from srs_ray.runner.worker import PointWorker, Row, WorkerSpec, failed_row, measure_batch
 from srs_ray.smoothing.batch_size import MeasuredBatch
 

@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from srs_ray.data import open_dataset, point_indices
 from srs_ray.data.points import PointDataset
+from srs_ray.data.settings import DataSettings
 from srs_ray.errors import DataError, PointError
-from srs_ray.job import DataSettings
 from srs_ray.models.mdeq.model import MDEQConfig
 
 IN_MEMORY_BYTES = 4 * 2**30

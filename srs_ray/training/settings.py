@@ -7,7 +7,10 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from srs_ray.job import Architecture, DataSettings, PathOrName, Settings, SolverName
+from srs_ray.data.settings import DataSettings
+from srs_ray.models.settings import Architecture
+from srs_ray.settings import PathOrName, Settings
+from srs_ray.solvers.settings import SolverName
 
 Count = Annotated[int, Field(ge=1)]
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from PIL import Image
 
+from srs_ray.data.settings import DataSettings
 from srs_ray.errors import DataError
-from srs_ray.job import DataSettings
 from srs_ray.models.mdeq.architectures import architecture
 from srs_ray.training.images import Images
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from srs_ray.job import DataSettings
+from srs_ray.data.settings import DataSettings
 from srs_ray.job_file import load_train_job
 from srs_ray.models.mdeq.model import MDEQ
 from srs_ray.models.weights import load_model, read_weights, shipped_weights

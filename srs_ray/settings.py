@@ -1,0 +1,44 @@
+"""What all sections of a job file have in common: the base class of settings, and types that several of them use."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+
+def _number(value: object) -> object:
+    """Fractions such as 36/255 are how the field writes radii of 8-bit images."""
+    try:
+        return float(Fraction(value)) if isinstance(value, str) and "/" in value else value
+    except (ValueError, ArithmeticError) as error:
+        raise ValueError("not a fraction of two whole numbers, the second above 0") from error
+
+
+def _usable_path(text: str) -> str:
+    if not text or b"\0" in os.fsencode(text):
+        raise ValueError("a path or name has at least one character, and no NUL among them")
+    return text
+
+
+Probability = Annotated[float, Field(gt=0, lt=1)]
+Radius = Annotated[float, BeforeValidator(_number), Field(ge=0, allow_inf_nan=False)]
+PathOrName = Annotated[str, AfterValidator(_usable_path)]
+
+
+class Settings(BaseModel):
+    """One section of a job; a setting it does not know is refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_no_boolean(cls, raw: Any) -> Any:
+        """Pydantic would take true for the number 1."""
+        for name, value in raw.items() if isinstance(raw, Mapping) else ():
+            if any(isinstance(item, bool) for item in (value if isinstance(value, list | tuple) else [value])):
+                raise ValueError(f"{name}: found {value!r}: no setting is true or false; expected a number or a name")
+        return raw
