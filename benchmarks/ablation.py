@@ -29,7 +29,7 @@ from srs_ray.models.mdeq import inference, winograd
 from srs_ray.models.mdeq.architectures import ARCHITECTURES
 from srs_ray.models.mdeq.model import ResidualBlock
 from srs_ray.smoothing import noise
-from srs_ray.smoothing.noise import Stage
+from srs_ray.smoothing.noise import Domain
 from srs_ray.smoothing.point import device_name, use_exact_float32
 from srs_ray.solvers import anderson, broyden, iteration
 from srs_ray.solvers.iteration import FixedPointIteration, FixedPointMap, Solution, SolverSetting
@@ -67,7 +67,7 @@ def filter_nothing(block: nn.Module, height: int, width: int) -> None:
 
 
 def normals_by_new_generators(
-    self: noise.Philox4x64, seed: int, point: int, stage: Stage, samples: Sequence[int], size: int
+    self: noise.Philox4x64, seed: int, point: int, stage: Domain, samples: Sequence[int], size: int
 ) -> Tensor:
     e_ND = np.empty((len(samples), size), dtype=np.float32)
     for row, sample in zip(e_ND, samples, strict=True):

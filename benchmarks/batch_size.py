@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from srs_ray.models.mdeq.architectures import ARCHITECTURES
-from srs_ray.models.weights import inference_model, random_weights
+from srs_ray.models.mdeq.checkpoints import inference_model, random_weights
 from srs_ray.runner.allocator import keep_freed_memory
 from srs_ray.smoothing.batch_size import default_batch, seconds_a_sample
 from srs_ray.smoothing.noise import NoisyPoint, noise_generator

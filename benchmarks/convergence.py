@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from srs_ray.data import open_dataset
 from srs_ray.models.mdeq.model import MDEQ
-from srs_ray.models.weights import build_model, read_weights
+from srs_ray.models.mdeq.checkpoints import build_model, read_weights
 from srs_ray.solvers.iteration import FixedPointIteration, SolverSetting
 
 TILE = 4  # places on a side

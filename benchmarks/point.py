@@ -27,11 +27,11 @@ from rich.console import Console
 from rich.table import Table
 
 from srs_ray.models.mdeq.architectures import ARCHITECTURES
-from srs_ray.models.weights import build_model, inference_model, random_weights, read_weights
+from srs_ray.models.mdeq.checkpoints import build_model, inference_model, random_weights, read_weights
 from srs_ray.runner.allocator import keep_freed_memory
 from srs_ray.smoothing.base_classifier import BaseClassifier
 from srs_ray.smoothing.batch_size import default_batch
-from srs_ray.smoothing.noise import NoisyPoint, Stage, noise_generator
+from srs_ray.smoothing.noise import NoisyPoint, Domain, noise_generator
 from srs_ray.smoothing.point import device_name, use_exact_float32
 from srs_ray.smoothing.samplers import Sampler, SerializedSampler, StandardSampler
 from srs_ray.solvers.iteration import SolverSetting
@@ -101,11 +101,11 @@ class Plain:
         spare = 1 if solver == "anderson" else 0
         z_BD, said = self.engine.model.zero_state(chains), []
         for first in range(0, 3 * chains, chains):
-            x_BCHW = self.point.samples(Stage.ESTIMATION, range(first, first + chains))
+            x_BCHW = self.point.samples(Domain.ESTIMATION, range(first, first + chains))
             steps = (CHECKED_STEPS if first else WARMUP_STEPS) - spare
             classes_B, z_BD = self.engine.classify(x_BCHW, z_BD, solver, steps, None)
             said.append(classes_B.cpu().numpy())
-        x_BCHW = self.point.samples(Stage.ESTIMATION, range(chains))
+        x_BCHW = self.point.samples(Domain.ESTIMATION, range(chains))
         zeros_BD = self.engine.model.zero_state(chains)
         classes_B, _ = self.engine.classify(x_BCHW, zeros_BD, solver, reference.steps, reference.tolerance)
         return np.concatenate([*said, classes_B.cpu().numpy()])
@@ -135,18 +135,18 @@ class Ours:
     def draw(self, way: str) -> tuple[int, int]:
         """One round of a way of sampling: how many samples that were, and the evaluations that they took."""
         if way == FIRST:
-            drawn = self._serialized(1, self.chains).draw(Stage.ESTIMATION, self.chains)
+            drawn = self._serialized(1, self.chains).draw(Domain.ESTIMATION, self.chains)
         elif way == AUDIT:
-            drawn = self.base.predict(self.point, Stage.ESTIMATION, np.arange(self.setup.audit))
+            drawn = self.base.predict(self.point, Domain.ESTIMATION, np.arange(self.setup.audit))
         else:
-            drawn = self.samplers[way].draw(Stage.ESTIMATION, self.setup.samples)
+            drawn = self.samplers[way].draw(Domain.ESTIMATION, self.setup.samples)
         return len(drawn.classes_N), drawn.evaluations
 
     def check(self) -> np.ndarray:
         """Classes along chains of three samples, and by the base classifier on the first of them."""
         chains = self.setup.checked_chains
-        along_chains = self._serialized(CHECKED_STEPS, chains).draw(Stage.ESTIMATION, 3 * chains)
-        from_zero = self.base.predict(self.point, Stage.ESTIMATION, np.arange(chains))
+        along_chains = self._serialized(CHECKED_STEPS, chains).draw(Domain.ESTIMATION, 3 * chains)
+        from_zero = self.base.predict(self.point, Domain.ESTIMATION, np.arange(chains))
         return np.concatenate([along_chains.classes_N, from_zero.classes_N])
 
 

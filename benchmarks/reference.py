@@ -20,7 +20,7 @@ from rich.table import Table
 
 from srs_ray.data import open_dataset
 from srs_ray.models.mdeq.model import MDEQ
-from srs_ray.models.weights import load_model
+from srs_ray.models.mdeq.checkpoints import load_model
 from srs_ray.runner.allocator import keep_freed_memory
 from srs_ray.smoothing.batch_size import default_batch
 from srs_ray.smoothing.noise import noise_generator

@@ -25,7 +25,7 @@ from srs_ray.analysis import comparison_table, load_points, plot_curves, plot_tr
 from srs_ray.analysis.comparison import AccuracyAt, RunResults, compare
 from srs_ray.analysis.run_info import RunInfo
 from srs_ray.analysis.statements import subset_line
-from srs_ray.models.weights import read_weights
+from srs_ray.models.mdeq.checkpoints import read_weights
 from srs_ray.runs import RunDirectory
 from srs_ray.smoothing.certificates import certified_radius
 

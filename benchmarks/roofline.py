@@ -32,10 +32,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from srs_ray.models.mdeq.architectures import ARCHITECTURES
 from srs_ray.models.mdeq.model import MDEQ
-from srs_ray.models.weights import build_model, inference_model, random_weights, read_weights
+from srs_ray.models.mdeq.checkpoints import build_model, inference_model, random_weights, read_weights
 from srs_ray.runner.allocator import keep_freed_memory
 from srs_ray.smoothing.batch_size import default_batch
-from srs_ray.smoothing.noise import NoisyPoint, Stage, noise_generator
+from srs_ray.smoothing.noise import NoisyPoint, Domain, noise_generator
 from srs_ray.smoothing.point import device_name, use_exact_float32
 from srs_ray.solvers.anderson import Anderson
 from srs_ray.solvers.iteration import FixedPointIteration
@@ -122,7 +122,7 @@ def weights_size(*modules: torch.nn.Module) -> int:
 
 def stages(model: MDEQ, published: MDEQ, point: NoisyPoint, batch: int, compiled: bool) -> Iterator[WorkStage]:
     numbers = range(batch)
-    x_BCHW = point.samples(Stage.ESTIMATION, numbers).to(model.dtype)
+    x_BCHW = point.samples(Domain.ESTIMATION, numbers).to(model.dtype)
     u_BCHW = model.inject(x_BCHW)
     z_BD = model.f(model.f(model.zero_state(batch), u_BCHW), u_BCHW)
     fz_BD = model.f(z_BD, u_BCHW)
@@ -134,7 +134,7 @@ def stages(model: MDEQ, published: MDEQ, point: NoisyPoint, batch: int, compiled
     )
 
     def draw() -> Tensor:
-        return point.samples(Stage.ESTIMATION, numbers)
+        return point.samples(Domain.ESTIMATION, numbers)
 
     yield WorkStage("noise", draw, draw, size(x_BCHW))
     yield WorkStage("stem", lambda: model.inject(x_BCHW), lambda: published.inject(x_BCHW), size(x_BCHW, u_BCHW) + stem)

@@ -26,13 +26,13 @@ from rich.table import Table
 
 from srs_ray.data import open_dataset
 from srs_ray.models.mdeq.model import MDEQ
-from srs_ray.models.weights import load_model
+from srs_ray.models.mdeq.checkpoints import load_model
 from srs_ray.runner.allocator import keep_freed_memory
 from srs_ray.smoothing.base_classifier import NO_CLASS, BaseClassifier, Predictions
 from srs_ray.smoothing.batch_size import default_batch
 from srs_ray.smoothing.certificates import clopper_pearson_lower
 from srs_ray.smoothing.looks import target_p
-from srs_ray.smoothing.noise import NoisyPoint, Stage, noise_generator
+from srs_ray.smoothing.noise import NoisyPoint, Domain, noise_generator
 from srs_ray.smoothing.point import PointCertifier, selected_class
 from srs_ray.smoothing.samplers import Sampler, SerializedSampler, StandardSampler
 from srs_ray.smoothing.sampling import AutoSampling, Certificate, Looks, SerializedSampling, StandardSampling
@@ -52,15 +52,15 @@ class Recorded:
     said_by_srs_N: np.ndarray
     reference_evaluations: float
 
-    def predict(self, _: NoisyPoint, stage: Stage, numbers: np.ndarray) -> Predictions:
+    def predict(self, _: NoisyPoint, stage: Domain, numbers: np.ndarray) -> Predictions:
         """As BaseClassifier.predict."""
-        classes_N = self.said_by_f_N[np.asarray(numbers) + (N0 if stage == Stage.ESTIMATION else 0)]
+        classes_N = self.said_by_f_N[np.asarray(numbers) + (N0 if stage == Domain.ESTIMATION else 0)]
         return Predictions(classes_N, round(len(classes_N) * self.reference_evaluations), 0, 0)
 
-    def draw(self, stage: Stage, count: int, first: int = 0) -> Predictions:
+    def draw(self, stage: Domain, count: int, first: int = 0) -> Predictions:
         """As SerializedSampler.draw, of one step."""
-        begin = first + (N0 if stage == Stage.ESTIMATION else 0)
-        warmed_up = max(0, min(CHAINS, first + count) - first) if stage == Stage.SELECTION else 0
+        begin = first + (N0 if stage == Domain.ESTIMATION else 0)
+        warmed_up = max(0, min(CHAINS, first + count) - first) if stage == Domain.SELECTION else 0
         return Predictions(self.said_by_srs_N[begin : begin + count], count + (WARMUP - 1) * warmed_up, 0, 0)
 
 
@@ -70,7 +70,7 @@ def record(model: MDEQ, x_CHW: torch.Tensor, index: int, batch: int) -> Recorded
     base = BaseClassifier(model, model.config.reference, batch)
     one_step = SolverSetting(model.config.reference.solver, 1)
     samplers = StandardSampler(base, point), SerializedSampler(model, point, one_step, WARMUP, CHAINS, batch)
-    stages = (Stage.SELECTION, N0), (Stage.ESTIMATION, N)
+    stages = (Domain.SELECTION, N0), (Domain.ESTIMATION, N)
     said = [[sampler.draw(stage, count) for stage, count in stages] for sampler in samplers]
     by_f, by_srs = (np.concatenate([part.classes_N for part in parts]) for parts in said)
     return Recorded(index, by_f, by_srs, sum(part.evaluations for part in said[0]) / (N0 + N))
@@ -110,7 +110,7 @@ def play(certifier: PointCertifier, at: Recorded) -> Played:
     base = cast(BaseClassifier, at)
     is_standard = isinstance(certifier.sampling, StandardSampling)
     sampler: Sampler = StandardSampler(base, point) if is_standard else at
-    selection = sampler.draw(Stage.SELECTION, N0)
+    selection = sampler.draw(Domain.SELECTION, N0)
     selected = selected_class(selection.classes_N)
     if selected == NO_CLASS:
         return Played(0.0, N0, selection.evaluations, False)

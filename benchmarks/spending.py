@@ -19,7 +19,7 @@ from rich.table import Table
 from scipy.stats import norm
 
 from srs_ray.smoothing.certificates import clopper_pearson_lower
-from srs_ray.smoothing.looks import LookCounts, LookPlan, design_effect, target_p
+from srs_ray.smoothing.looks import Evidence, LookPlan, design_effect, target_p
 
 SIGMA, ALPHA, N, CHAINS, WARMUP, FUTILITY = 0.5, 0.001, 10_000, 400, 10, 0.01
 RADII = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
@@ -51,11 +51,11 @@ class Samples:
             m_TB[step] = np.where(again_TB[step], m_TB[step - 1], f_TB[step])
         return cls(f_TB.ravel(), m_TB.ravel(), rng.random(N))
 
-    def counts(self, n: int, tau: float) -> LookCounts:
+    def counts(self, n: int, tau: float) -> Evidence:
         if not tau:
-            return LookCounts(n, int(self.f_N[:n].sum()))
+            return Evidence(n, int(self.f_N[:n].sum()))
         audited_N = self.m_N[:n] & (self.u_N[:n] < tau)
-        return LookCounts(n, int(self.m_N[:n].sum()), int(audited_N.sum()), int((audited_N & ~self.f_N[:n]).sum()))
+        return Evidence(n, int(self.m_N[:n].sum()), int(audited_N.sum()), int((audited_N & ~self.f_N[:n]).sum()))
 
 
 @dataclass
@@ -68,7 +68,7 @@ class Outcome:
 
 
 def certify(plan: LookPlan, samples: Samples, p_targets: list[float], reference: int) -> Outcome:
-    made: list[LookCounts] = []
+    made: list[Evidence] = []
     verdict = None
     while verdict is None:
         made.append(samples.counts(plan.sizes[len(made)], plan.audit_share))

@@ -1,4 +1,4 @@
-"""srs-ray: certified robustness of deep equilibrium models, point by point, over a Ray cluster.
+"""srs-ray: certified robustness of image classifiers, point by point, over a Ray cluster.
 
 Names are imported when they are first used: reading results loads no torch, and nothing here loads Ray.
 """
@@ -11,48 +11,56 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from srs_ray.analysis import average_certified_radius, certified_accuracy, load_points, recertify
-    from srs_ray.models.weights import load_model
-    from srs_ray.smoothing.certificates import (
+    from srs_ray.interface import certify_point, certify_points, open_model, predict
+    from srs_ray.models.mdeq.checkpoints import load_model
+    from srs_ray.smoothing.bounds import (
         clopper_pearson_lower,
         exact_p_lower,
         paper_p_lower,
         released_p_lower,
         union_p_lower,
     )
-    from srs_ray.smoothing.point import PointRow, certify_point
-    from srs_ray.smoothing.sampling import Looks
+    from srs_ray.smoothing.predict import Prediction
+    from srs_ray.smoothing.row import PointRow
+    from srs_ray.smoothing.samplers import Looks
     from srs_ray.solvers.iteration import SolverSetting
 
 __version__ = version("srs-ray")
 
 _HOMES = {
     "srs_ray.analysis": ("average_certified_radius", "certified_accuracy", "load_points", "recertify"),
-    "srs_ray.solvers.iteration": ("SolverSetting",),
-    "srs_ray.models.weights": ("load_model",),
-    "srs_ray.smoothing.certificates": (
+    "srs_ray.interface": ("certify_point", "certify_points", "open_model", "predict"),
+    "srs_ray.models.mdeq.checkpoints": ("load_model",),
+    "srs_ray.smoothing.bounds": (
         "clopper_pearson_lower",
         "exact_p_lower",
         "paper_p_lower",
         "released_p_lower",
         "union_p_lower",
     ),
-    "srs_ray.smoothing.point": ("PointRow", "certify_point"),
-    "srs_ray.smoothing.sampling": ("Looks",),
+    "srs_ray.smoothing.predict": ("Prediction",),
+    "srs_ray.smoothing.row": ("PointRow",),
+    "srs_ray.smoothing.samplers": ("Looks",),
+    "srs_ray.solvers.iteration": ("SolverSetting",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Looks",
     "PointRow",
+    "Prediction",
     "SolverSetting",
     "average_certified_radius",
     "certified_accuracy",
     "certify_point",
+    "certify_points",
     "clopper_pearson_lower",
     "exact_p_lower",
     "load_model",
     "load_points",
+    "open_model",
     "paper_p_lower",
+    "predict",
     "recertify",
     "released_p_lower",
     "union_p_lower",

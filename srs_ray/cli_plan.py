@@ -83,7 +83,7 @@ def plan(
 
 def _target(text: str, sigma: float) -> float:
     from srs_ray.analysis.radii import parse_radii
-    from srs_ray.smoothing.looks import target_p
+    from srs_ray.smoothing.radius import target_p
 
     radii = [float(radius) for radius in parse_radii(text)]
     if len(radii) != 1 or radii[0] <= 0:

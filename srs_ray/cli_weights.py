@@ -20,21 +20,22 @@ def convert(
     arch: Annotated[str | None, typer.Option(help="The architecture; default: the one that fits.")] = None,
 ) -> None:
     """Convert a checkpoint to safetensors with weight normalisation folded; it certifies just as the original does."""
-    from srs_ray.models import weights
+    from srs_ray.models.mdeq.checkpoints import build_model, fitting_architectures, read_weights
+    from srs_ray.models.weights import Weights, write_weights
 
-    content = weights.read_weights(source)
-    arch = arch or next(iter(weights.fitting_architectures(content)), None)
+    content = read_weights(source)
+    arch = arch or next(iter(fitting_architectures(content)), None)
     if arch is None:
         raise SrsRayError(f"{source} fits no known architecture; --arch NAME says what keeps it from fitting that one")
-    weights.build_model(arch, content)
-    weights.write_weights(weights.Weights(content.tensors, {**content.metadata, "architecture": arch}), target)
+    build_model(arch, content)
+    write_weights(Weights(content.tensors, {**content.metadata, "architecture": arch}), target)
     typer.echo(f"wrote {target} ({arch}, digest {content.digest[:16]})")
 
 
 @weights_app.command(epilog="Example: srs-ray weights inspect mdeq-tiny-digits-sigma25")
 def inspect(source: Annotated[str, typer.Argument(help="A checkpoint file, or the name of shipped weights.")]) -> None:
     """What a checkpoint holds: size, digest, the architectures it fits, how it was made."""
-    from srs_ray.models.weights import describe, read_weights
+    from srs_ray.models.mdeq.checkpoints import describe, read_weights
 
     form: dict[str, Any] = {"sort_keys": False, "allow_unicode": True, "default_flow_style": None, "width": 160}
     typer.echo(yaml.safe_dump(describe(read_weights(source)), **form), nl=False)
@@ -47,7 +48,7 @@ def plot_weights(
 ) -> None:
     """Noisy accuracy and the agreement of chains by epoch of the training, from the card of the weights."""
     from srs_ray.analysis import plot_training
-    from srs_ray.models.weights import read_weights
+    from srs_ray.models.mdeq.checkpoints import read_weights
 
     typer.echo(f"wrote {plot_training(read_weights(source).card, output)}")
 
@@ -59,7 +60,8 @@ def init(
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the random weights.")] = 0,
 ) -> None:
     """Random weights: they try out a path through the program, and classify nothing."""
-    from srs_ray.models.weights import random_weights, write_weights
+    from srs_ray.models.mdeq.checkpoints import random_weights
+    from srs_ray.models.weights import write_weights
 
     write_weights(random_weights(arch, seed), target)
     typer.echo(f"wrote {target} (random weights of {arch})")

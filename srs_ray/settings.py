@@ -42,3 +42,11 @@ class Settings(BaseModel):
             if any(isinstance(item, bool) for item in (value if isinstance(value, list | tuple) else [value])):
                 raise ValueError(f"{name}: found {value!r}: no setting is true or false; expected a number or a name")
         return raw
+
+
+def flattened(prefix: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings by their dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= flattened(f"{prefix}.{name}", value) if isinstance(value, Mapping) else {f"{prefix}.{name}": value}
+    return flat

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from srs_ray import cli
-from srs_ray.models.weights import read_weights
+from srs_ray.models.mdeq.checkpoints import read_weights
 
 JOB = {
     "model": {"arch": "mdeq-tiny-digits"},

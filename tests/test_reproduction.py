@@ -17,7 +17,7 @@ from scipy.stats import beta, norm
 from srs_ray.analysis import recertify
 from srs_ray.analysis.run_info import RunInfo
 from srs_ray.job_file import load_job
-from srs_ray.models.weights import read_weights
+from srs_ray.models.mdeq.checkpoints import read_weights
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "reproduction.md"

@@ -10,8 +10,10 @@ import pandas as pd
 
 from srs_ray.analysis.run_info import RunInfo
 from srs_ray.errors import SrsRayError
-from srs_ray.smoothing.certificates import CERTIFICATES, certified_radius, p_lower
-from srs_ray.smoothing.looks import LOOK_CERTIFICATES, UNAUDITED, LookCounts, plan_of_looks
+from srs_ray.smoothing.audit import Fixed, Share
+from srs_ray.smoothing.bounds import MIXTURE, Evidence, fitting_bounds
+from srs_ray.smoothing.radius import certified_radius
+from srs_ray.smoothing.smoothing import Smoothing
 
 
 def recertify(df: pd.DataFrame, certificate: str | None = None, alpha: float | None = None) -> pd.DataFrame:
@@ -25,8 +27,9 @@ def recertify(df: pd.DataFrame, certificate: str | None = None, alpha: float | N
     info = RunInfo.of(df)
     certificate = info.certificate if certificate is None else certificate
     alpha = info.alpha if alpha is None else alpha
-    kinds = CERTIFICATES if info.looks is None else LOOK_CERTIFICATES
-    allowed = [kind for kind in kinds if (kind in UNAUDITED) == (info.method == "standard")]
+    own_sampling = info.smoothing.sampling
+    fitting = fitting_bounds(audited=own_sampling.audited, by_looks=own_sampling.by_looks)
+    allowed = [bound.name for bound in fitting]
     if certificate not in allowed:
         raise SrsRayError(
             f"certificate {certificate!r} does not fit {info.name}, whose samples are of method {info.method}; "
@@ -36,7 +39,9 @@ def recertify(df: pd.DataFrame, certificate: str | None = None, alpha: float | N
         raise SrsRayError(f"alpha is {alpha}; expected a probability of error between 0 and 1, such as 0.001")
 
     ok = (df["status"] == "ok").to_numpy()
-    p = np.array([_p_lower(row, info, certificate, alpha) for row in df[ok].itertuples()])
+    changed_info = replace(info, certificate=certificate, alpha=alpha)
+    smoothing = changed_info.smoothing
+    p = np.array([_p_lower(row, smoothing) for row in df[ok].itertuples()])
     radius = np.array([certified_radius(bound, info.sigma) for bound in p])
     predicted = df["selected"][ok].where(radius > 0, -1)
     recertified = df.copy()
@@ -47,24 +52,22 @@ def recertify(df: pd.DataFrame, certificate: str | None = None, alpha: float | N
 
     own = info.recomputed_from or _named(info.certificate, info.alpha)
     changed = own != _named(certificate, alpha)
-    replace(info, certificate=certificate, alpha=alpha, recomputed_from=own if changed else None).attach(recertified)
+    replace(changed_info, recomputed_from=own if changed else None).attach(recertified)
     return recertified
 
 
-def _p_lower(row: Any, info: RunInfo, certificate: str, alpha: float) -> float:
+def _p_lower(row: Any, smoothing: Smoothing) -> float:
     if row.selected == -1:  # selection's winner was 'no class': abstain, whatever the counts
         return 0.0
-    if info.looks is not None:
-        kind = "mixture" if info.method == "auto" and row.method == "standard" else certificate
-        plan = plan_of_looks(kind, alpha, info.n, info.looks, float(row.audit_share))
-        return plan.p_lower(
-            [
-                LookCounts(*map(int, counts))
-                for counts in zip(row.look_n, row.look_hits, row.look_audited, row.look_disagreed, strict=True)
-            ]
-        )
-    hits = sum(int(count) for c, count in zip(row.classes, row.counts, strict=True) if c == row.selected)
-    return p_lower(certificate, hits, int(row.n), int(row.audited), int(row.disagreed), alpha)
+    sampling, certificate = smoothing.sampling, smoothing.certificate
+    if not sampling.by_looks:
+        hits = sum(int(count) for c, count in zip(row.classes, row.counts, strict=True) if c == row.selected)
+        return smoothing.plan.p_lower([Evidence(int(row.n), hits, int(row.audited), int(row.disagreed))])
+    share = float(row.audit_share)
+    bound = certificate.bound if certificate.bound.audited == (share > 0) else MIXTURE
+    plan = sampling.plan_by(bound, certificate, Share(share) if share else Fixed(0))
+    looks = zip(row.look_n, row.look_hits, row.look_audited, row.look_disagreed, strict=True)
+    return plan.p_lower([Evidence(*map(int, counts)) for counts in looks])
 
 
 def _named(certificate: str, alpha: float) -> str:

@@ -9,8 +9,9 @@ from typing import Any
 import pandas as pd
 
 from srs_ray.errors import RunDirectoryError, SrsRayError
-from srs_ray.smoothing.certificates import SOUND, certified_radius, p_cap
-from srs_ray.smoothing.looks import capping_certificate, plan_of_looks
+from srs_ray.smoothing.bounds import BOUNDS
+from srs_ray.smoothing.radius import certified_radius
+from srs_ray.smoothing.smoothing import Smoothing, smoothing_of
 
 ATTRIBUTE = "run"  # the key in `df.attrs`
 
@@ -46,57 +47,64 @@ class RunInfo:
     @property
     def radius_cap(self) -> float:
         """The largest radius that counts give by this certificate, alpha, n and K (by a share: hardly ever more)."""
-        return certified_radius(self._p_cap, self.sigma)
+        return certified_radius(self.smoothing.plan.p_cap, self.sigma)
 
     @property
     def radius_cap_in_sigma(self) -> float:
         """`radius_cap` in units of sigma."""
-        return certified_radius(self._p_cap, 1.0)
+        return certified_radius(self.smoothing.plan.p_cap, 1.0)
 
     @property
-    def _p_cap(self) -> float:
-        if self.looks is None:
-            return p_cap(self.certificate, self.n, self.audit, self.alpha)
-        kind = capping_certificate(self.method, self.certificate)
-        return plan_of_looks(kind, self.alpha, self.n, self.looks, self.audit_share or 0.0).p_cap
+    def smoothing(self) -> Smoothing:
+        """The run's noise, sampling and certificate, which know what they can earn and how to say it."""
+        sampling = {
+            "method": self.method,
+            "n0": self.n0,
+            "n": self.n,
+            "target_radii": self.target_radii,
+            "looks": self.looks,
+            **({} if self.chains is None else {"chains": self.chains}),
+        }
+        audits = {} if self.chains is None else {"audit": self.audit, "audit_share": self.audit_share}
+        return smoothing_of(self.sigma, sampling, {"kind": self.certificate, "alpha": self.alpha, **audits})
 
     @property
     def sound(self) -> bool:
         """Whether the certificate promises anything, which has to be said wherever its numbers stand."""
-        return self.certificate in SOUND or self.certificate == "mixture"
+        return BOUNDS[self.certificate].sound
 
     @classmethod
     def from_run(cls, path: str, job: Mapping[str, Any], points: Mapping[str, int], outside: int) -> RunInfo:
         """From a run directory's resolved job and its `points`; RunDirectoryError names a setting that is missing."""
-        method = setting_of(job, "sampling.method")
-        srs = method in ("srs", "auto")
-        sampling = setting_of(job, "sampling")
-        reference = _solver_name(job, "sampling.reference")
-        tolerance = setting_of(job, "sampling.reference.tolerance")
-        split = setting_of(job, "data").get("split")
+        smoothing = _smoothing_of(job)
+        sampling, audits = smoothing.sampling, smoothing.certificate.audits
+        reference = sampling.reference
+        tolerance = None if reference is None else reference.tolerance
+        base = "" if reference is None else str(reference.setting())
+        model, data = setting_of(job, "model"), setting_of(job, "data")
         return cls(
             name=(path.partition("?")[0] if "://" in path else path).rstrip("/").rsplit("/", 1)[-1],
             path=path,
-            arch=setting_of(job, "model.arch"),
-            data=" ".join(filter(None, [setting_of(job, "data.kind"), split])),
-            method=method,
-            setting=_setting_name(job, method, reference),
-            reference=reference if tolerance is None else f"{reference}, tolerance {tolerance:g}",
-            sigma=setting_of(job, "noise.sigma"),
-            n0=setting_of(job, "sampling.n0"),
-            n=setting_of(job, "sampling.n"),
-            chains=setting_of(job, "sampling.chains") if srs else None,
-            certificate=setting_of(job, "certificate.kind"),
-            alpha=setting_of(job, "certificate.alpha"),
-            audit=setting_of(job, "certificate.audit") if srs else 0,
+            arch=_name_of(model, "arch"),
+            data=" ".join(filter(None, [_name_of(data, "kind"), data.get("split")])),
+            method=sampling.method_name,
+            setting=sampling.title(base).strip(),
+            reference=(base or "the classifier itself") + ("" if tolerance is None else f", tolerance {tolerance:g}"),
+            sigma=smoothing.sigma,
+            n0=sampling.n0,
+            n=sampling.n,
+            chains=sampling.at_once,
+            certificate=smoothing.certificate.kind,
+            alpha=smoothing.certificate.alpha,
+            audit=getattr(smoothing.certificate, "audit", 0),
             start=points["start"],
             stop=points["stop"],
             every=points["every"],
             asked=len(range(points["start"], points["stop"], points["every"])),
             outside=outside,
-            audit_share=setting_of(job, "certificate").get("audit_share"),
-            target_radii=sampling.get("target_radii"),
-            looks=sampling.get("looks"),
+            audit_share=audits.share or None,
+            target_radii=None if sampling.target_radii is None else list(sampling.target_radii),
+            looks=None if sampling.looks is None else sampling.looks.model_dump(),
         )
 
     @classmethod
@@ -114,16 +122,19 @@ class RunInfo:
         df.attrs[ATTRIBUTE] = asdict(self)
 
 
-def _setting_name(job: Mapping[str, Any], method: str, reference: str) -> str:
-    if method == "standard":
-        return f"standard {reference}"
-    serialized = f"SRS {_solver_name(job, 'sampling')}"
-    return f"auto {serialized} / {reference}" if method == "auto" else serialized
+def _smoothing_of(job: Mapping[str, Any]) -> Smoothing:
+    sections = setting_of(job, "noise.sigma"), setting_of(job, "sampling"), setting_of(job, "certificate")
+    try:
+        return smoothing_of(*sections)
+    except ValueError as error:
+        raise RunDirectoryError(f"run.json holds settings that do not go together: {error}") from error
 
 
-def _solver_name(job: Mapping[str, Any], section: str) -> str:
-    """Steps and the solver's initial, as the paper writes it: 3A, 30A, 1N, 14B."""
-    return f"{setting_of(job, section + '.steps')}{setting_of(job, section + '.solver')[0].upper()}"
+def _name_of(section: Mapping[str, Any], kind: str) -> str:
+    """The name that a section has in the package's own lists, or what it imports, by the last part of its path."""
+    if "import" in section:
+        return str(section["import"]).rsplit("/", 1)[-1]
+    return str(setting_of(section, kind))
 
 
 def setting_of(job: Mapping[str, Any], dotted: str) -> Any:

@@ -14,31 +14,13 @@ FIXED_BEFORE = (
 
 def certificate_line(info: RunInfo) -> str:
     """Kind, alpha, n, K and what they cap the radius at, and whether it was chosen after the run."""
-    kind = info.certificate if info.sound else f"{info.certificate} (unsound)"
-    n, audit = f"n = {info.n:,}", "no audit" if info.method == "standard" else f"K = {info.audit:,}"
-    if info.target_radii is not None:
-        n = f"looks at up to n = {info.n:,}"
-        if info.method != "standard":
-            audit = f"audits of {'a share' if info.audit_share is None else f'{info.audit_share:.0%}'} of the hits"
-    if info.radius_cap > 0:
-        cap = f"radius capped at {info.radius_cap_in_sigma:.2f} sigma = {info.radius_cap:.3g} (sigma = {info.sigma:g})"
-    else:
-        cap = "no counts could certify any radius"
-    line = f"{kind}, alpha = {info.alpha:g}, {n}, {audit}: {cap}"
+    line = info.smoothing.describe()
     return line if info.recomputed_from is None else f"{line}; {FIXED_BEFORE.format(own=info.recomputed_from)}"
 
 
 def guarantee_line(info: RunInfo) -> str:
     """What one certificate promises, or that it promises nothing."""
-    if not info.sound:
-        return (
-            f"none; the certificate '{info.certificate}' is UNSOUND: it can certify radii above the true ones, "
-            "and serves only to reproduce published tables"
-        )
-    return (
-        f"each certificate is right with probability at least 1 - alpha = {1 - info.alpha:g} "
-        f"(for the base classifier F = {info.reference}, in real arithmetic)"
-    )
+    return info.smoothing.guarantee(info.reference)
 
 
 def subset_line(info: RunInfo, points: int) -> str:

@@ -2,25 +2,68 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, ConfigDict, Discriminator, Field, Tag, model_serializer
 
-from srs_ray.models.mdeq.architectures import ARCHITECTURES
+from srs_ray.models.families import architectures
+from srs_ray.models.user_code import Import
 from srs_ray.settings import PathOrName, Settings
+from srs_ray.solvers.settings import SolverSettings
+
+Count = Annotated[int, Field(ge=1)]
 
 
 def _known_architecture(name: str) -> str:
-    if name not in ARCHITECTURES:
-        raise ValueError(f"no such architecture; there are {', '.join(ARCHITECTURES)}")
+    if name not in architectures():
+        raise ValueError(f"no such architecture; there are {', '.join(architectures())}")
     return name
+
+
+def _import_text(text: str) -> str:
+    Import.parse(text)
+    return text
 
 
 Architecture = Annotated[str, AfterValidator(_known_architecture)]
 
 
-class ModelSettings(Settings):
+class ArchitectureSettings(Settings):
     """What is certified. `weights` is a checkpoint file or the name of weights that ship with the package."""
 
     arch: Architecture
     weights: PathOrName
+
+
+class ImportedModelSettings(Settings):
+    """A model of one's own: FILE.py:NAME or MODULE:NAME, called with `args`, gives a classifier or an equilibrium.
+
+    `weights` is a state dict that it loads; without, it brings its own. `input_shape` is (channels, height, width).
+    `reference` is the solver setting of an equilibrium's base classifier.
+    """
+
+    model_config = ConfigDict(validate_by_name=True, serialize_by_alias=True)
+
+    imported: Annotated[str, AfterValidator(_import_text)] = Field(alias="import")
+    args: dict[str, Any] = Field(default_factory=dict)
+    weights: PathOrName | None = None
+    input_shape: tuple[Count, Count, Count]
+    classes: int = Field(ge=2)
+    class_names: tuple[str, ...] | None = None
+    reference: SolverSettings | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_set(self, serialize: Any) -> dict[str, Any]:
+        return {name: value for name, value in serialize(self).items() if value is not None}
+
+
+def _section_for(raw: Any) -> str:
+    imported = "import" in raw or "imported" in raw if isinstance(raw, Mapping) else hasattr(raw, "imported")
+    return "import" if imported else "arch"
+
+
+ModelSettings = Annotated[
+    Annotated[ArchitectureSettings, Tag("arch")] | Annotated[ImportedModelSettings, Tag("import")],
+    Discriminator(_section_for),
+]

@@ -98,7 +98,7 @@ def _refuse_other(run: RunDirectory, inputs: JobInputs) -> None:
     """Refuses a run of other settings, whichever kind of device the job will have."""
     device = inputs.job.execution.device
     fingerprints = [
-        fingerprint_of(inputs.resolve(kind), inputs.weights)
+        fingerprint_of(inputs.resolve(kind), inputs.source)
         for kind in (("cpu", "cuda") if device == "auto" else (device,))
     ]
     try:

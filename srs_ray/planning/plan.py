@@ -13,7 +13,6 @@ from scipy.special import stdtrit
 from srs_ray.job import Job
 from srs_ray.planning.savings import Saving, savings
 from srs_ray.planning.target_radius import TargetPlan, plan_target
-from srs_ray.runner.feasibility import radius_cap, sampling_limits
 from srs_ray.runs.schema import Row
 
 
@@ -50,7 +49,7 @@ class Costs:
 
 
 @dataclass(frozen=True)
-class Plan:
+class JobPlan:
     """A job's plan. Radii are in pixel units of [0, 1]; `costs` and `savings` need a point that was certified.
 
     `points` and `done` count the job's; `pilot` the points that the expectations rest on, and `errors` those among
@@ -90,7 +89,7 @@ class Plan:
 
 def plan_job(
     job: Job, indices: range, pilot: range, rows: Sequence[Row], workers: int | None, target: float | None
-) -> Plan:
+) -> JobPlan:
     """The plan of a job that asks for `indices`, from `rows` of some of them.
 
     Expectations rest on the points `pilot`, or on all that there are rows of where that is empty. `workers` is how many
@@ -103,8 +102,9 @@ def plan_job(
     errors = [row["error"] for row in chosen if row["status"] != "ok"]
     if workers is None and isinstance(job.execution.workers, int):
         workers = min(job.execution.workers, len(indices))
-    cap = radius_cap(job)
-    return Plan(
+    smoothing = job.smoothing
+    cap = smoothing.radius_cap
+    return JobPlan(
         run=job.output,
         points=len(indices),
         done=len(done),
@@ -116,9 +116,9 @@ def plan_job(
         costs=_costs(job, sample, done, len(indices) - len(done), workers) if sample else None,
         samples=fmean(row["n"] for row in sample) if sample else None,
         most_samples=job.sampling.n,
-        by_looks=job.sampling.looks is not None,
+        by_looks=job.sampling.by_looks,
         methods=dict(Counter(row["method"] for row in sample if row["method"] is not None)),
-        limits=sampling_limits(job),
+        limits=smoothing.limits,
         radius_cap=cap,
         radius_cap_in_sigma=cap / job.noise.sigma,
         target=None if target is None else plan_target(job, sample, target),

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from math import ceil, floor
+from math import floor
 
 from scipy.special import ndtr, ndtri
 
 from srs_ray.job import Job
 from srs_ray.runs.schema import Row
-from srs_ray.smoothing.certificates import p_lower
-from srs_ray.smoothing.looks import LookCounts, capping_certificate, plan_of_looks, target_p
+from srs_ray.smoothing.audit import AuditRule, Fixed, Share
+from srs_ray.smoothing.bounds import p_lower
+from srs_ray.smoothing.radius import target_p
+from srs_ray.smoothing.samplers import StandardSampler
 
 MOST_SAMPLES = 10**7
 MARGIN = 1.1  # the true radius of the point that is to be certified, over the target
@@ -74,7 +76,7 @@ def plan_target(job: Job, sample: Sequence[Row], radius: float) -> TargetPlan:
     """
     sigma = job.noise.sigma
     p_needed, p_true = target_p(radius, sigma), float(ndtr(MARGIN * radius / sigma))
-    audited = job.sampling.method == "srs"
+    audited = job.smoothing.plan.bound.audited
     disagreement = disagreement_near(sample, p_true) if audited else Disagreement(0, 0, 0)
 
     def enough(candidate: Job) -> bool:
@@ -104,23 +106,14 @@ def expected_bound(job: Job, p: float, disagreement: float) -> float:
 
     Counts are rounded against the point. By looks it is the bound of the last one.
     """
-    sampling, certificate = job.sampling, job.certificate
-    hits = floor(sampling.n * p)
-    share = certificate.audit_share or 0.0
-    audited = min(certificate.audit, hits) if sampling.looks is None else floor(hits * share)
-    disagreed = ceil(audited * disagreement)
-    if sampling.looks is None:
-        return p_lower(certificate.kind, hits, sampling.n, audited, disagreed, certificate.alpha)
-    kind = capping_certificate(sampling.method, certificate.kind)
-    plan = plan_of_looks(kind, certificate.alpha, sampling.n, sampling.looks.model_dump(), share)
-    return plan.p_lower([LookCounts(sampling.n, hits, audited, disagreed)])
+    plan = job.smoothing.plan
+    return plan.p_lower([plan.expected(p, disagreement)])
 
 
-def with_settings(job: Job, n: int, audit: int | None = None, audit_share: float | None = None) -> Job:
-    """The job with another n and, if given, another K or share of audits."""
+def with_settings(job: Job, n: int, audits: AuditRule | None = None) -> Job:
+    """The job with another n and, if given, another rule of audits."""
     sampling = job.sampling.model_copy(update={"n": n})
-    audits = {"audit": audit, "audit_share": audit_share}
-    certificate = job.certificate.model_copy(update={name: v for name, v in audits.items() if v is not None})
+    certificate = job.certificate.model_copy(update={} if audits is None else audits.settings)
     return job.model_copy(update={"sampling": sampling, "certificate": certificate})
 
 
@@ -148,14 +141,17 @@ def _prices(job: Job, sample: Sequence[Row]) -> tuple[float, float]:
     For `auto` that is standard sampling, which needs no audit.
     """
     sampling = job.sampling
-    if sampling.method == "auto":
-        sample = [row for row in sample if row["method"] == "standard"]
-    steps = float(sampling.steps if sampling.method == "srs" else sampling.reference.steps)
+    by_reference = 1.0 if sampling.reference is None else float(sampling.reference.steps)
+    per_sample = by_reference
+    if not job.smoothing.plan.bound.audited:
+        sample = [row for row in sample if row["method"] in (None, StandardSampler.method)]
+    elif sampling.steps_of_a_sample is not None:
+        per_sample = float(sampling.steps_of_a_sample.steps)
     drawn = sum(row["n0"] + row["n"] for row in sample)
     audited = sum(row["audited"] for row in sample)
     return (
-        sum(row["function_evaluations"] for row in sample) / drawn if drawn else steps,
-        sum(row["reference_evaluations"] for row in sample) / audited if audited else float(sampling.reference.steps),
+        sum(row["function_evaluations"] for row in sample) / drawn if drawn else per_sample,
+        sum(row["reference_evaluations"] for row in sample) / audited if audited else by_reference,
     )
 
 
@@ -172,7 +168,7 @@ def _cheapest(
     """The cheapest of all round numbers of samples, each with the fewest audits that are enough: K, or a whole percent
     of the hits."""
     best: Proposal | None = None
-    by_looks = job.sampling.looks is not None
+    by_looks = job.sampling.by_looks
     for n in _sizes():
         if best is not None and n * per_sample >= best.evaluations:
             break
@@ -180,20 +176,25 @@ def _cheapest(
         audits = _fewest_audits(job, enough, n, 100 if by_looks else hits)
         if audits is None:
             continue
+        rule = _rule(audits, by_looks)
         cost = n * per_sample + (hits * audits / 100 if by_looks else audits) * per_audit
         if best is None or cost < best.evaluations:
-            chosen = {"certificate.audit_share": audits / 100} if by_looks else {"certificate.audit": audits}
+            chosen = {f"certificate.{name}": value for name, value in rule.settings.items()}
             best = Proposal({"sampling.n": n, **chosen}, cost)
     return best
 
 
+def _rule(audits: int, by_looks: bool) -> AuditRule:
+    """So many audits, or by looks so many percent of the hits."""
+    return Share(audits / 100) if by_looks else Fixed(audits)
+
+
 def _fewest_audits(job: Job, enough: Callable[[Job], bool], n: int, most: int) -> int | None:
     """The least K, to two digits, or by looks the least percentage, that is enough at n; None if `most` is not."""
-    by_looks = job.sampling.looks is not None
+    by_looks = job.sampling.by_looks
 
     def suffices(audits: int) -> bool:
-        changed = with_settings(job, n, audit_share=audits / 100) if by_looks else with_settings(job, n, audits)
-        return enough(changed)
+        return enough(with_settings(job, n, _rule(audits, by_looks)))
 
     least = _least(suffices, most)
     if least is None or by_looks:

@@ -9,11 +9,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from srs_ray.planning.plan import Cost, Expected, Plan
+from srs_ray.planning.plan import Cost, Expected, JobPlan
 from srs_ray.planning.target_radius import MOST_SAMPLES, TargetPlan
 
 
-def print_plan(plan: Plan, console: Console) -> None:
+def print_plan(plan: JobPlan, console: Console) -> None:
     """What the job costs and can earn, how to reach the target if there is one, and what would make it cheaper."""
 
     def say(line: str) -> None:
@@ -41,7 +41,7 @@ def print_plan(plan: Plan, console: Console) -> None:
             say(line)
 
 
-def _cost_table(plan: Plan) -> Table:
+def _cost_table(plan: JobPlan) -> Table:
     costs = plan.costs
     assert costs is not None
     table = Table(box=SIMPLE_HEAD, title=f"expected from {_points(plan.pilot)}", title_justify="left")
@@ -63,7 +63,7 @@ def _cost_table(plan: Plan) -> Table:
     return table
 
 
-def _cost_notes(plan: Plan) -> Iterator[str]:
+def _cost_notes(plan: JobPlan) -> Iterator[str]:
     if plan.pilot == 1:
         yield "a single point tells nothing of the spread: there are no intervals"
     elif plan.todo:
@@ -77,7 +77,7 @@ def _cost_notes(plan: Plan) -> Iterator[str]:
         yield f"samples drawn to estimate: {plan.samples:,.0f} of at most {plan.most_samples:,} on average ({ways})"
 
 
-def _cap_line(plan: Plan) -> str:
+def _cap_line(plan: JobPlan) -> str:
     if not plan.radius_cap:
         return f"{plan.limits} allow no radius at all"
     return (
@@ -86,7 +86,7 @@ def _cap_line(plan: Plan) -> str:
     )
 
 
-def _target_lines(target: TargetPlan, plan: Plan) -> Iterator[str]:
+def _target_lines(target: TargetPlan, plan: JobPlan) -> Iterator[str]:
     found = target.disagreement
     yield ""
     yield (
@@ -130,7 +130,7 @@ def _why_none(target: TargetPlan) -> str:
     return ""
 
 
-def _savings_table(plan: Plan) -> Table:
+def _savings_table(plan: JobPlan) -> Table:
     table = Table(box=SIMPLE_HEAD, title="to halve the cost, --set one of these", title_justify="left")
     table.add_column("change", no_wrap=True)
     for heading in ("evaluations", "largest radius", "median radius"):
@@ -147,7 +147,7 @@ def _savings_table(plan: Plan) -> Table:
     return table
 
 
-def _savings_notes(plan: Plan) -> Iterator[str]:
+def _savings_notes(plan: JobPlan) -> Iterator[str]:
     settings = {saving.setting for saving in plan.savings}
     yield "evaluations: what is left of them; median radius: what the median of the certified points would earn"
     yield "data.every takes fewer points of the same run; any other change is another run (--output)"

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 
 from srs_ray.errors import JobError, SrsRayError
-from srs_ray.models.weights import Weights
+from srs_ray.models.opening import ModelSource
 from srs_ray.runner.settings import ExecutionSettings
 from srs_ray.runner.worker import PointWorker, Row, WorkerSpec, failed_row, measure_batch
 from srs_ray.smoothing.batch_size import MeasuredBatch
@@ -37,11 +37,11 @@ class Backend(Protocol):
         """In words, what was chosen."""
         ...
 
-    def fastest_batch(self, spec: WorkerSpec, weights: Weights) -> MeasuredBatch | None:
+    def fastest_batch(self, spec: WorkerSpec, source: ModelSource) -> MeasuredBatch | None:
         """The fastest batch on one of the workers to be; None where that cannot be measured now."""
         ...
 
-    def rows(self, spec: WorkerSpec, weights: Weights, indices: Sequence[int]) -> Rows:
+    def rows(self, spec: WorkerSpec, source: ModelSource, indices: Sequence[int]) -> Rows:
         """One row for each point, in the order they finish; None now and then while there is nothing new."""
         ...
 
@@ -71,11 +71,11 @@ class InProcess:
     def describe(self, workers: int) -> str:
         return f"this process, device {self.device}"
 
-    def fastest_batch(self, spec: WorkerSpec, weights: Weights) -> MeasuredBatch | None:
-        return measure_batch(spec, weights, spec.job.execution.cpus_per_worker)
+    def fastest_batch(self, spec: WorkerSpec, source: ModelSource) -> MeasuredBatch | None:
+        return measure_batch(spec, source, spec.job.execution.cpus_per_worker)
 
-    def rows(self, spec: WorkerSpec, weights: Weights, indices: Sequence[int]) -> Rows:
-        worker = PointWorker(spec, weights, spec.job.execution.cpus_per_worker)
+    def rows(self, spec: WorkerSpec, source: ModelSource, indices: Sequence[int]) -> Rows:
+        worker = PointWorker(spec, source, spec.job.execution.cpus_per_worker)
         for index in indices:
             yield _certify(worker, index, spec.job.execution.attempts)
 

@@ -63,7 +63,8 @@ def certify(job: Job, open_backend: Callable[[], Backend], console: Console, dow
     for warning in check_feasible(job):
         console.print(f"[yellow]warning:[/] {escape(warning)}", highlight=False)
     inputs = JobInputs.read(job, download)
-    trained_at = inputs.weights.card.get("sigma")
+    job = inputs.job
+    trained_at = inputs.source.card.get("sigma")
     if trained_at is not None and trained_at != job.noise.sigma:
         console.print(
             f"[yellow]warning:[/] the weights were trained at sigma {trained_at}, the job's noise.sigma is "
@@ -85,7 +86,7 @@ def _run(inputs: JobInputs, backend: Backend, lease: Lease, console: Console) ->
     run = RunDirectory.create_or_continue(
         job.output,
         job=job.model_dump(mode="json"),
-        fingerprint=fingerprint_of(spec, inputs.weights),
+        fingerprint=fingerprint_of(spec, inputs.source),
         points=inputs.points,
         session=session_record(spec, workers),
     )
@@ -96,7 +97,7 @@ def _run(inputs: JobInputs, backend: Backend, lease: Lease, console: Console) ->
         run,
         lease,
         inputs.indices,
-        lambda indices: backend.rows(spec, inputs.weights, indices),
+        lambda indices: backend.rows(spec, inputs.source, indices),
         lambda: backend.ready,
         median_low(job.report.radii) if job.report.radii else 0.0,
         console,
@@ -117,7 +118,7 @@ def _with_batch(inputs: JobInputs, spec: WorkerSpec, backend: Backend, console: 
                 return replace(spec, batch=session["batch"]), f"{session['batch']} as before"
         if len(inputs.indices) * job.sampling.n >= MEASURED_SAMPLES:
             with console.status("measuring how many samples at once are fastest"):
-                measured = backend.fastest_batch(spec, inputs.weights)
+                measured = backend.fastest_batch(spec, inputs.source)
             if measured is not None:
                 return replace(spec, batch=measured.batch), str(measured)
     return spec, str(spec.batch)

@@ -16,7 +16,7 @@ from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from srs_ray.errors import JobError, SrsRayError
-from srs_ray.models.weights import read_weights
+from srs_ray.models.mdeq.checkpoints import read_weights
 from srs_ray.runner.connection import attach, named_address, nodes_alive
 from srs_ray.training import EpochReport, StepReport, Training, TrainingResult
 from srs_ray.training.settings import TrainJob

@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from srs_ray.data import PointDataset, point_indices
+from srs_ray.errors import JobError
 from srs_ray.job import Job
-from srs_ray.models.mdeq.architectures import architecture
-from srs_ray.models.weights import Weights, build_model, read_weights
-from srs_ray.runner.worker import SAMPLING_VERSION, WorkerSpec, open_job_data
+from srs_ray.models.opening import ModelSource, read_model
+from srs_ray.runner.worker import WorkerSpec, open_job_data
 from srs_ray.smoothing.batch_size import default_batch
+from srs_ray.smoothing.judge import lacking_parts
 from srs_ray.smoothing.noise import noise_generator, resolve_generator, self_check
+from srs_ray.smoothing.version import SAMPLING_VERSION
+from srs_ray.solvers.settings import SolverSettings
 
-# Settings of sampling by looks, which are in the fingerprint where they are set.
-_OF_LOOKS = ("target_radii", "looks", "audit_share")
 _RECORDED_PACKAGES = ("srs-ray", "torch", "torchvision", "numpy", "scipy", "pillow", "pyarrow", "ray")
 
 
@@ -27,7 +28,7 @@ class JobInputs:
     """All that a job names, read and checked, before anything is started."""
 
     job: Job
-    weights: Weights
+    source: ModelSource
     data_path: str | None
     dataset: PointDataset
     indices: range
@@ -35,12 +36,12 @@ class JobInputs:
     @staticmethod
     def read(job: Job, download: bool = False) -> JobInputs:
         """Raises WeightsError or DataError for what is missing or does not fit."""
-        weights = read_weights(job.model.weights)
-        build_model(job.model.arch, weights)
+        source = read_model(job.model, job.execution.dtype)
+        job = completed(job, source)
         path = None if job.data.path is None else str(Path(job.data.path).expanduser().absolute())
-        dataset = open_job_data(job, path, download)
+        dataset = open_job_data(job, source, path, download)
         indices = point_indices(len(dataset), job.data.start, job.data.stop, job.data.every)
-        return JobInputs(job, weights, path, dataset, indices)
+        return JobInputs(job, source, path, dataset, indices)
 
     @property
     def points(self) -> dict[str, int]:
@@ -55,7 +56,7 @@ class JobInputs:
             job=self.job,
             data_path=self.data_path,
             device=device,
-            batch=default_batch(architecture(self.job.model.arch), device) if batch == "auto" else batch,
+            batch=default_batch(self.source.state_size, self.source.input_shape, device) if batch == "auto" else batch,
             data_identity=self.dataset.identity,
             generator=generator,
             noise_check=self_check(noise_generator(generator, "cpu")),
@@ -76,31 +77,43 @@ def session_record(spec: WorkerSpec, workers: int) -> dict[str, Any]:
     }
 
 
-def fingerprint_of(spec: WorkerSpec, weights: Weights) -> dict[str, Any]:
+def completed(job: Job, source: ModelSource) -> Job:
+    """The job with the solver settings that only its model can tell.
+
+    Raises JobError where the model lacks what the way of sampling needs, and for solver settings of a model that has no
+    equilibrium.
+    """
+    sampling = job.sampling
+    missing = [part for part in sampling.needs if part not in source.parts]
+    if missing:
+        raise JobError(lacking_parts(source.label, sampling.method_name, sampling.needs, missing))
+    if not source.parts:
+        if sampling.reference is not None:
+            raise JobError(
+                f"sampling.reference is a solver setting of an equilibrium, and {source.label} has none: leave it out"
+            )
+        return job
+    found: dict[str, Any] = {}
+    if sampling.reference is None:
+        reference = source.reference
+        found["reference"] = SolverSettings(
+            solver=reference.solver.name, steps=reference.steps, tolerance=reference.tolerance
+        )
+    if getattr(sampling, "solver", "") is None:
+        found["solver"] = source.reference.solver.name
+    return job.model_copy(update={"sampling": sampling.model_copy(update=found)})
+
+
+def fingerprint_of(spec: WorkerSpec, source: ModelSource) -> dict[str, Any]:
     """Everything that can change a count or a bound, by the dotted name of its setting."""
     job = spec.job
     fingerprint: dict[str, Any] = {
-        "model.arch": job.model.arch,
-        "model.weights.digest": weights.digest,
-        "noise.sigma": job.noise.sigma,
+        **source.identity,
+        **job.smoothing.fingerprint(),
         "noise.generator": noise_generator(spec.generator, "cpu").name,
         "noise.check": spec.noise_check,
         "execution.dtype": job.execution.dtype,
         "execution.seed": job.execution.seed,
         "sampling.version": spec.sampling_version,
     }
-    for section in ("sampling", "certificate"):
-        settings = getattr(job, section).model_dump()
-        unset = [name for name in _OF_LOOKS if name in settings and settings[name] is None]
-        fingerprint |= _flat(section, {name: value for name, value in settings.items() if name not in unset})
     return fingerprint | {f"data.{key}": value for key, value in spec.data_identity.items()}
-
-
-def _flat(prefix: str, settings: dict[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, dict):
-            flat |= _flat(f"{prefix}.{key}", value)
-        else:
-            flat[f"{prefix}.{key}"] = value
-    return flat

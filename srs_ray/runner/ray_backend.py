@@ -10,7 +10,7 @@ import ray
 from ray.exceptions import RayError
 
 from srs_ray.errors import JobError
-from srs_ray.models.weights import Weights
+from srs_ray.models.opening import ModelSource
 from srs_ray.runner.backend import Rows
 from srs_ray.runner.connection import attach, named_address, nodes_alive
 from srs_ray.runner.metrics import RunMetrics
@@ -31,8 +31,8 @@ class CertifierActor:
     def __init__(self) -> None:
         self.worker: PointWorker | None = None
 
-    def prepare(self, spec: WorkerSpec, weights: Weights, threads: int) -> str:
-        self.worker = PointWorker(spec, weights, threads)
+    def prepare(self, spec: WorkerSpec, source: ModelSource, threads: int) -> str:
+        self.worker = PointWorker(spec, source, threads)
         return self.node()
 
     def node(self) -> str:
@@ -88,11 +88,11 @@ class RayBackend:
         resource, share = self._needs()
         return {"num_gpus": share, "num_cpus": 0} if resource == "GPU" else {"num_cpus": share}
 
-    def fastest_batch(self, spec: WorkerSpec, weights: Weights) -> MeasuredBatch | None:
+    def fastest_batch(self, spec: WorkerSpec, source: ModelSource) -> MeasuredBatch | None:
         if not self._room():  # and a run that waits for nodes need not wait for this besides
             return None
         measure = ray.remote(measure_batch).options(**self._options(), max_retries=0)
-        call = measure.remote(spec, weights, self.execution.cpus_per_worker)
+        call = measure.remote(spec, source, self.execution.cpus_per_worker)
         try:
             return ray.get(call, timeout=MEASURE_SECONDS)
         except RayError as error:
@@ -101,13 +101,13 @@ class RayBackend:
             ray.cancel(call, force=True)
             return None
 
-    def rows(self, spec: WorkerSpec, weights: Weights, indices: Sequence[int]) -> Rows:
+    def rows(self, spec: WorkerSpec, source: ModelSource, indices: Sequence[int]) -> Rows:
         wanted = self.execution.workers
         # A worker that dies is replaced by a new actor, which Ray places wherever there is room, and at once.
         actor_class = ray.remote(CertifierActor).options(**self._options(), max_restarts=0)
         self._pool = WorkerPool(
             actor_class.remote,
-            (ray.put(spec), ray.put(weights), self.execution.cpus_per_worker),
+            (ray.put(spec), ray.put(source), self.execution.cpus_per_worker),
             indices,
             room=self._room if wanted == "auto" else lambda: wanted,
             attempts=self.execution.attempts,

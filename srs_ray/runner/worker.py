@@ -13,25 +13,21 @@ import torch
 from torch import Tensor
 
 import srs_ray
-from srs_ray import job as settings
 from srs_ray.data import PointDataset, open_dataset
 from srs_ray.errors import DataError, JobError, PointError
 from srs_ray.job import Job
-from srs_ray.models.mdeq.architectures import architecture
-from srs_ray.models.weights import Weights, inference_model
+from srs_ray.models.opened import Opened
+from srs_ray.models.opening import ModelSource
 from srs_ray.runner.allocator import keep_freed_memory
 from srs_ray.smoothing.batch_size import MeasuredBatch, fastest_batch, is_out_of_memory
+from srs_ray.smoothing.judge import SmoothingJudge, use_exact_float32
 from srs_ray.smoothing.noise import noise_generator, self_check
-from srs_ray.smoothing.point import PointCertifier, PointRow, use_exact_float32
-from srs_ray.smoothing.sampling import AutoSampling, Certificate, Looks, SerializedSampling, StandardSampling
-from srs_ray.solvers.iteration import SolverSetting
+from srs_ray.smoothing.row import PointRow
+from srs_ray.smoothing.version import SAMPLING_VERSION
 
 log = logging.getLogger(__name__)
 
 Row = dict[str, Any]  # the columns of a run directory by name
-
-# What srs-ray draws for given settings. It is raised when a change to the program can change a count.
-SAMPLING_VERSION = 6
 
 
 @dataclass(frozen=True)
@@ -52,73 +48,44 @@ class WorkerSpec:
     sampling_version: int
 
 
-def sampling_of(job: Job) -> StandardSampling | SerializedSampling:
-    """The job's sampling section as the certifier takes it."""
-    section = job.sampling
-    looks = None
-    if section.target_radii is not None and section.looks is not None:
-        looks = Looks(section.target_radii, **section.looks.model_dump())
-    common: dict[str, Any] = {
-        "reference": section.reference.setting(),
-        "n0": section.n0,
-        "n": section.n,
-        "max_nonfinite": section.max_nonfinite,
-        "looks": looks,
-    }
-    if isinstance(section, settings.StandardSampling):
-        return StandardSampling(**common)
-    chains: dict[str, Any] = {
-        "setting": SolverSetting.named(section.solver, section.steps),
-        "chains": section.chains,
-        "warmup_steps": section.warmup_steps,
-    }
-    if isinstance(section, settings.AutoSampling):
-        return AutoSampling(**common, **chains, most_lost=section.most_lost)
-    return SerializedSampling(**common, **chains)
-
-
-def certificate_of(job: Job) -> Certificate:
-    """The job's certificate section as the certifier takes it."""
-    section = job.certificate
-    return Certificate(section.kind, section.alpha, section.audit, section.audit_share or 0.0)
-
-
-def open_job_data(job: Job, path: str | None, download: bool = False) -> PointDataset:
+def open_job_data(job: Job, source: ModelSource, path: str | None, download: bool = False) -> PointDataset:
     """The job's data set, checked against its model."""
-    config = architecture(job.model.arch)
     data = job.data
-    return open_dataset(data.kind, path, data.split, config.input_shape, download, config.classes)
+    return open_dataset(data.kind, path, data.split, source.input_shape, download, source.classes)
 
 
-def measure_batch(spec: WorkerSpec, weights: Weights, threads: int) -> MeasuredBatch:
+def open_job_model(job: Job, source: ModelSource, device: str) -> Opened:
+    """The job's model on that device, with the base classifier that the job asks for."""
+    reference = job.sampling.reference
+    return source.open(device, job.execution.dtype).with_reference(None if reference is None else reference.setting())
+
+
+def measure_batch(spec: WorkerSpec, source: ModelSource, threads: int) -> MeasuredBatch:
     """The batch that is fastest here for the job's model and sampling, `spec.batch` or one near it."""
     torch.set_num_threads(threads)
     keep_freed_memory()
     use_exact_float32()
     job = spec.job
-    model = inference_model(job.model.arch, weights, spec.device, job.execution.dtype)
+    model = open_job_model(job, source, spec.device)
     generator = noise_generator(spec.generator, spec.device)
-    return fastest_batch(model, sampling_of(job), job.noise.sigma, generator, spec.batch)
+    return fastest_batch(model, job.sampling, job.noise.sigma, generator, spec.batch)
 
 
 class PointWorker:
     """Certifies points of one job. A point that cannot be read becomes an error row."""
 
-    def __init__(self, spec: WorkerSpec, weights: Weights, threads: int) -> None:
+    def __init__(self, spec: WorkerSpec, source: ModelSource, threads: int) -> None:
         job = spec.job
         torch.set_num_threads(threads)
         keep_freed_memory()
         if spec.device == "cuda" and not torch.cuda.is_available():
             raise JobError(f"{socket.gethostname()}: the job asks for CUDA, but torch finds none in this worker")
-        self.dataset = open_job_data(job, spec.data_path)
+        self.dataset = open_job_data(job, source, spec.data_path)
         self._check_same(spec)
-        model = inference_model(job.model.arch, weights, spec.device, job.execution.dtype)
         self.sigma = job.noise.sigma
-        self.certifier = PointCertifier(
-            model=model,
-            sampling=sampling_of(job),
-            certificate=certificate_of(job),
-            sigma=self.sigma,
+        self.judge = SmoothingJudge(
+            model=open_job_model(job, source, spec.device),
+            smoothing=job.smoothing,
             generator=noise_generator(spec.generator, spec.device),
             seed=job.execution.seed,
             batch=spec.batch,
@@ -163,13 +130,13 @@ class PointWorker:
         """The point's row; where memory runs out, the batch is halved for this and all later points."""
         while True:
             try:
-                return self.certifier.certify(x_CHW, index, label)
+                return self.judge.certify(x_CHW, index, label)
             except (MemoryError, RuntimeError) as error:
-                batch = self.certifier.batch
+                batch = self.judge.batch
                 if batch == 1 or not is_out_of_memory(error):
                     raise
                 log.warning("point %d: out of memory with batch %d, going on with %d", index, batch, batch // 2)
-            self.certifier = replace(self.certifier, batch=batch // 2)
+            self.judge = replace(self.judge, batch=batch // 2)
             gc.collect()  # only now that the error is gone: its traceback held the tensors of the whole point
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()

@@ -1,13 +1,15 @@
-"""The audit of serialized sampling: the base classifier, from zero, on a uniform random subset of the hits."""
+"""The audit of a sampler's hits: how many and which of them the base classifier is run on, and what it said."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil, floor, sqrt
+from typing import Protocol
 
 import numpy as np
 
 from srs_ray.smoothing.base_classifier import BaseClassifier
-from srs_ray.smoothing.noise import NoisyPoint, Stage
+from srs_ray.smoothing.noise import Domain, NoisyPoint
 
 
 @dataclass(frozen=True)
@@ -33,21 +35,130 @@ class Audit:
 NO_AUDIT = Audit(0, 0)
 
 
-def audit_hits(base: BaseClassifier, point: NoisyPoint, hits: np.ndarray, selected: int, audit: int) -> Audit:
-    """Audits min(audit, |hits|) of the estimation samples `hits`, on which serialized sampling said `selected`.
+class AuditRule(Protocol):
+    """How many of a sampler's hits are audited, and which: fixed before the run, and blind to what audits say."""
 
-    It runs when all chains have ended, and nothing of it flows back into them. The choice is uniform without
-    replacement and independent of the noise, so that disagreements are hypergeometric given the hits.
+    @property
+    def share(self) -> float:
+        """The share of hits that is audited whatever their number; 0 where that is not the rule."""
+        ...
+
+    def due(self, point: NoisyPoint, hit_N: np.ndarray) -> np.ndarray:
+        """The numbers of the estimation samples to audit, ascending, given which of the samples so far are hits."""
+        ...
+
+    def expected(self, hits: int) -> int:
+        """How many of so many hits are audited on average, rounded down."""
+        ...
+
+    def at_most(self, hits: int) -> int:
+        """How many of so many hits will hardly be exceeded."""
+        ...
+
+    def halved(self) -> AuditRule | None:
+        """A rule with half of the audits; None where there are none to halve."""
+        ...
+
+    def kept_by(self, fewer: AuditRule, audited: int) -> float:
+        """The share of a point's `audited` hits that the rule with fewer audits would leave."""
+        ...
+
+    @property
+    def settings(self) -> dict[str, int | float]:
+        """The rule as settings of a job's section `certificate`."""
+        ...
+
+    def describe(self) -> str:
+        """In words, for the line that stands beside every number."""
+        ...
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """K of the hits, or all if they are fewer, chosen when all samples are drawn; K = 0: none.
+
+    The choice is uniform without replacement and independent of the noise, so that disagreements are hypergeometric
+    given the hits.
     """
-    return audit_samples(base, point, point.audit_choice(hits, audit), selected)
+
+    audit: int = 0
+    share = 0.0
+
+    def __post_init__(self) -> None:
+        if self.audit < 0:
+            raise ValueError(f"audit is {self.audit}, expected at least 0")
+
+    def due(self, point: NoisyPoint, hit_N: np.ndarray) -> np.ndarray:
+        hits = np.flatnonzero(hit_N)
+        return point.audit_choice(hits, self.audit) if self.audit else hits[:0]
+
+    def expected(self, hits: int) -> int:
+        return min(self.audit, hits)
+
+    def at_most(self, hits: int) -> int:
+        return min(self.audit, hits)
+
+    def halved(self) -> Fixed | None:
+        return Fixed(self.audit // 2) if self.audit > 1 else None
+
+    def kept_by(self, fewer: AuditRule, audited: int) -> float:
+        return fewer.at_most(audited) / audited if audited else 1.0
+
+    @property
+    def settings(self) -> dict[str, int | float]:
+        return {"audit": self.audit}
+
+    def describe(self) -> str:
+        return f"K = {self.audit:,}" if self.audit else "no audit"
+
+
+@dataclass(frozen=True)
+class Share:
+    """Each hit whose permanent random number lies below `share` (tau), so that looks find the audits of earlier ones.
+
+    Given how many hits are audited by a look, they are a uniform choice of the hits so far.
+    """
+
+    share: float
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.share <= 1.0:
+            raise ValueError(f"the audit share is {self.share}, expected above 0, up to 1")
+
+    def due(self, point: NoisyPoint, hit_N: np.ndarray) -> np.ndarray:
+        return np.flatnonzero(hit_N & (point.audit_uniforms(len(hit_N)) < self.share))
+
+    def expected(self, hits: int) -> int:
+        return floor(hits * self.share)
+
+    def at_most(self, hits: int) -> int:
+        """More come about with a probability of some 1e-4."""
+        spread = 4.0 * sqrt(hits * self.share * (1.0 - self.share))
+        return min(hits, ceil(hits * self.share + spread))
+
+    def halved(self) -> Share:
+        return Share(self.share / 2)
+
+    def kept_by(self, fewer: AuditRule, audited: int) -> float:
+        return fewer.share / self.share
+
+    @property
+    def settings(self) -> dict[str, int | float]:
+        return {"audit_share": self.share}
+
+    def describe(self) -> str:
+        return f"audits of {self.share:.0%} of the hits"
 
 
 def audit_samples(
-    base: BaseClassifier, point: NoisyPoint, numbers: np.ndarray, selected: int, stage: Stage = Stage.ESTIMATION
+    base: BaseClassifier, point: NoisyPoint, numbers: np.ndarray, selected: int, domain: Domain = Domain.ESTIMATION
 ) -> Audit:
-    """Audits these samples; one on which the base classifier has no finite answer is a disagreement."""
+    """Audits these samples, on which the sampler said `selected`.
+
+    One on which the base classifier has no finite answer is a disagreement. Nothing of it flows back into a sampler.
+    """
     if not len(numbers):
         return NO_AUDIT
-    said = base.predict(point, stage, numbers)
+    said = base.predict(point, domain, numbers)
     disagreed = int((said.classes_N != selected).sum())
     return Audit(len(numbers), disagreed, said.evaluations, said.fallbacks, said.unconverged)

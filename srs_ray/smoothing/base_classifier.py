@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from srs_ray.models.mdeq.model import MDEQ
-from srs_ray.smoothing.noise import NoisyPoint, Stage
+from srs_ray.models.opened import Solvable
+from srs_ray.smoothing.noise import Domain, NoisyPoint
 from srs_ray.solvers.iteration import FixedPointIteration, Solution, SolverSetting
 
 NO_CLASS = -1
@@ -75,12 +75,12 @@ def index_of(rows: np.ndarray, device: torch.device) -> slice | Tensor:
 class BaseClassifier:
     """F of one model, solver setting and batch size."""
 
-    model: MDEQ
+    model: Solvable
     setting: SolverSetting
     batch: int
 
     @torch.inference_mode()
-    def predict(self, point: NoisyPoint, stage: Stage, numbers: Sequence[int] | np.ndarray) -> Predictions:
+    def predict(self, point: NoisyPoint, stage: Domain, numbers: Sequence[int] | np.ndarray) -> Predictions:
         """What F says of these noisy samples of the point."""
         return _Pass(self, point, stage, np.asarray(numbers, dtype=np.int64)).run()
 
@@ -88,7 +88,7 @@ class BaseClassifier:
 class _Pass:
     """One pass of F over a list of samples: stem, solve and head each run on full batches, padded at the end."""
 
-    def __init__(self, base: BaseClassifier, point: NoisyPoint, stage: Stage, numbers: np.ndarray) -> None:
+    def __init__(self, base: BaseClassifier, point: NoisyPoint, stage: Domain, numbers: np.ndarray) -> None:
         self.base, self.point, self.stage, self.numbers = base, point, stage, numbers
         model, self.batch = base.model, base.batch
         self.injection_BCHW = self._stem(0)

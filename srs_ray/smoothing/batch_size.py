@@ -5,17 +5,16 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from srs_ray.models.mdeq.model import MDEQ, MDEQConfig
+from srs_ray.models.opened import Opened
 from srs_ray.smoothing.base_classifier import BaseClassifier
-from srs_ray.smoothing.noise import NoiseGenerator, NoisyPoint, Stage
-from srs_ray.smoothing.samplers import SerializedSampler
-from srs_ray.smoothing.sampling import SerializedSampling, StandardSampling
+from srs_ray.smoothing.noise import Domain, NoiseGenerator, NoisyPoint
+from srs_ray.smoothing.samplers import SamplingSettings, SerializedSampler
 from srs_ray.solvers.iteration import SolverSetting
 
 REACH = 4  # how many times larger or smaller than the rule's a batch may be
@@ -40,10 +39,10 @@ def is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
     return isinstance(error, MemoryError) or any(phrase in str(error) for phrase in _OUT_OF_MEMORY)
 
 
-def default_batch(config: MDEQConfig, device_type: str) -> int:
-    """The rule: as many states as suit a CPU's caches, or fill a GPU."""
+def default_batch(state_size: int, input_shape: Sequence[int], device_type: str) -> int:
+    """The rule: as many states, or images where these are larger, as suit a CPU's caches, or fill a GPU."""
     elements, least, most = (2**24, 1, 1024) if device_type == "cuda" else (2**21, 16, 64)
-    return max(least, min(most, 2 ** int(np.log2(elements / config.state_size))))
+    return max(least, min(most, 2 ** int(np.log2(elements / max(state_size, math.prod(input_shape))))))
 
 
 @dataclass(frozen=True)
@@ -59,8 +58,8 @@ class MeasuredBatch:
 
 
 def fastest_batch(
-    model: MDEQ,
-    sampling: StandardSampling | SerializedSampling,
+    model: Opened,
+    sampling: SamplingSettings,
     sigma: float,
     generator: NoiseGenerator,
     rule: int,
@@ -69,9 +68,9 @@ def fastest_batch(
 
     Chains are never more at once than there are: no batch above the rule's is tried that would hold more.
     """
-    x_CHW = torch.full(model.config.input_shape, 0.5, device=model.device)
+    x_CHW = torch.full(model.input_shape, 0.5, device=model.device)
     point = NoisyPoint(x_CHW, sigma, 0, 0, generator)
-    most = sampling.chains if isinstance(sampling, SerializedSampling) else REACH * rule
+    most = sampling.at_once or REACH * rule
     return climb(rule, most, lambda batch: seconds_a_sample(model, sampling, point, batch))
 
 
@@ -94,25 +93,20 @@ def climb(rule: int, most: int, seconds_of: Callable[[int], float]) -> MeasuredB
     return MeasuredBatch(best, seconds)
 
 
-def seconds_a_sample(
-    model: MDEQ, sampling: StandardSampling | SerializedSampling, point: NoisyPoint, batch: int
-) -> float:
+def seconds_a_sample(model: Opened, sampling: SamplingSettings, point: NoisyPoint, batch: int) -> float:
     """By the clock, with chains that fill the batch; inf where memory runs out for these or for the base classifier."""
-    reference = sampling.reference
-    if isinstance(sampling, SerializedSampling):
-        setting = sampling.setting
-    else:
-        setting = SolverSetting(reference.solver, min(STANDARD_STEPS, reference.steps))
+    reference = model.reference
+    setting = sampling.steps_of_a_sample or SolverSetting(reference.solver, min(STANDARD_STEPS, reference.steps))
     seconds: list[float] = []
     try:
         sampler = SerializedSampler(model, point, setting, setting.steps, chains=batch, batch=batch)
         # One step of F, to see that there is memory for all of them; layers choose their kernels on the way.
         BaseClassifier(model, SolverSetting(reference.solver, reference.steps, math.inf), batch).predict(
-            point, Stage.SELECTION, [0]
+            point, Domain.SELECTION, [0]
         )
         while len(seconds) < ROUNDS and sum(seconds) < ROUNDS_SECONDS:
             started = time.perf_counter()
-            sampler.draw(Stage.ESTIMATION, batch, len(seconds) * batch)  # which waits for a GPU
+            sampler.draw(Domain.ESTIMATION, batch, len(seconds) * batch)  # which waits for a GPU
             seconds.append(time.perf_counter() - started)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):

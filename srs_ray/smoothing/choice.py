@@ -13,8 +13,8 @@ from functools import lru_cache
 import numpy as np
 from scipy.special import betainc, ndtr
 
-from srs_ray.smoothing.estimation import Goal
-from srs_ray.smoothing.looks import LookCounts, LookPlan
+from srs_ray.smoothing.bounds import Evidence
+from srs_ray.smoothing.plan import Goal, Plan
 
 # Rates of hits and of disagreement among them that stand for all; those of hits by radii that are 0.15 sigma apart.
 RATES = ndtr(np.arange(-1.0, 4.1, 0.15))
@@ -24,23 +24,13 @@ PRIOR_DISAGREED, PRIOR_AUDITED = 0.5, 25
 
 
 @dataclass(frozen=True)
-class Pilot:
-    """What selection showed: its samples, the hits among them, and an audit of some hits."""
-
-    n: int
-    hits: int
-    audited: int
-    disagreed: int
-
-
-@dataclass(frozen=True)
 class Way:
     """A way to certify a point, and what it costs in function evaluations: for each sample, for each audited hit.
 
     The first sample of each of `chains` costs `warm_up` more, in whichever stage it falls.
     """
 
-    plan: LookPlan
+    plan: Plan
     per_sample: float
     per_audit: float = 0.0
     warm_up: float = 0.0
@@ -55,35 +45,35 @@ class Forecast:
     certified: float
 
 
-def choose(ways: Sequence[Way], pilot: Pilot, goal: Goal, most_lost: float) -> Way:
+def choose(ways: Sequence[Way], shown: Evidence, goal: Goal, most_lost: float) -> Way:
     """The way with the fewest expected evaluations among those that lose at most a share `most_lost` of the targets.
 
     A target is lost that the best of the ways is expected to certify.
     """
-    forecasts = [forecast(way, pilot, goal) for way in ways]
+    forecasts = [forecast(way, shown, goal) for way in ways]
     enough = max(at.certified for at in forecasts) - most_lost * len(goal.p_targets)
     good = [(at.evaluations, number) for number, at in enumerate(forecasts) if at.certified >= enough]
     return ways[min(good)[1]]
 
 
-def forecast(way: Way, pilot: Pilot, goal: Goal) -> Forecast:
-    """What sampling by looks comes to, on average over the rates that the pilot leaves likely.
+def forecast(way: Way, shown: Evidence, goal: Goal) -> Forecast:
+    """What sampling by looks comes to, on average over the rates that selection leaves likely.
 
     The rate of hits has the posterior of the prior Beta(1/2, 1/2); F hits where the sampler does, less disagreement.
     """
     evaluations = certified = 0.0
     of_disagreements = _masses(
-        pilot.disagreed + PRIOR_DISAGREED,
-        pilot.audited - pilot.disagreed + PRIOR_AUDITED - PRIOR_DISAGREED,
+        shown.disagreed + PRIOR_DISAGREED,
+        shown.audited - shown.disagreed + PRIOR_AUDITED - PRIOR_DISAGREED,
         (DISAGREEMENTS[1:] + DISAGREEMENTS[:-1]) / 2,
     )
     for weight, disagreement in zip(of_disagreements.tolist(), DISAGREEMENTS.tolist(), strict=True):
         rates_R = (RATES[1:] + RATES[:-1]) / 2
-        if not way.plan.is_audited:  # samples of F itself
+        if not way.plan.bound.audited:  # samples of F itself
             rates_R, disagreement = np.minimum(rates_R / (1.0 - disagreement), 1.0), 0.0
-        weights_R = weight * _masses(pilot.hits + 0.5, pilot.n - pilot.hits + 0.5, rates_R)
+        weights_R = weight * _masses(shown.hits + 0.5, shown.n - shown.hits + 0.5, rates_R)
         samples_R, audits_R, certified_R = _courses(way.plan, disagreement, goal)
-        warmed_up_R = np.maximum(np.minimum(samples_R, way.chains) - pilot.n, 0.0)
+        warmed_up_R = np.maximum(np.minimum(samples_R, way.chains) - shown.n, 0.0)
         cost_R = way.per_sample * samples_R + way.per_audit * audits_R + way.warm_up * warmed_up_R
         evaluations += float(weights_R @ cost_R)
         certified += float(weights_R @ certified_R)
@@ -96,19 +86,19 @@ def _masses(a: float, b: float, between: np.ndarray) -> np.ndarray:
 
 
 @lru_cache(maxsize=256)
-def _courses(plan: LookPlan, disagreement: float, goal: Goal) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _courses(plan: Plan, disagreement: float, goal: Goal) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """For each of RATES samples, audits and certified targets, where counts grow as the rates have it."""
     courses = [_course(plan, rate, disagreement, goal) for rate in RATES.tolist()]
     samples_R, audits_R, certified_R = np.array(courses, dtype=float).T
     return samples_R, audits_R, certified_R
 
 
-def _course(plan: LookPlan, rate: float, disagreement: float, goal: Goal) -> tuple[int, int, int]:
+def _course(plan: Plan, rate: float, disagreement: float, goal: Goal) -> tuple[int, int, int]:
     best = 0.0
     for n in plan.sizes:
         hits = round(n * rate)
-        audited = round(hits * plan.audit_share)
-        counts = LookCounts(n, hits, audited, round(audited * disagreement))
+        audited = round(hits * plan.audit.share)
+        counts = Evidence(n, hits, audited, round(audited * disagreement))
         best = max(best, plan.p_lower([counts]))
         if plan.verdict([counts], goal.p_targets, goal.futility) is not None:
             break

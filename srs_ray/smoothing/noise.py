@@ -12,24 +12,35 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
+
+from srs_ray.settings import Settings
 
 VERSION = 1
 NORMALS_AT_ONCE = 2**22  # on a GPU: more than a hundred kernels, most of them of 8 MiB each way
 _WORD = 0xFFFFFFFF
 
 
-class Stage(IntEnum):
+class NoiseSettings(Settings):
+    """Gaussian noise in pixel units of [0, 1]. The generator follows the device where it is `auto`."""
+
+    sigma: float = Field(gt=0)
+    generator: Literal["auto", "philox4x64", "philox4x32"] = "auto"
+
+
+class Domain(IntEnum):
     """The domains of randomness of one point; none shares a counter with another."""
 
     SELECTION = 0
     ESTIMATION = 1
     AUDIT_CHOICE = 2
     AUDIT_UNIFORM = 3
+    PREDICTION = 4
 
 
 class NoiseGenerator(Protocol):
@@ -43,7 +54,7 @@ class NoiseGenerator(Protocol):
     @property
     def at_once(self) -> int: ...
 
-    def normals(self, seed: int, point: int, stage: Stage, samples: Sequence[int], size: int) -> Tensor: ...
+    def normals(self, seed: int, point: int, stage: Domain, samples: Sequence[int], size: int) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -53,7 +64,7 @@ class Philox4x64:
     name: ClassVar[str] = f"philox4x64-10/numpy-float32-ziggurat/{VERSION}"
     at_once: ClassVar[int] = 1
 
-    def normals(self, seed: int, point: int, stage: Stage, samples: Sequence[int], size: int) -> Tensor:
+    def normals(self, seed: int, point: int, stage: Domain, samples: Sequence[int], size: int) -> Tensor:
         e_ND = np.empty((len(samples), size), dtype=np.float32)
         generator = _numpy_generator(seed, point, stage, 0)  # set to each sample: a new one for each would take longer
         start = generator.bit_generator.state
@@ -64,11 +75,11 @@ class Philox4x64:
         return torch.from_numpy(e_ND)
 
 
-def _numpy_generator(seed: int, point: int, stage: Stage, sample: int) -> np.random.Generator:
+def _numpy_generator(seed: int, point: int, stage: Domain, sample: int) -> np.random.Generator:
     return np.random.Generator(_numpy_philox(seed, point, stage, sample))
 
 
-def _numpy_philox(seed: int, point: int, stage: Stage, sample: int) -> np.random.Philox:
+def _numpy_philox(seed: int, point: int, stage: Domain, sample: int) -> np.random.Philox:
     key = np.array([seed, point], dtype=np.uint64)
     counter = np.array([0, sample, stage, VERSION], dtype=np.uint64)
     return np.random.Philox(counter=counter, key=key)
@@ -90,7 +101,7 @@ class Philox4x32:
     def at_once(self) -> int:
         return 1 if self.device.type == "cpu" else NORMALS_AT_ONCE
 
-    def normals(self, seed: int, point: int, stage: Stage, samples: Sequence[int], size: int) -> Tensor:
+    def normals(self, seed: int, point: int, stage: Domain, samples: Sequence[int], size: int) -> Tensor:
         if point > _WORD:
             raise ValueError(f"point {point} does not fit the generator's key (32 bits)")
         blocks = torch.arange(-(-size // 4), device=self.device).unsqueeze(0)
@@ -146,7 +157,7 @@ def noise_generator(name: str, device: str | torch.device) -> NoiseGenerator:
 def self_check(generator: NoiseGenerator) -> str:
     """A digest of some fixed draws and audits, for the fingerprint: a library that draws otherwise is noticed."""
     seed, index = 2**40 + 1, 7
-    drawn = generator.normals(seed, index, Stage.ESTIMATION, samples=range(3, 11), size=4097)
+    drawn = generator.normals(seed, index, Domain.ESTIMATION, samples=range(3, 11), size=4097)
     digest = hashlib.sha256(drawn.cpu().numpy().tobytes())
     point = NoisyPoint(torch.zeros(1), 1.0, seed, index, generator)
     for hits, audit in ((9_000, 400), (20_000, 4_000)):  # numpy chooses from few and from many by two algorithms
@@ -167,13 +178,13 @@ class NoisyPoint:
     index: int
     generator: NoiseGenerator
 
-    def samples(self, stage: Stage, numbers: Sequence[int]) -> Tensor:
+    def samples(self, stage: Domain, numbers: Sequence[int]) -> Tensor:
         """The noisy copies of these numbers, shape (N, C, H, W), float32."""
         e_ND = self.generator.normals(self.seed, self.index, stage, numbers, self.x_CHW.numel())
         e_NCHW = e_ND.view(len(numbers), *self.x_CHW.shape).to(self.x_CHW.device)
         return e_NCHW.mul_(self.sigma).add_(self.x_CHW)
 
-    def batches(self, stage: Stage, batches: Sequence[range]) -> Iterator[Tensor]:
+    def batches(self, stage: Domain, batches: Sequence[range]) -> Iterator[Tensor]:
         """The noisy copies of these batches, which follow each other; several are drawn at once where that pays."""
         most = self.generator.at_once // self.x_CHW.numel()
         waiting = deque(batches)
@@ -186,7 +197,7 @@ class NoisyPoint:
 
     def audit_choice(self, hits: np.ndarray, audit: int) -> np.ndarray:
         """min(audit, |hits|) of the hits, uniform without replacement and independent of all noise, in order."""
-        generator = _numpy_generator(self.seed, self.index, Stage.AUDIT_CHOICE, 0)
+        generator = _numpy_generator(self.seed, self.index, Domain.AUDIT_CHOICE, 0)
         return np.sort(generator.choice(hits, size=min(audit, len(hits)), replace=False, shuffle=False))
 
     def audit_uniforms(self, count: int) -> np.ndarray:
@@ -196,5 +207,5 @@ class NoisyPoint:
         many hits are audited by a look, they are a uniform choice of the hits so far (permanent random numbers: Brewer,
         Early, Joyce 1972). Made of Philox's raw words, the top 53 bits of one each: numpy promises that these stay.
         """
-        words = _numpy_philox(self.seed, self.index, Stage.AUDIT_UNIFORM, 0).random_raw(count)
+        words = _numpy_philox(self.seed, self.index, Domain.AUDIT_UNIFORM, 0).random_raw(count)
         return (words >> np.uint64(11)) * 2.0**-53

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from srs_ray.models.mdeq.model import MDEQ
 from srs_ray.smoothing.base_classifier import BaseClassifier
-from srs_ray.smoothing.noise import NoisyPoint, Stage, noise_generator
+from srs_ray.smoothing.noise import Domain, NoisyPoint, noise_generator
 from srs_ray.smoothing.samplers import SerializedSampler
 from srs_ray.solvers.iteration import SolverSetting
 
@@ -46,11 +46,11 @@ def chain_agreement(
     evaluations = 0
     for index, x_CHW in enumerate(x_NCHW):
         point = NoisyPoint(x_CHW, sigma, seed, index, generator)
-        reference = base.predict(point, Stage.ESTIMATION, np.arange(samples))
+        reference = base.predict(point, Domain.ESTIMATION, np.arange(samples))
         evaluations += reference.evaluations
         for steps, shares in false_shares.items():
             sampler = SerializedSampler(model, point, SolverSetting(solver, steps), WARMUP_STEPS, chains, chains)
-            said_N = sampler.draw(Stage.ESTIMATION, samples).classes_N
+            said_N = sampler.draw(Domain.ESTIMATION, samples).classes_N
             classes, counts = np.unique(said_N, return_counts=True)
             top = classes[counts.argmax()]
             shares.append(float(((said_N == top) & (reference.classes_N != top)).mean()))

@@ -16,7 +16,7 @@ from srs_ray.planning.text import print_plan
 from srs_ray.runner.backend import InProcess
 from srs_ray.runs import RunDirectory
 from srs_ray.smoothing.certificates import certified_radius, p_lower
-from srs_ray.smoothing.looks import LookCounts, plan_of_looks
+from srs_ray.smoothing.looks import Evidence, plan_of_looks
 
 STANDARD = {"method": "standard", "n0": 20, "n": 80}
 
@@ -202,7 +202,7 @@ def test_standard_sampling_is_proposed_the_fewest_samples(remade_job, section):
     if job.sampling.looks is None:
         bound, short = p_lower("cohen", hits, n, 0, 0, 0.01), p_lower("cohen", hits // 2, n // 2, 0, 0, 0.01)
     else:
-        bound = plan_of_looks("mixture", 0.01, n, job.sampling.looks.model_dump()).p_lower([LookCounts(n, hits)])
+        bound = plan_of_looks("mixture", 0.01, n, job.sampling.looks.model_dump()).p_lower([Evidence(n, hits)])
         short = expected_bound(with_settings(job, n // 2), target.p_true, 0.0)
         assert target.proposal.settings["sampling.target_radii"] == [0.0, 0.1, 0.2]
     assert bound > target.p_needed >= short
@@ -225,7 +225,7 @@ def test_a_job_by_looks_is_planned(remade_job, method, console):
     hits = floor(n * plan.target.p_true)
     audited = floor(hits * share)
     disagreed = ceil(audited * plan.target.disagreement.rate)
-    assert certified_radius(looks.p_lower([LookCounts(n, hits, audited, disagreed)]), 0.25) >= 0.125
+    assert certified_radius(looks.p_lower([Evidence(n, hits, audited, disagreed)]), 0.25) >= 0.125
     if method == "srs":
         half = with_settings(job, n, audit_share=share / 2)
         assert expected_bound(half, plan.target.p_true, plan.target.disagreement.rate) <= plan.target.p_needed

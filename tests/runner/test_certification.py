@@ -19,7 +19,8 @@ import srs_ray
 from srs_ray.data import open_dataset
 from srs_ray.errors import DataError, JobError, RunDirectoryError, WeightsError
 from srs_ray.job import Job
-from srs_ray.models.weights import Weights, random_weights, read_weights, write_weights
+from srs_ray.models.mdeq.checkpoints import random_weights, read_weights
+from srs_ray.models.weights import Weights, write_weights
 from srs_ray.runner.certification import MEASURED_SAMPLES
 from srs_ray.runner.preparation import JobInputs, fingerprint_of
 from srs_ray.runner.worker import SAMPLING_VERSION, PointWorker, sampling_of

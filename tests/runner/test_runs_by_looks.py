@@ -16,7 +16,7 @@ from srs_ray.runner.feasibility import check_feasible
 from srs_ray.runner.preparation import JobInputs, fingerprint_of
 from srs_ray.runner.worker import PointWorker
 from srs_ray.smoothing.certificates import certified_radius
-from srs_ray.smoothing.looks import LookCounts, plan_of_looks
+from srs_ray.smoothing.looks import Evidence, plan_of_looks
 
 TARGETS = [0, 0.125, 0.25]
 LOOKS = {"target_radii": TARGETS, "looks": {"first": 50}, "n": 400}
@@ -154,7 +154,7 @@ def test_certificates_by_looks_are_computed_again_from_the_looks_of_each_row(job
         kind = "mixture" if row.method == "standard" else "exact"
         plan = plan_of_looks(kind, 1e-5, 400, job.sampling.looks.model_dump(), row.audit_share)
         counts = zip(row.look_n, row.look_hits, row.look_audited, row.look_disagreed, strict=True)
-        assert row.p_lower == plan.p_lower([LookCounts(*map(int, count)) for count in counts])
+        assert row.p_lower == plan.p_lower([Evidence(*map(int, count)) for count in counts])
         assert row.radius == certified_radius(row.p_lower, 0.3)
     other = "cohen" if method == "standard" else "union"
     assert RunInfo.of(recertify(df, other)).recomputed_from.startswith("mixture" if method == "standard" else "exact")

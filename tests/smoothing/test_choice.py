@@ -14,8 +14,8 @@ from srs_ray.smoothing.audit import Audit
 from srs_ray.smoothing.base_classifier import BaseClassifier
 from srs_ray.smoothing.choice import RATES, Pilot, Way, choose, forecast
 from srs_ray.smoothing.estimation import Goal
-from srs_ray.smoothing.looks import LookCounts
-from srs_ray.smoothing.noise import NoisyPoint, Philox4x64, Stage
+from srs_ray.smoothing.looks import Evidence
+from srs_ray.smoothing.noise import NoisyPoint, Philox4x64, Domain
 from srs_ray.smoothing.point import AUDIT_SHARES, PILOT_AUDITS, PointCertifier, PointRow
 from srs_ray.smoothing.samplers import SerializedSampler
 from srs_ray.smoothing.sampling import AutoSampling, Certificate
@@ -98,7 +98,7 @@ def test_a_forecast_is_within_two_looks_of_what_points_of_that_rate_draw(kind, s
         sums = np.cumsum(rng.random(N) < rate)
         u_N = np.cumsum((rng.random(N) < share) & (np.diff(sums, prepend=0) > 0))
         for n in plan.sizes:
-            counts = LookCounts(n, int(sums[n - 1]), int(u_N[n - 1]) if plan.is_audited else 0)
+            counts = Evidence(n, int(sums[n - 1]), int(u_N[n - 1]) if plan.is_audited else 0)
             if plan.verdict([counts], goal.p_targets, goal.futility) is not None:
                 break
         drawn.append(n)
@@ -124,9 +124,9 @@ def test_a_point_that_goes_by_chains_is_that_of_srs_with_the_share_it_was_given(
     assert results(auto, PILOTED) == results(alone, PILOTED)
     point = NoisyPoint(digit, 0.5, 0, 12, Philox4x64())
     sampler = SerializedSampler(model, point, SolverSetting.named("anderson", 1), 10, 20, 64)
-    hits = np.flatnonzero(sampler.draw(Stage.SELECTION, 30).classes_N == auto.selected)
+    hits = np.flatnonzero(sampler.draw(Domain.SELECTION, 30).classes_N == auto.selected)
     chained = hits[hits >= 20][-PILOT_AUDITS:]  # not a chain's first sample, which is warmed up
-    pilot = BaseClassifier(model, model.config.reference, 64).predict(point, Stage.SELECTION, chained)
+    pilot = BaseClassifier(model, model.config.reference, 64).predict(point, Domain.SELECTION, chained)
     assert auto.reference_evaluations == alone.reference_evaluations + pilot.evaluations
 
 
@@ -155,7 +155,7 @@ class OtherEstimation(Philox4x64):
     """Other noise in the estimation samples alone, and much more of it."""
 
     def normals(self, seed, point, stage, samples, size):
-        if stage == Stage.ESTIMATION:
+        if stage == Domain.ESTIMATION:
             return 3.0 * super().normals(seed + 1, point, stage, samples, size)
         return super().normals(seed, point, stage, samples, size)
 

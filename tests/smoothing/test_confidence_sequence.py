@@ -9,7 +9,7 @@ import pytest
 from scipy.integrate import quad
 
 from srs_ray.smoothing.certificates import clopper_pearson_lower
-from srs_ray.smoothing.confidence_sequence import mixture_p_lower
+from srs_ray.smoothing.bounds.mixture import mixture_p_lower
 
 HAIR = 1e-7
 

@@ -10,7 +10,7 @@ import pytest
 from scipy.signal import fftconvolve
 from scipy.stats import betabinom, binom
 
-from srs_ray.smoothing.looks import LookCounts, LookPlan, _predictive_quantile, design_effect, target_p
+from srs_ray.smoothing.looks import Evidence, LookPlan, _predictive_quantile, design_effect, target_p
 
 FALSE_ALARM = 1e-6  # a rule that keeps its promise fails a simulated test with no more than this probability
 FUTILITY = 0.01
@@ -40,25 +40,25 @@ def plan(kind: str = "cohen", first: int = 150, growth: float = 2.0) -> LookPlan
 
 
 def test_a_point_is_resolved_when_every_target_is_passed() -> None:
-    counts = [LookCounts(157, 155)]
+    counts = [Evidence(157, 155)]
     bound = plan().p_lower(counts)
     assert plan().verdict(counts, [0.5, bound - 1e-9]) == "resolved"
     assert plan().verdict(counts, [0.5, bound]) is None
 
 
 def test_what_an_earlier_look_certified_stays_certified() -> None:
-    counts = [LookCounts(157, 157), LookCounts(313, 290)]
+    counts = [Evidence(157, 157), Evidence(313, 290)]
     target = plan().p_lower(counts[:1]) - 1e-9
     assert plan().verdict(counts, [target]) == "resolved"
 
 
 def test_a_point_that_hardly_gets_to_one_half_abstains_early() -> None:
-    assert plan().verdict([LookCounts(157, 50)], [0.5, 0.9]) == "futile"
-    assert plan().verdict([LookCounts(157, 78)], [0.5, 0.9]) is None
+    assert plan().verdict([Evidence(157, 50)], [0.5, 0.9]) == "futile"
+    assert plan().verdict([Evidence(157, 78)], [0.5, 0.9]) is None
 
 
 def test_a_point_is_futile_when_no_target_that_is_not_passed_is_within_reach() -> None:
-    counts = [LookCounts(157, 130)]
+    counts = [Evidence(157, 130)]
     assert plan().p_lower(counts) > 0.5
     assert plan().verdict(counts, [0.5, 0.99]) == "futile"
     assert plan().verdict(counts, [0.5, 0.85, 0.99]) is None
@@ -66,16 +66,16 @@ def test_a_point_is_futile_when_no_target_that_is_not_passed_is_within_reach() -
 
 def test_a_point_that_has_drawn_all_is_spent_unless_it_is_resolved() -> None:
     small = LookPlan("cohen", 0.1, (5, 10), (0.05, 0.05))
-    assert small.verdict([LookCounts(5, 3), LookCounts(10, 6)], [0.5]) == "spent"
-    assert small.verdict([LookCounts(5, 5), LookCounts(10, 10)], [0.5]) == "resolved"
+    assert small.verdict([Evidence(5, 3), Evidence(10, 6)], [0.5]) == "spent"
+    assert small.verdict([Evidence(5, 5), Evidence(10, 10)], [0.5]) == "resolved"
     single = LookPlan("cohen", 0.1, (10,), (0.1,))
-    assert single.verdict([LookCounts(10, 0)], [0.5]) == "spent"
-    assert not single.futile(LookCounts(10, 0), 0.5, FUTILITY)
+    assert single.verdict([Evidence(10, 0)], [0.5]) == "spent"
+    assert not single.futile(Evidence(10, 0), 0.5, FUTILITY)
 
 
 def test_disagreements_make_a_point_futile() -> None:
     srs = plan("exact")
-    agreeing, disagreeing = LookCounts(1250, 1200, 180, 2), LookCounts(1250, 1200, 180, 60)
+    agreeing, disagreeing = Evidence(1250, 1200, 180, 2), Evidence(1250, 1200, 180, 60)
     assert not srs.futile(agreeing, target_p(0.5, 0.5), FUTILITY)
     assert srs.futile(disagreeing, target_p(0.5, 0.5), FUTILITY)
 
@@ -88,7 +88,7 @@ def test_a_verdict_on_nothing_or_by_impossible_settings_is_refused(
     p_targets: list[float], futility: float, effect: float
 ) -> None:
     with pytest.raises(ValueError):
-        plan().verdict([LookCounts(157, 70)], p_targets, futility, effect)
+        plan().verdict([Evidence(157, 70)], p_targets, futility, effect)
 
 
 def test_independent_samples_have_a_design_effect_near_one_and_copies_near_their_number() -> None:
@@ -132,8 +132,8 @@ def lost(kind: str, first: int, growth: float, radius: float, futility: float) -
     below the target to far above it; exact."""
     looks, target = plan(kind, first, growth), target_p(radius, 0.5)
     n = looks.sizes[-1]
-    passes = [least(lambda h, s=s: looks._bound(LookCounts(s, h)) > target, s) for s in looks.sizes]
-    goes_on = [least(lambda h, s=s: not looks.futile(LookCounts(s, h), target, futility), s) for s in looks.sizes[:-1]]
+    passes = [least(lambda h, s=s: looks._bound(Evidence(s, h)) > target, s) for s in looks.sizes]
+    goes_on = [least(lambda h, s=s: not looks.futile(Evidence(s, h), target, futility), s) for s in looks.sizes[:-1]]
     deviation = np.sqrt(target * (1 - target) / n)
     worst = 0.0
     for p in np.clip(target + deviation * np.arange(-12, 30, 1.5), 0.3, 0.99999):
@@ -165,14 +165,14 @@ def share_lost(p: float, number: int, again: float, tau: float, effect: bool, ru
     is one that about two in three runs certify."""
     rng = np.random.default_rng(0)
     looks = LookPlan.geometric("exact", 0.001, 10_000, first=150, growth=1.5, power=1.0, audit_share=tau)
-    last = lru_cache(maxsize=None)(lambda *counts: looks._bound(LookCounts(*counts)))
+    last = lru_cache(maxsize=None)(lambda *counts: looks._bound(Evidence(*counts)))
     made = []
     for _ in range(runs):
         f_N, m_N = simulated(rng, p, number, again)
         audited_N = m_N & (rng.random(len(m_N)) < tau)
         sums = [np.cumsum(x_N) for x_N in (m_N, audited_N, audited_N & ~f_N)]
         effects = [design_effect(m_N[:n], number) if effect else 1.0 for n in looks.sizes]
-        made.append(([LookCounts(n, *(int(x[n - 1]) for x in sums)) for n in looks.sizes], effects))
+        made.append(([Evidence(n, *(int(x[n - 1]) for x in sums)) for n in looks.sizes], effects))
     ends = [last(10_000, c.hits, c.audited, c.disagreed) for (*_, c), _ in made]
     target = float(np.quantile(ends, 1 / 3))
     certified = [point for point, end in zip(made, ends, strict=True) if end > target]

@@ -6,7 +6,7 @@ from PIL import Image
 import srs_ray
 from srs_ray.data import PointDataset, open_dataset
 from srs_ray.models.mdeq.architectures import architecture
-from srs_ray.models.weights import build_model, random_weights
+from srs_ray.models.mdeq.checkpoints import build_model, random_weights
 from srs_ray.solvers.iteration import SolverSetting
 
 ARCH = "mdeq-small-imagenet"

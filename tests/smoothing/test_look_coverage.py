@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import binom
 
-from srs_ray.smoothing.looks import LookCounts, LookPlan
+from srs_ray.smoothing.looks import Evidence, LookPlan
 
 FALSE_ALARM = 1e-6  # a sound plan fails a simulated test with no more than this probability
 N, CHAINS, ALPHA, RUNS = 400, 10, 0.05, 600
@@ -57,7 +57,7 @@ def violations(kind: str, sampler: str, p_a: float, tau: float, power: float, ru
         m_N = SAMPLERS[sampler](f_N, rng, p_a)
         audited_N = m_N & (rng.random(N) < tau)
         sums = [np.cumsum(x_N) for x_N in (m_N, audited_N, audited_N & ~f_N)]
-        counts = [LookCounts(n, *(int(x_N[n - 1]) for x_N in sums)) for n in plan.sizes]
+        counts = [Evidence(n, *(int(x_N[n - 1]) for x_N in sums)) for n in plan.sizes]
         above += any(bound(count) > p_a for count in counts)
     return above
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from srs_ray.smoothing.certificates import certified_radius, clopper_pearson_lower, p_lower
-from srs_ray.smoothing.confidence_sequence import mixture_p_lower
-from srs_ray.smoothing.looks import LOOK_CERTIFICATES, LookCounts, LookPlan, look_sizes, spend_alpha, target_p
+from srs_ray.smoothing.bounds.mixture import mixture_p_lower
+from srs_ray.smoothing.looks import LOOK_CERTIFICATES, Evidence, LookPlan, look_sizes, spend_alpha, target_p
 
 
 def test_looks_double_up_to_n_from_the_first_size_or_more() -> None:
@@ -110,14 +110,14 @@ def test_a_geometric_plan_spends_alpha_over_its_looks_and_a_mixture_has_it_at_ea
 
 
 def test_the_bound_is_the_best_of_the_looks_each_at_its_own_level() -> None:
-    counts = [LookCounts(50, 50, 20, 0), LookCounts(100, 100, 40, 0), LookCounts(200, 160, 60, 6)]
+    counts = [Evidence(50, 50, 20, 0), Evidence(100, 100, 40, 0), Evidence(200, 160, 60, 6)]
     bounds = [
         p_lower("exact", c.hits, c.n, c.audited, c.disagreed, level)
         for c, level in zip(counts, EXACT.alphas, strict=True)
     ]
     assert bounds[1] > bounds[0] > bounds[2]
     assert [EXACT.p_lower(counts[:looks]) for looks in range(4)] == [0.0, bounds[0], bounds[1], bounds[1]]
-    cohen = [LookCounts(5, 5), LookCounts(10, 9), LookCounts(20, 15)]
+    cohen = [Evidence(5, 5), Evidence(10, 9), Evidence(20, 15)]
     assert COHEN.p_lower(cohen[:1]) == clopper_pearson_lower(5, 5, 0.02)
     assert COHEN.p_lower(cohen) == max(
         clopper_pearson_lower(h, n, a) for h, n, a in [(5, 5, 0.02), (9, 10, 0.03), (15, 20, 0.05)]
@@ -146,7 +146,7 @@ def test_counts_that_do_not_continue_each_other_as_planned_are_refused(
     plan: LookPlan, counts: list[tuple[int, ...]], named: str
 ) -> None:
     with pytest.raises(ValueError, match=named):
-        plan.p_lower([LookCounts(*count) for count in counts])
+        plan.p_lower([Evidence(*count) for count in counts])
 
 
 @pytest.mark.parametrize("sigma", [0.12, 0.25, 0.5, 1.0])
@@ -263,6 +263,6 @@ def test_a_sampler_that_knows_f_breaks_released_at_looks() -> None:
 def test_every_certificate_for_looks_bounds_and_judges(kind: str) -> None:
     tau = 0.0 if kind in ("cohen", "mixture") else 0.5
     plan = LookPlan.geometric(kind, 0.001, 1000, first=250, growth=2.0, power=0.5, audit_share=tau)
-    counts = [LookCounts(250, 250, 125 if tau else 0, 0)]
+    counts = [Evidence(250, 250, 125 if tau else 0, 0)]
     assert 0.8 < plan.p_lower(counts) < 1.0
     assert plan.verdict(counts, [0.5, 0.8]) == "resolved"

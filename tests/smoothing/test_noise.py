@@ -11,7 +11,7 @@ from srs_ray.smoothing.noise import (
     NoisyPoint,
     Philox4x32,
     Philox4x64,
-    Stage,
+    Domain,
     noise_generator,
     philox4x32,
     resolve_generator,
@@ -46,23 +46,23 @@ def test_philox4x32_gives_the_published_known_answers(counter, key, expected):
 
 @BOTH
 def test_a_sample_is_the_same_drawn_alone_or_with_others_in_any_order(generator):
-    together = generator.normals(5, 17, Stage.ESTIMATION, [3, 0, 1, 9], 50)
+    together = generator.normals(5, 17, Domain.ESTIMATION, [3, 0, 1, 9], 50)
     for row, sample in enumerate([3, 0, 1, 9]):
-        assert torch.equal(generator.normals(5, 17, Stage.ESTIMATION, [sample], 50)[0], together[row])
+        assert torch.equal(generator.normals(5, 17, Domain.ESTIMATION, [sample], 50)[0], together[row])
 
 
 def test_every_sample_is_a_fresh_philox_of_numpys():
-    drawn = Philox4x64().normals(5, 17, Stage.ESTIMATION, [3, 2**40], 101)
+    drawn = Philox4x64().normals(5, 17, Domain.ESTIMATION, [3, 2**40], 101)
     for row, sample in zip(drawn, [3, 2**40], strict=True):
-        counter, key = (np.array(words, dtype=np.uint64) for words in ([0, sample, Stage.ESTIMATION, 1], [5, 17]))
+        counter, key = (np.array(words, dtype=np.uint64) for words in ([0, sample, Domain.ESTIMATION, 1], [5, 17]))
         fresh = np.random.Generator(np.random.Philox(counter=counter, key=key))
         assert row.tolist() == fresh.standard_normal(101, dtype=np.float32).tolist()
 
 
 @BOTH
 def test_a_longer_draw_begins_with_the_shorter_one(generator):
-    longer = generator.normals(5, 17, Stage.ESTIMATION, [2], 101)
-    assert torch.equal(generator.normals(5, 17, Stage.ESTIMATION, [2], 50), longer[:, :50])
+    longer = generator.normals(5, 17, Domain.ESTIMATION, [2], 101)
+    assert torch.equal(generator.normals(5, 17, Domain.ESTIMATION, [2], 50), longer[:, :50])
 
 
 @BOTH
@@ -71,15 +71,15 @@ def test_seed_point_stage_and_sample_each_give_other_noise(generator):
         generator.normals(seed, point, stage, [sample], 8).numpy().tobytes()
         for seed in (0, 1, 2**32, 2**62)
         for point in (0, 1, 2)
-        for stage in Stage
+        for stage in Domain
         for sample in (0, 1, 256, 99_999)
     }
-    assert len(draws) == 4 * 3 * len(Stage) * 4
+    assert len(draws) == 4 * 3 * len(Domain) * 4
 
 
 @BOTH
 def test_the_noise_is_standard_normal_and_uncorrelated(generator):
-    e_ND = generator.normals(11, 4, Stage.ESTIMATION, range(64), 4096).double().numpy()
+    e_ND = generator.normals(11, 4, Domain.ESTIMATION, range(64), 4096).double().numpy()
     values = e_ND.ravel()
     # One test in ten thousand fails by chance; the seed is fixed, so that it fails always or never.
     assert stats.kstest(values, "norm").pvalue > 1e-4
@@ -95,7 +95,7 @@ def test_the_noise_is_standard_normal_and_uncorrelated(generator):
 @BOTH
 def test_the_draws_are_those_of_this_version(generator):
     """If this fails, a library draws other numbers: the generator's version must be raised."""
-    e_ND = generator.normals(1, 2, Stage.SELECTION, [3], 6)
+    e_ND = generator.normals(1, 2, Domain.SELECTION, [3], 6)
     expected = {
         "philox4x64": [1.26507688, 0.94686252, 1.57156122, 0.25196776, 1.16773473, 0.1364031],
         "philox4x32": [0.3656809, 0.2387179, -0.15782218, 0.3340196, 1.05860186, 0.82494044],
@@ -105,8 +105,8 @@ def test_the_draws_are_those_of_this_version(generator):
 
 def test_noise_is_scaled_in_pixel_units_and_added_to_the_image():
     x_CHW = torch.rand(3, 4, 4)
-    e = Philox4x64().normals(7, 2, Stage.SELECTION, [5], 48).view(3, 4, 4)
-    noisy = NoisyPoint(x_CHW, 0.25, 7, 2, Philox4x64()).samples(Stage.SELECTION, [5])
+    e = Philox4x64().normals(7, 2, Domain.SELECTION, [5], 48).view(3, 4, 4)
+    noisy = NoisyPoint(x_CHW, 0.25, 7, 2, Philox4x64()).samples(Domain.SELECTION, [5])
     assert torch.equal(noisy[0], x_CHW + 0.25 * e)
 
 
@@ -128,10 +128,10 @@ def test_batches_are_the_same_samples_drawn_together():
     generator = ManyAtOnce()
     noisy = NoisyPoint(torch.rand(3, 4, 4), 0.25, 7, 2, generator)
     batches = [range(5, 9), range(9, 13), range(13, 14), range(14, 18), range(18, 40), range(40, 42)]
-    found = list(noisy.batches(Stage.ESTIMATION, batches))
+    found = list(noisy.batches(Domain.ESTIMATION, batches))
     assert generator.drawn == [range(5, 14), range(14, 18), range(18, 40), range(40, 42)]
     for numbers, x_BCHW in zip(batches, found, strict=True):
-        assert torch.equal(x_BCHW, noisy.samples(Stage.ESTIMATION, list(numbers)))
+        assert torch.equal(x_BCHW, noisy.samples(Domain.ESTIMATION, list(numbers)))
 
 
 def test_a_cpu_draws_one_batch_at_a_time_and_a_gpu_many():
@@ -154,7 +154,7 @@ def test_the_audit_is_a_uniform_choice_without_replacement_of_its_own_domain():
 
 
 def test_the_audits_choice_shares_no_counter_with_any_noise():
-    assert [int(stage) for stage in Stage] == [0, 1, 2, 3]
+    assert [int(stage) for stage in Domain] == [0, 1, 2, 3]
     own = np.random.Philox(counter=np.array([0, 0, 2, 1], dtype=np.uint64), key=np.array([9, 4], dtype=np.uint64))
     expected = np.sort(np.random.Generator(own).choice(np.arange(50), size=7, replace=False, shuffle=False))
     chosen = NoisyPoint(torch.zeros(1), 1.0, 9, 4, Philox4x64()).audit_choice(np.arange(50), 7)
@@ -203,7 +203,7 @@ def test_permanent_random_numbers_have_a_domain_of_their_own():
     u = random_point(5, 17).audit_uniforms(4_000)
     for other in (random_point(6, 17), random_point(5, 18)):
         assert not np.isin(other.audit_uniforms(4_000), u).any()
-    for stage, sample in ((Stage.SELECTION, 0), (Stage.ESTIMATION, 0), (Stage.ESTIMATION, 1), (Stage.AUDIT_CHOICE, 0)):
+    for stage, sample in ((Domain.SELECTION, 0), (Domain.ESTIMATION, 0), (Domain.ESTIMATION, 1), (Domain.AUDIT_CHOICE, 0)):
         counter = np.array([0, sample, stage, 1], dtype=np.uint64)
         words = np.random.Philox(counter=counter, key=np.array([5, 17], dtype=np.uint64)).random_raw(4_000)
         assert not np.isin((words >> np.uint64(11)) * 2.0**-53, u).any()
@@ -228,7 +228,7 @@ def test_the_generator_follows_the_device_unless_it_is_named():
 @BOTH
 def test_the_self_check_is_a_digest_of_draws(generator):
     """And of audits: numpy chooses from few hits by one algorithm, from many by another."""
-    drawn = generator.normals(2**40 + 1, 7, Stage.ESTIMATION, range(3, 11), 4097)
+    drawn = generator.normals(2**40 + 1, 7, Domain.ESTIMATION, range(3, 11), 4097)
     point = NoisyPoint(torch.zeros(1), 1.0, 2**40 + 1, 7, generator)
     few, many = point.audit_choice(np.arange(9_000), 400), point.audit_choice(np.arange(20_000), 4_000)
     content = drawn.numpy().tobytes() + few.tobytes() + many.tobytes()
@@ -246,4 +246,4 @@ def test_the_self_check_notices_a_numpy_that_chooses_otherwise(monkeypatch, hits
 
 def test_a_point_beyond_the_key_of_philox4x32_is_refused():
     with pytest.raises(ValueError, match="32 bits"):
-        GENERATORS[1].normals(0, 2**32, Stage.ESTIMATION, [0], 4)
+        GENERATORS[1].normals(0, 2**32, Domain.ESTIMATION, [0], 4)

@@ -14,7 +14,7 @@ from srs_ray.runs.schema import RESULT_COLUMNS, ROW_SCHEMA
 from srs_ray.smoothing.audit import audit_hits
 from srs_ray.smoothing.base_classifier import NO_CLASS, BaseClassifier
 from srs_ray.smoothing.certificates import certified_radius, p_lower
-from srs_ray.smoothing.noise import NoisyPoint, Philox4x64, Stage
+from srs_ray.smoothing.noise import NoisyPoint, Philox4x64, Domain
 from srs_ray.smoothing.point import (
     Certificate,
     PointCertifier,
@@ -93,7 +93,7 @@ class OtherDigitInEstimation(Philox4x64):
 
     def normals(self, seed, point, stage, samples, size):
         e_ND = super().normals(seed, point, stage, samples, size)
-        return e_ND + self.shift_D if stage == Stage.ESTIMATION else e_ND
+        return e_ND + self.shift_D if stage == Domain.ESTIMATION else e_ND
 
 
 def test_the_class_is_fixed_by_the_selection_samples_alone(model, digit):
@@ -113,9 +113,9 @@ def test_the_audit_is_of_the_hits_by_the_reference_from_zero_on_the_same_noise(m
     row = srs_ray.certify_point(model, digit, **(SRS | {"sigma": 0.4}), reference=reference)
     point = NoisyPoint(digit, 0.4, 0, 4, Philox4x64())
     sampler = SerializedSampler(model, point, SolverSetting.named("anderson", 3), 10, 40, 128)
-    sampler.draw(Stage.SELECTION, 30)
-    hits = np.flatnonzero(sampler.draw(Stage.ESTIMATION, 400).classes_N == row.selected)
-    said = BaseClassifier(model, reference, 128).predict(point, Stage.ESTIMATION, point.audit_choice(hits, 100))
+    sampler.draw(Domain.SELECTION, 30)
+    hits = np.flatnonzero(sampler.draw(Domain.ESTIMATION, 400).classes_N == row.selected)
+    said = BaseClassifier(model, reference, 128).predict(point, Domain.ESTIMATION, point.audit_choice(hits, 100))
     assert row.disagreed == (said.classes_N != row.selected).sum() > 0
     assert row.reference_evaluations == said.evaluations < 4 * 100
 
@@ -144,7 +144,7 @@ def test_float32_means_float32(model, digit):
 
 def test_an_audit_counts_the_samples_on_which_the_base_classifier_says_something_else(model, point):
     base = BaseClassifier(model, model.config.reference, 32)
-    said = base.predict(point, Stage.ESTIMATION, range(60)).classes_N
+    said = base.predict(point, Domain.ESTIMATION, range(60)).classes_N
     selected = int(np.bincount(said).argmax())
     audit = audit_hits(base, point, np.arange(60), selected, 60)
     assert (audit.audited, audit.disagreed) == (60, int((said != selected).sum()))
@@ -155,7 +155,7 @@ def test_an_audit_counts_the_samples_on_which_the_base_classifier_says_something
 
 def test_an_audited_sample_that_is_not_finite_is_a_disagreement(model, point, broken_samples):
     base = BaseClassifier(model, model.config.reference, 32)
-    said = base.predict(point, Stage.ESTIMATION, range(40)).classes_N
+    said = base.predict(point, Domain.ESTIMATION, range(40)).classes_N
     selected = int(np.bincount(said).argmax())
     hits = np.flatnonzero(said == selected)
     broken = dataclasses.replace(point, generator=broken_samples(set(hits[:3].tolist())))
@@ -185,7 +185,7 @@ def _certifier(model, generator):
 @pytest.fixture(scope="module")
 def overflowing(model, digit):
     """A copy of the model with a classifier so large that the logits of some noisy samples exceed float32."""
-    x_BCHW = NoisyPoint(digit, 0.25, 1, 4, Philox4x64()).samples(Stage.ESTIMATION, range(50))
+    x_BCHW = NoisyPoint(digit, 0.25, 1, 4, Philox4x64()).samples(Domain.ESTIMATION, range(50))
     larger = copy.deepcopy(model)
     usual = model.logits(x_BCHW).abs().amax(dim=1).quantile(0.7)
     larger.classifier.weight.data *= torch.finfo(torch.float32).max / usual

@@ -12,8 +12,8 @@ from srs_ray import Looks
 from srs_ray.errors import PointError
 from srs_ray.smoothing.base_classifier import NO_CLASS, BaseClassifier
 from srs_ray.smoothing.certificates import certified_radius
-from srs_ray.smoothing.looks import LookCounts
-from srs_ray.smoothing.noise import NoisyPoint, Philox4x64, Stage
+from srs_ray.smoothing.looks import Evidence
+from srs_ray.smoothing.noise import NoisyPoint, Philox4x64, Domain
 from srs_ray.smoothing.point import PointCertifier, PointRow, sparse_counts
 from srs_ray.smoothing.samplers import SerializedSampler, StandardSampler
 from srs_ray.smoothing.sampling import AutoSampling, Certificate, StandardSampling
@@ -36,9 +36,9 @@ def results(row: PointRow) -> dict[str, object]:
     return {name: value for name, value in dataclasses.asdict(row).items() if name not in HOW}
 
 
-def read_looks(row: PointRow) -> list[LookCounts]:
+def read_looks(row: PointRow) -> list[Evidence]:
     columns = (row.look_n, row.look_hits, row.look_audited, row.look_disagreed)
-    return [LookCounts(*counts) for counts in zip(*columns, strict=True)]
+    return [Evidence(*counts) for counts in zip(*columns, strict=True)]
 
 
 def all_classes(model, digit, settings, n: int) -> np.ndarray:
@@ -47,8 +47,8 @@ def all_classes(model, digit, settings, n: int) -> np.ndarray:
     sampler = StandardSampler(BaseClassifier(model, model.config.reference, 64), point)
     if settings is SRS:
         sampler = SerializedSampler(model, point, SolverSetting.named("anderson", 1), 10, SRS["chains"], 64)
-    sampler.draw(Stage.SELECTION, settings["n0"])
-    return sampler.draw(Stage.ESTIMATION, n).classes_N
+    sampler.draw(Domain.SELECTION, settings["n0"])
+    return sampler.draw(Domain.ESTIMATION, n).classes_N
 
 
 @BOTH
@@ -81,12 +81,12 @@ def test_every_read_look_is_of_all_hits_below_the_share_run_again_by_the_base_cl
     assert row.disagreed > 0, "the audit must have something to find"
     point = NoisyPoint(digit, sigma, 0, 12, Philox4x64())
     sampler = SerializedSampler(model, point, SolverSetting.named("anderson", 1), 10, chains, 64)
-    sampler.draw(Stage.SELECTION, 30)
-    hit_N = sampler.draw(Stage.ESTIMATION, row.n).classes_N == row.selected
+    sampler.draw(Domain.SELECTION, 30)
+    hit_N = sampler.draw(Domain.ESTIMATION, row.n).classes_N == row.selected
     due = np.flatnonzero(hit_N & (point.audit_uniforms(600)[: row.n] < share))
-    said = BaseClassifier(model, model.config.reference, 64).predict(point, Stage.ESTIMATION, due)
+    said = BaseClassifier(model, model.config.reference, 64).predict(point, Domain.ESTIMATION, due)
     denied = due[said.classes_N != row.selected]
-    expected = [LookCounts(n, int(hit_N[:n].sum()), int((due < n).sum()), int((denied < n).sum())) for n in row.look_n]
+    expected = [Evidence(n, int(hit_N[:n].sum()), int((due < n).sum()), int((denied < n).sum())) for n in row.look_n]
     assert read_looks(row) == expected
     assert (row.audited, row.disagreed) == (len(due), len(denied)), "nothing is audited that no bound was read on"
     assert row.reference_evaluations == said.evaluations

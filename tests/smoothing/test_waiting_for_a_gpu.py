@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from srs_ray.models.mdeq.architectures import ARCHITECTURES
 from srs_ray.models.mdeq.model import MDEQ
 from srs_ray.smoothing.base_classifier import PredictionsOnDevice
-from srs_ray.smoothing.noise import NoisyPoint, Stage, noise_generator
+from srs_ray.smoothing.noise import NoisyPoint, Domain, noise_generator
 from srs_ray.smoothing.samplers import SerializedSampler
 from srs_ray.solvers.iteration import SolverSetting
 
@@ -58,7 +58,7 @@ def test_a_round_of_chains_asks_a_gpu_nothing(sampler: SerializedSampler):
     drawn = PredictionsOnDevice(CHAINS, sampler.model.device)
     batches = sampler._batches(numbers)
     with NoCopies():
-        for batch, x_BCHW in zip(batches, sampler.point.batches(Stage.ESTIMATION, batches), strict=True):
+        for batch, x_BCHW in zip(batches, sampler.point.batches(Domain.ESTIMATION, batches), strict=True):
             chains = np.array(batch) - numbers.start
             for setting in (sampler.warmup, sampler.setting):
                 solution = sampler._advance(x_BCHW, chains, setting)
@@ -71,8 +71,8 @@ def test_a_round_of_chains_asks_a_gpu_nothing(sampler: SerializedSampler):
 def test_what_would_wait_for_a_gpu_is_noticed(sampler: SerializedSampler):
     scattered = np.array([0, 2, 5])
     with NoCopies(), pytest.raises(AssertionError, match="copies between cpu and cuda"):
-        sampler._advance(sampler.point.samples(Stage.ESTIMATION, range(3)), scattered, sampler.setting)
+        sampler._advance(sampler.point.samples(Domain.ESTIMATION, range(3)), scattered, sampler.setting)
     with NoCopies(), pytest.raises(AssertionError, match="tensor copies between cpu and cuda"):
-        sampler.point.samples(Stage.ESTIMATION, [0, 2, 5])
+        sampler.point.samples(Domain.ESTIMATION, [0, 2, 5])
     with pytest.raises(DataDependentOutputException):
         PredictionsOnDevice(CHAINS, sampler.model.device).read()

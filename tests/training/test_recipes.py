@@ -10,7 +10,8 @@ from torch import Tensor
 
 from srs_ray.data import load_all, open_dataset
 from srs_ray.models.mdeq.weight_normalization import folded_tensors
-from srs_ray.models.weights import Weights, build_model, random_weights
+from srs_ray.models.mdeq.checkpoints import build_model, random_weights
+from srs_ray.models.weights import Weights
 from srs_ray.training.evaluation import evaluate
 from srs_ray.training.settings import TrainingSettings
 from srs_ray.training.trainer import Trainer

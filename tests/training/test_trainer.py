@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from srs_ray.models.weights import build_model, random_weights
+from srs_ray.models.mdeq.checkpoints import build_model, random_weights
 from srs_ray.training.settings import TrainingSettings
 from srs_ray.training.share import Share
 from srs_ray.training.trainer import Trainer, _Extras

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from srs_ray.errors import DataError, JobError, SrsRayError, WeightsError
-from srs_ray.models.weights import load_model, random_weights, read_weights, write_weights
+from srs_ray.models.mdeq.checkpoints import load_model, random_weights, read_weights
+from srs_ray.models.weights import write_weights
 from srs_ray.training import EpochReport, StepReport, TrainingResult, train
 from srs_ray.training.settings import TrainJob
 

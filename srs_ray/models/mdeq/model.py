@@ -17,7 +17,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from srs_ray.solvers.iteration import SolverSetting, solve
+from srs_ray.models.opened import equilibrium_logits
+from srs_ray.solvers.iteration import SolverSetting
 
 BLOCK_EXPANSION = 5
 HEAD_EXPANSION = 4
@@ -267,6 +268,11 @@ class MDEQ(nn.Module):
         self.fused_features: Callable[[Tensor], Tensor] | None = None
 
     @property
+    def state_shape(self) -> tuple[int, ...]:
+        """(D,): all branches of a sample, flattened and joined."""
+        return (self.config.state_size,)
+
+    @property
     def device(self) -> torch.device:
         """Where the weights lie."""
         return self.classifier.weight.device
@@ -345,7 +351,8 @@ class MDEQ(nn.Module):
                 reference.steps if steps is None else steps,
                 tolerance,
             )
-        x_BCHW = x_BCHW.to(self.device, self.dtype)
-        injection_BCHW = self.inject(x_BCHW)
-        z_BD = solve(lambda z: self.f(z, injection_BCHW), self.zero_state(len(x_BCHW)), setting).z_BD
-        return self.head(z_BD)
+        return equilibrium_logits(self, x_BCHW.to(self.device, self.dtype), setting)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """The base classifier's logits, shape (B, classes), of images in [0, 1]; differentiable, as attacks need it."""
+        return equilibrium_logits(self, x_BCHW.to(self.device, self.dtype), self.config.reference)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from srs_ray.models.mdeq.dropout import variational_dropout
 from srs_ray.models.mdeq.model import MDEQ
-from srs_ray.models.weights import build_model, random_weights
+from srs_ray.models.mdeq.checkpoints import build_model, random_weights
 
 ARCH, BATCH = "mdeq-tiny-digits", 64
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from srs_ray.models.mdeq.architectures import ARCHITECTURES, architecture
-from srs_ray.models.weights import build_model, load_model, random_weights
+from srs_ray.models.mdeq.checkpoints import build_model, load_model, random_weights
 from srs_ray.solvers.iteration import SolverSetting, solve
 
 ARCH = "mdeq-tiny-digits"

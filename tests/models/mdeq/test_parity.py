@@ -10,7 +10,7 @@ import torch
 
 from srs_ray.models.mdeq.architectures import ARCHITECTURES
 from srs_ray.models.mdeq.model import MDEQ
-from srs_ray.models.weights import load_model
+from srs_ray.models.mdeq.checkpoints import load_model
 
 SETTINGS = [
     ("naive", 1),

@@ -9,7 +9,8 @@ import torch
 from srs_ray.models.mdeq.architectures import architecture
 from srs_ray.models.mdeq.model import MDEQ
 from srs_ray.models.mdeq.weight_normalization import add_weight_normalization, folded_tensors
-from srs_ray.models.weights import Weights, build_model, random_weights
+from srs_ray.models.mdeq.checkpoints import build_model, random_weights
+from srs_ray.models.weights import Weights
 
 ARCH = "mdeq-tiny-digits"
 X_BCHW = torch.rand(5, 1, 16, 16, generator=torch.Generator().manual_seed(0))

@@ -1,4 +1,4 @@
-"""A lower bound on a Bernoulli rate that holds at every sample size at once: a Beta mixture, read as a bet."""
+"""`mixture`: a bound on a Bernoulli rate that holds at every sample size at once: a Beta mixture, read as a bet."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from math import inf, lgamma, log, log1p
 
 from scipy.special import betaincc
 
-from srs_ray.smoothing.certificates import _SLACK, _check_counts
+from srs_ray.smoothing.bounds.bound import Bound
+from srs_ray.smoothing.bounds.tails import SLACK, check_counts
 
 PRIOR = 0.5  # measured in docs/statistics.md
 
@@ -27,12 +28,12 @@ def mixture_p_lower(hits: int, n: int, alpha: float, prior: float = PRIOR) -> fl
     Raises ValueError unless 0 <= hits <= n, 0 < alpha < 1 and prior > 0. Sources: Ville 1939; Robbins, Ann. Math. Stat.
     1970; Howard, Ramdas, McAuliffe, Sekhon, Ann. Stat. 2021; Waudby-Smith and Ramdas, JRSS B 2024 (as bets).
     """
-    hits, n, _, _ = _check_counts(hits, n, 0, 0, alpha)
+    hits, n, _, _ = check_counts(hits, n, 0, 0, alpha)
     if not 0.0 < prior < inf:
         raise ValueError(f"the prior's parameter must be positive and finite, found {prior}")
     if hits == 0:
         return 0.0
-    log_needed = _SLACK * n - log(alpha)
+    log_needed = SLACK * n - log(alpha)
     low, high = 0.0, hits / n  # M <= 1 from hits / n on, where p0 is at least as likely as any q above it
     while low < (middle := 0.5 * (low + high)) < high:
         if _log_capital(hits, n, middle, prior) >= log_needed:
@@ -49,3 +50,12 @@ def _log_capital(hits: int, n: int, p0: float, prior: float) -> float:
     log_beta = lgamma(a) + lgamma(b) - lgamma(a + b)
     above = float(betaincc(a, b, p0))
     return log(prior) + log(above) + log_beta - hits * log(p0) - b * log1p(-p0) if above > 0.0 else -inf
+
+
+def _p_lower(hits: int, n: int, audited: int, disagreed: int, alpha: float) -> float:
+    if audited:
+        raise ValueError(f"bound 'mixture' is for samples of F itself, which need no audit; found audited = {audited}")
+    return mixture_p_lower(hits, n, alpha)
+
+
+MIXTURE = Bound("mixture", _p_lower, audited=False, anytime=True)

@@ -1,34 +1,80 @@
-"""The two ways of drawing predictions of noisy samples: `standard` (Cohen et al. 2019) and `srs` (Gao et al. 2024)."""
+"""Serialized sampling (Gao et al. 2024): chains of solves, each starting from the last state of its chain."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor
 
-from srs_ray.models.mdeq.model import MDEQ
+from srs_ray.models.opened import Solvable
 from srs_ray.smoothing.base_classifier import BaseClassifier, Predictions, PredictionsOnDevice, index_of
-from srs_ray.smoothing.noise import NoisyPoint, Stage
+from srs_ray.smoothing.noise import Domain, NoisyPoint
+from srs_ray.smoothing.samplers.sampler import Row, Sampler, SamplingSettings
+from srs_ray.smoothing.samplers.standard import StandardSampler
 from srs_ray.solvers.iteration import Solution, SolverSetting, solve
+from srs_ray.solvers.settings import SolverName
 
 
-class Sampler(Protocol):
-    """Draws the samples first, first + 1, ..., first + count - 1 of a stage of one point, in the order of stages."""
+class ChainSettings(SamplingSettings):
+    """What all sampling by chains shares: how many there are, and the solver that takes their steps."""
 
-    def draw(self, stage: Stage, count: int, first: int = 0) -> Predictions: ...
+    needs: ClassVar[tuple[str, ...]] = ("inject", "f", "head")
+    audited: ClassVar[bool] = True
+
+    chains: int = Field(400, ge=1)
+    solver: SolverName | None = None
+    steps: int = Field(3, ge=1)
+    warmup_steps: int = Field(10, ge=1)
+
+    @model_validator(mode="after")
+    def _warms_up(self) -> Self:
+        if self.warmup_steps < self.steps:
+            raise ValueError(f"warmup_steps ({self.warmup_steps}) is below steps ({self.steps}); expected no less")
+        return self
+
+    @property
+    def at_once(self) -> int:
+        return self.chains
+
+    @property
+    def steps_of_a_sample(self) -> SolverSetting:
+        """The steps of a chain that has begun."""
+        assert self.solver is not None
+        return SolverSetting.named(self.solver, self.steps)
+
+    def sampler(self, base: BaseClassifier, point: NoisyPoint) -> Sampler:
+        return SerializedSampler(base.model, point, self.steps_of_a_sample, self.warmup_steps, self.chains, base.batch)
+
+    def begun(self, n0: int, n: int) -> int:
+        """Chains that n0 selection and n estimation samples begin; both go to chain 0 first."""
+        return min(self.chains, max(n0, n))
+
+    def evaluations_of(self, row: Row, n: int) -> float:
+        drawn = row["n"]
+        if row["method"] == StandardSampler.method:
+            return super().evaluations_of(row, n)
+        begun, fewer = self.begun(row["n0"], drawn), self.begun(row["n0"], n)
+        cheap = drawn - n - (begun - fewer)
+        return row["function_evaluations"] - cheap * self.steps - (begun - fewer) * self.warmup_steps
+
+    def evaluations_by_steps(self, row: Row, steps: int) -> float:
+        n = 0 if row["method"] == StandardSampler.method else row["n"]
+        cheap = row["n0"] + n - self.begun(row["n0"], n)
+        return row["function_evaluations"] - cheap * (self.steps - steps)
 
 
-class StandardSampler:
-    """Every sample is solved from zero by the base classifier: predictions are independent."""
+class SerializedSampling(ChainSettings):
+    """Chains of samples, each solve starting from the last (Gao et al. 2024); the reference solver audits them."""
 
-    def __init__(self, base: BaseClassifier, point: NoisyPoint) -> None:
-        self.base = base
-        self.point = point
+    default_audit_share: ClassVar[float | None] = 0.15
 
-    def draw(self, stage: Stage, count: int, first: int = 0) -> Predictions:
-        return self.base.predict(self.point, stage, np.arange(first, first + count))
+    method: Literal["srs"] = "srs"
+
+    def title(self, reference: str) -> str:
+        return f"SRS {self.steps_of_a_sample}"
 
 
 class SerializedSampler:
@@ -40,8 +86,10 @@ class SerializedSampler:
     only says how many chains go through the network at once.
     """
 
+    method: ClassVar[str] = "srs"
+
     def __init__(
-        self, model: MDEQ, point: NoisyPoint, setting: SolverSetting, warmup_steps: int, chains: int, batch: int
+        self, model: Solvable, point: NoisyPoint, setting: SolverSetting, warmup_steps: int, chains: int, batch: int
     ) -> None:
         self.model, self.point, self.chains, self.batch = model, point, chains, batch
         self.setting = setting
@@ -50,7 +98,7 @@ class SerializedSampler:
         self.started_J = torch.zeros(chains, dtype=torch.bool, device=model.device)
 
     @torch.inference_mode()
-    def draw(self, stage: Stage, count: int, first: int = 0) -> Predictions:
+    def draw(self, stage: Domain, count: int, first: int = 0) -> Predictions:
         drawn = PredictionsOnDevice(count, self.model.device)
         batches = self._batches(range(first, first + count))
         for numbers, x_BCHW in zip(batches, self.point.batches(stage, batches), strict=True):

@@ -1,0 +1,328 @@
+"""Python's door: certify and predict images of any classifier, in this process, without Ray."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from rich.progress import track
+from torch import Tensor, nn
+
+from srs_ray.data.images import image_tensor
+from srs_ray.data.points import class_label
+from srs_ray.errors import PointError
+from srs_ray.models.mdeq.family import opened_mdeq
+from srs_ray.models.mdeq.model import MDEQ
+from srs_ray.models.opened import Opened, is_equilibrium, opened, training_modules
+from srs_ray.smoothing.batch_size import default_batch
+from srs_ray.smoothing.certificate import AuditedCertificate
+from srs_ray.smoothing.judge import SmoothingJudge
+from srs_ray.smoothing.noise import noise_generator
+from srs_ray.smoothing.predict import Prediction, predict_point
+from srs_ray.smoothing.row import PointRow
+from srs_ray.smoothing.samplers import SAMPLINGS, Looks
+from srs_ray.smoothing.smoothing import certificate_defaults, sampling_defaults, smoothing_of
+from srs_ray.solvers.iteration import SolverSetting
+
+Picture = Tensor | np.ndarray[Any, Any] | Image.Image
+_OF_CERTIFICATES = frozenset(AuditedCertificate.model_fields) - {"kind"}
+_OF_SAMPLINGS = frozenset(name for kind in SAMPLINGS.values() for name in kind.model_fields) - {"method", "reference"}
+_UNNAMED: dict[tuple[int, str], str] = {}  # the image that each seed's noise was used for where no index was given
+
+
+def open_model(section: Mapping[str, Any] | str | Path, device: str = "cpu", dtype: str = "float32") -> Opened:
+    """The model that a job's section `model` names, such as {"import": "my_models.py:net", ...}, or a job file's.
+
+    Its class `Opened` gives logits of images in [0, 1] when it is called. Raises JobError and WeightsError as
+    `srs-ray certify` does, for a model that depends on the other images of a batch too.
+    """
+    from srs_ray.job_file import load_job, load_model_section
+    from srs_ray.models.opening import read_model
+
+    settings = load_model_section(section) if isinstance(section, Mapping) else load_job(section).model
+    return read_model(settings, dtype).open(device, dtype)
+
+
+def certify_point(
+    model: Any,
+    image: Picture,
+    *,
+    sigma: float,
+    method: str | None = None,
+    certificate: str | None = None,
+    looks: Looks | Sequence[float] | None = None,
+    reference: SolverSetting | None = None,
+    index: int | None = None,
+    label: int | None = None,
+    seed: int = 0,
+    batch: int | None = None,
+    noise: str = "auto",
+    **settings: Any,
+) -> PointRow:
+    """Certifies one image in this process; the row has the columns of a run directory.
+
+    With probability at least 1 - alpha over the sampling, the base classifier smoothed by noise `sigma` predicts
+    `row.predicted` everywhere within l2 distance `row.radius` of the image (-1: it abstains).
+
+    `model` is any torch module that gives logits, an equilibrium model with state_shape, inject, f and head, or what
+    `load_model` or `open_model` returns. `image` is a tensor, an array or a PIL image: floating-point pixels lie in
+    [0, 1], 8-bit pixels are divided by 255, and an array whose last dimension is the channels is taken as such.
+    `method` is srs, standard or auto, by default srs for an equilibrium, else standard. `looks`, target radii such as
+    [0, 0.25] or `Looks`, end sampling early. `settings` are those of a job's sections `sampling` and `certificate` by
+    their names: n, n0, steps, chains, alpha, audit, ... Those that the method does not have are ignored.
+
+    `index` is the image's number; it keys the noise. It may be left out for one image: a second one with the same seed
+    needs it, because certificates of different images must not share their noise.
+
+    Raises ValueError for settings that are out of range or do not go together, for what is no image in [0, 1], for a
+    label that is no class, and for a model in training mode; PointError where more than a share `max_nonfinite` of the
+    samples of a stage have no finite logits.
+    """
+    shape = _shape_of(image) if not isinstance(model, Opened | MDEQ) else None
+    ready = as_opened(model, shape).with_reference(reference)
+    x_CHW = _as_image(image, ready.input_shape)
+    judge = _judge(ready, sigma, method, certificate, looks, seed, batch, noise, settings)
+    if label is not None:
+        label = _as_label(label, ready.classes)
+    if index is None:
+        index = _index_of_the_only_image(seed, judge.generator.name, x_CHW)
+    elif index < 0:
+        raise ValueError(f"index is {index}, expected at least 0")
+    return judge.certify(x_CHW, index, label)
+
+
+def certify_points(
+    model: Any,
+    images: Any,
+    labels: Sequence[int] | Tensor | None = None,
+    *,
+    sigma: float,
+    method: str | None = None,
+    certificate: str | None = None,
+    looks: Looks | Sequence[float] | None = None,
+    reference: SolverSetting | None = None,
+    indices: Sequence[int] | None = None,
+    seed: int = 0,
+    batch: int | None = None,
+    noise: str = "auto",
+    progress: bool = True,
+    **settings: Any,
+) -> pd.DataFrame:
+    """Certifies several images in this process, one row each; settings are those of `certify_point`.
+
+    `images` is a batch (N, C, H, W), a list of images, or a data set: anything with a length whose items are images or
+    pairs (image, label). `labels` are their classes, if the items do not bring them. An image's position is its index,
+    which keys its noise; `indices` picks some positions. A point that cannot be certified (no image in [0, 1], a label
+    that is no class) becomes a row with status `error`, and the others go on. `progress` draws a bar on stderr.
+    """
+    positions = range(len(images)) if indices is None else list(indices)
+    if labels is not None and len(labels) != len(images):
+        raise ValueError(f"there are {len(images)} images and {len(labels)} labels: give as many")
+    if not len(positions):
+        raise ValueError("no images to certify")
+    first, _ = _item(images, labels, positions[0])
+    shape = _shape_of(first) if not isinstance(model, Opened | MDEQ) else None
+    ready = as_opened(model, shape).with_reference(reference)
+    judge = _judge(ready, sigma, method, certificate, looks, seed, batch, noise, settings)
+    rows = []
+    for index in _shown(positions, progress):
+        label: int | None = None
+        try:
+            image, given = _item(images, labels, index)
+            if given is not None:
+                label = class_label(given, ready.classes, f"image {index}")
+            rows.append(judge.certify(image_tensor(image, ready.input_shape, f"image {index}"), index, label))
+        except PointError as error:
+            rows.append(PointRow(index, label, status="error", error=" ".join(str(error).split()), sigma=sigma))
+    return pd.DataFrame([asdict(row) for row in rows])
+
+
+def predict(
+    model: Any,
+    image: Picture,
+    *,
+    sigma: float,
+    n: int = 1000,
+    alpha: float = 0.001,
+    reference: SolverSetting | None = None,
+    index: int = 0,
+    seed: int = 0,
+    batch: int | None = None,
+    noise: str = "auto",
+) -> Prediction:
+    """The smoothed classifier's class of an image, or abstention (PREDICT of Cohen et al. 2019), for any classifier.
+
+    With probability at least 1 - alpha over the n noisy copies, `predicted` is the class that the base classifier
+    smoothed by noise `sigma` gives this image, or -1, an abstention. It says nothing of other images: that is
+    `certify_point`'s. Raises ValueError as `certify_point` does.
+    """
+    ready = as_opened(model, _shape_of(image) if not isinstance(model, Opened | MDEQ) else None)
+    ready = ready.with_reference(reference)
+    _refuse_training(ready)
+    if not sigma > 0:
+        raise ValueError(f"sigma is {sigma}, expected above 0")
+    x_CHW = _as_image(image, ready.input_shape)
+    size = _batch(ready, batch)
+    return predict_point(ready, x_CHW, sigma, n, alpha, seed, index, size, noise_generator(noise, ready.device))
+
+
+def as_opened(model: Any, input_shape: tuple[int, int, int] | None = None) -> Opened:
+    """Any model as samplers take it; `input_shape` is that of the images for one that does not say it itself."""
+    if isinstance(model, Opened):
+        return model
+    if isinstance(model, MDEQ):
+        return opened_mdeq(model)
+    if not callable(model) and not is_equilibrium(model):
+        raise ValueError(
+            f"found a {type(model).__name__} as the model: expected a torch module that gives logits, or an equilibrium "
+            "with state_shape, inject, f and head"
+        )
+    if input_shape is None:
+        raise ValueError("the model does not say what images it takes: give an image")
+    tensor = next(iter(model.parameters()), None) if isinstance(model, nn.Module) else None
+    device = torch.device("cpu") if tensor is None else tensor.device
+    dtype = torch.float32 if tensor is None or not tensor.is_floating_point() else tensor.dtype
+    if isinstance(model, nn.Module) and training_modules(model):
+        raise ValueError(_in_training(training_modules(model)))
+    ready = opened(model, label=type(model).__name__, input_shape=input_shape, classes=1, device=device, dtype=dtype)
+    with torch.inference_mode():
+        x_BCHW = torch.full((2, *input_shape), 0.5, device=device, dtype=ready.dtype)
+        injection = ready.inject(x_BCHW)
+        logits_BK = ready.head(ready.f(ready.zero_state(2), injection))
+    if logits_BK.dim() != 2 or len(logits_BK) != 2:
+        raise ValueError(
+            f"the model gives logits of shape {tuple(logits_BK.shape)} for 2 images, expected (2, classes)"
+        )
+    classes = logits_BK.shape[1]
+    return opened(
+        model, label=type(model).__name__, input_shape=input_shape, classes=classes, device=device, dtype=dtype
+    )
+
+
+def _judge(
+    ready: Opened,
+    sigma: float,
+    method: str | None,
+    certificate: str | None,
+    looks: Looks | Sequence[float] | None,
+    seed: int,
+    batch: int | None,
+    noise: str,
+    settings: Mapping[str, Any],
+) -> SmoothingJudge:
+    _refuse_training(ready)
+    unknown = sorted(set(settings) - _OF_SAMPLINGS - _OF_CERTIFICATES)
+    if unknown:
+        known = ", ".join(sorted(_OF_SAMPLINGS | _OF_CERTIFICATES))
+        raise TypeError(f"no setting {', '.join(unknown)}; there are {known}")
+    method = method or ("srs" if ready.parts else "standard")
+    kind = SAMPLINGS.get(method)
+    if kind is None:
+        raise ValueError(f"no sampling method {method!r}; there are {', '.join(SAMPLINGS)}")
+    sampling = {"method": method, **{name: value for name, value in settings.items() if name in kind.model_fields}}
+    sampling |= _looks(looks)
+    reference = {"solver": ready.reference.solver.name, "steps": ready.reference.steps}
+    sampling = sampling_defaults(sampling, {**reference, "tolerance": ready.reference.tolerance})
+    audits = {name: settings[name] for name in _OF_CERTIFICATES if name in settings}
+    if not kind.audited:
+        audits = {name: value for name, value in audits.items() if name == "alpha"}
+    elif sampling.get("target_radii") is not None:
+        audits.pop("audit", None)
+        if kind.default_audit_share is None:
+            audits.pop("audit_share", None)
+    else:
+        audits.pop("audit_share", None)
+    given = {} if certificate is None else {"kind": certificate}
+    smoothing = smoothing_of(sigma, sampling, certificate_defaults(sampling, {**given, **audits}))
+    generator = noise_generator(noise, ready.device)
+    return SmoothingJudge(ready, smoothing, generator, seed, _batch(ready, batch))
+
+
+def _looks(looks: Looks | Sequence[float] | None) -> dict[str, Any]:
+    """Looks as settings of a section `sampling`."""
+    if looks is None:
+        return {}
+    if not isinstance(looks, Looks):
+        return {"target_radii": tuple(looks)}
+    return {"target_radii": looks.target_radii, "looks": looks.model_dump(exclude={"target_radii"})}
+
+
+def _batch(ready: Opened, batch: int | None) -> int:
+    return default_batch(ready.state_size, ready.input_shape, ready.device.type) if batch is None else batch
+
+
+def _refuse_training(ready: Opened) -> None:
+    training = training_modules(ready.network)
+    if training:
+        raise ValueError(_in_training(training))
+
+
+def _in_training(modules: Sequence[str]) -> str:
+    return f"the model is in training mode ({modules[0]}), in which samples depend on each other: call model.eval()"
+
+
+def _as_image(image: Picture, input_shape: tuple[int, int, int]) -> Tensor:
+    try:
+        return image_tensor(image, input_shape, "the image")
+    except PointError as error:
+        raise ValueError(str(error)) from error
+
+
+def _as_label(label: int, classes: int) -> int:
+    try:
+        return class_label(label, classes, "the image")
+    except PointError as error:
+        raise ValueError(str(error)) from error
+
+
+def _shape_of(image: Picture) -> tuple[int, int, int]:
+    """The (channels, height, width) that an image shows by itself; ValueError where it could be read in two ways."""
+    if isinstance(image, Image.Image):
+        return (1 if image.mode in ("1", "L") else 3, image.height, image.width)
+    shape = tuple(image.shape)
+    if len(shape) == 2:
+        return (1, *shape)
+    if len(shape) != 3:
+        raise ValueError(f"an image has the shape (channels, height, width), found {shape}")
+    first, last = shape[0] in (1, 3), shape[2] in (1, 3)
+    if isinstance(image, np.ndarray) and last and not first:
+        return (shape[2], shape[0], shape[1])
+    if isinstance(image, np.ndarray) and last and first:
+        raise ValueError(f"an array of shape {shape} can be read as channels first or last: give a tensor (C, H, W)")
+    return (shape[0], shape[1], shape[2])
+
+
+def _item(images: Any, labels: Any, index: int) -> tuple[Any, Any]:
+    """An image and its label, if it has one."""
+    if hasattr(images, "image") and hasattr(images, "label"):  # a data set of a job
+        return images.image(index), images.label(index)
+    item = images[index]
+    image, label = item if isinstance(item, tuple | list) and len(item) == 2 else (item, None)
+    return image, label if labels is None else labels[index]
+
+
+def _index_of_the_only_image(seed: int, generator: str, x_CHW: Tensor) -> int:
+    """0, for the one image that this seed's noise is used for without a number of its own."""
+    digest = hashlib.sha256(x_CHW.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
+    if _UNNAMED.setdefault((seed, generator), digest) != digest:
+        raise ValueError(
+            f"another image was certified with seed {seed} and no index, and this one would share its noise: give each "
+            "image its own index, or use certify_points"
+        )
+    return 0
+
+
+def _shown(positions: Sequence[int], progress: bool) -> Iterator[int]:
+    if not progress:
+        yield from positions
+        return
+    from rich.console import Console
+
+    yield from track(positions, description="certifying", console=Console(stderr=True), transient=True)

@@ -1,0 +1,45 @@
+"""The families of models that come with the package. To add one: a folder here, and its line in FAMILIES."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+
+from srs_ray.models.mdeq.family import MDEQFamily
+from srs_ray.models.opened import Opened
+from srs_ray.models.weights import Weights
+from srs_ray.solvers.iteration import SolverSetting
+
+
+class Family(Protocol):
+    """Architectures by name, how their weights are read, and how a model is made of them."""
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+
+    def input_of(self, arch: str) -> tuple[tuple[int, int, int], int]: ...
+
+    def state_size_of(self, arch: str) -> int: ...
+
+    def reference_of(self, arch: str) -> SolverSetting: ...
+
+    def read(self, arch: str, source: str) -> Weights: ...
+
+    def open(self, arch: str, weights: Weights, device: torch.device, dtype: torch.dtype) -> Opened: ...
+
+
+FAMILIES: tuple[Family, ...] = (MDEQFamily(),)
+
+
+def architectures() -> list[str]:
+    """The names of all architectures."""
+    return [name for family in FAMILIES for name in family.names]
+
+
+def family_of(arch: str) -> Family:
+    """The family that has this architecture; ValueError that lists all of them for an unknown one."""
+    for family in FAMILIES:
+        if arch in family.names:
+            return family
+    raise ValueError(f"no architecture {arch!r}; there are {', '.join(architectures())}")

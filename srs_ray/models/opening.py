@@ -1,0 +1,320 @@
+"""From a job's section `model` to a model: read and checked once, on the driver, and opened on every worker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from srs_ray.errors import JobError, WeightsError
+from srs_ray.models.families import family_of
+from srs_ray.models.opened import ONE_EVALUATION, USUAL_REFERENCE, Opened, is_equilibrium, opened, state_shapes
+from srs_ray.models.protocols import EQUILIBRIUM_PARTS
+from srs_ray.models.settings import ArchitectureSettings, ImportedModelSettings
+from srs_ray.models.trial import try_out
+from srs_ray.models.user_code import Built, Import, build, describe_failure, distributions_of, loaded_code
+from srs_ray.models.weights import Weights, named_briefly, read_tensors
+from srs_ray.settings import flattened
+from srs_ray.solvers.iteration import SolverSetting
+
+Identity = dict[str, Any]
+
+
+class ModelSource(Protocol):
+    """All that a job's model is made of. It can be sent to workers, and opened there.
+
+    `identity` is what of it can change a prediction, by the dotted names of a run's fingerprint; `card` says how the
+    weights were made, as far as their file does.
+    """
+
+    @property
+    def label(self) -> str: ...
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]: ...
+
+    @property
+    def classes(self) -> int: ...
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None: ...
+
+    @property
+    def state_size(self) -> int:
+        """Elements of one sample's state."""
+        ...
+
+    @property
+    def reference(self) -> SolverSetting:
+        """The solver setting of its base classifier, unless a job names another."""
+        ...
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """See `Opened.parts`."""
+        ...
+
+    @property
+    def identity(self) -> Identity: ...
+
+    @property
+    def card(self) -> Mapping[str, Any]: ...
+
+    @property
+    def built(self) -> Built | None:
+        """The user's own code, where the model is made of it."""
+        ...
+
+    @property
+    def packages(self) -> Mapping[str, str]:
+        """Versions of the installed distributions that workers need, by name."""
+        ...
+
+    def open(self, device: str | torch.device = "cpu", dtype: str = "float32") -> Opened: ...
+
+
+@dataclass(frozen=True)
+class ArchitectureSource:
+    """An architecture of the package and its weights."""
+
+    arch: str
+    weights: Weights
+    parts: tuple[str, ...] = EQUILIBRIUM_PARTS
+    built: None = None
+    class_names: None = None
+    packages: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        return self.arch
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        return family_of(self.arch).input_of(self.arch)[0]
+
+    @property
+    def classes(self) -> int:
+        return family_of(self.arch).input_of(self.arch)[1]
+
+    @property
+    def state_size(self) -> int:
+        return family_of(self.arch).state_size_of(self.arch)
+
+    @property
+    def reference(self) -> SolverSetting:
+        return family_of(self.arch).reference_of(self.arch)
+
+    @property
+    def identity(self) -> Identity:
+        return {"model.arch": self.arch, "model.weights.digest": self.weights.digest}
+
+    @property
+    def card(self) -> Mapping[str, Any]:
+        return self.weights.card
+
+    def open(self, device: str | torch.device = "cpu", dtype: str = "float32") -> Opened:
+        return family_of(self.arch).open(self.arch, self.weights, torch.device(device), getattr(torch, dtype))
+
+
+@dataclass(frozen=True)
+class ImportedSource:
+    """A model that the user's own code built, with its weights."""
+
+    settings: ImportedModelSettings
+    built: Built
+    identity: Identity
+    packages: Mapping[str, str]
+    card: Mapping[str, Any]
+
+    @property
+    def label(self) -> str:
+        return self.built.label
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        return self.settings.input_shape
+
+    @property
+    def classes(self) -> int:
+        return self.settings.classes
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        return self.settings.class_names
+
+    @property
+    def state_size(self) -> int:
+        if not self.parts:
+            return self.classes
+        return sum(map(prod, state_shapes(self.built.value.state_shape)[1]))
+
+    @property
+    def reference(self) -> SolverSetting:
+        if not self.parts:
+            return ONE_EVALUATION
+        return USUAL_REFERENCE if self.settings.reference is None else self.settings.reference.setting()
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return EQUILIBRIUM_PARTS if is_equilibrium(self.built.value) else ()
+
+    def open(self, device: str | torch.device = "cpu", dtype: str = "float32") -> Opened:
+        settings = self.settings
+        return opened(
+            moved(self.built.value, torch.device(device), getattr(torch, dtype)),
+            label=self.label,
+            input_shape=self.input_shape,
+            classes=self.classes,
+            device=torch.device(device),
+            dtype=getattr(torch, dtype),
+            reference=self.reference,
+            class_names=settings.class_names,
+        )
+
+
+def read_model(settings: ArchitectureSettings | ImportedModelSettings, dtype: str = "float32") -> ModelSource:
+    """The model that a job's section names; one of the user's own is built, given its weights and tried out.
+
+    Raises WeightsError for weights that do not fit, and JobError for code that cannot be imported or that raises, and
+    for a model that `try_out` refuses.
+    """
+    if isinstance(settings, ArchitectureSettings):
+        family = family_of(settings.arch)
+        return ArchitectureSource(settings.arch, family.read(settings.arch, settings.weights))
+    return _read_imported(settings, dtype)
+
+
+def _read_imported(settings: ImportedModelSettings, dtype: str) -> ImportedSource:
+    built = build(Import.parse(settings.imported), settings.args, JobError)
+    network, card = built.value, dict[str, Any]()
+    if all(hasattr(network, part) for part in EQUILIBRIUM_PARTS) and not is_equilibrium(network):
+        raise JobError(
+            f"{built.label} has inject, f and head, but no state_shape: give it the shape of one sample's state, or a "
+            "list of shapes where that is several tensors"
+        )
+    if not callable(network) and not is_equilibrium(network):
+        raise JobError(
+            f"{built.label} gives a {type(network).__name__}: expected a classifier, which is called with images, or "
+            "an equilibrium with state_shape, inject, f and head"
+        )
+    if settings.reference is not None and not is_equilibrium(network):
+        raise JobError(
+            f"model.reference is a solver setting of an equilibrium, and {built.label} has no state_shape, inject, f "
+            "and head: leave reference out"
+        )
+    if settings.weights is not None:
+        weights = read_tensors(settings.weights)
+        load_weights(network, weights, built.label)
+        card = weights.card
+    if isinstance(network, nn.Module):
+        network.requires_grad_(False)
+        if network.training:  # as factories leave it; one that was put into evaluation mode is left as it is
+            network.eval()
+    digest = Weights(dict(tensors_of(network)), {}).digest
+    source = ImportedSource(settings, built, {}, {}, card)
+    try:
+        try_out(source.open("cpu", dtype))
+    except JobError:
+        raise
+    except Exception as error:
+        shape = "x".join(map(str, settings.input_shape))
+        raise JobError(f"{built.label}, tried on images of {shape}, raised {describe_failure(error, built)}") from error
+    packages = distributions_of(type(module).__module__ for module in modules_of(network))
+    identity = {
+        "model.import": built.label,
+        **flattened("model.args", settings.args),
+        **{f"model.code.{name}": digest for name, digest in loaded_code(built).items()},
+        **{f"model.packages.{name}": version for name, version in packages.items()},
+        "model.weights.digest": digest,
+        "model.input_shape": list(settings.input_shape),
+        "model.classes": settings.classes,
+    }
+    return ImportedSource(settings, built, identity, packages, card)
+
+
+def load_weights(network: Any, weights: Weights, label: str) -> None:
+    """Gives a network its state dict; WeightsError names what is missing, extra, of the wrong shape, or not finite."""
+    if not isinstance(network, nn.Module):
+        raise WeightsError(
+            f"model.weights is set, but {label} gives a {type(network).__name__}, which is no torch module and takes "
+            "no state dict: leave weights out, and load them in the factory"
+        )
+    expected = {name: value for name, value in network.state_dict().items() if isinstance(value, Tensor)}
+    found = weights.tensors
+    optional = {name for name in expected if name.endswith("num_batches_tracked")}
+    missing, extra = expected.keys() - found.keys() - optional, found.keys() - expected.keys()
+    problems = []
+    if missing:
+        problems.append(f"missing: {named_briefly(missing)}")
+    if extra:
+        problems.append(f"not in this model: {named_briefly(extra)}")
+    for name in sorted(expected.keys() & found.keys()):
+        if expected[name].shape != found[name].shape:
+            problems.append(f"{name}: found shape {tuple(found[name].shape)}, expected {tuple(expected[name].shape)}")
+        elif not torch.isfinite(found[name]).all():
+            problems.append(f"{name}: holds values that are not finite")
+    if problems:
+        shown = problems[:8] + ([f"... {len(problems) - 8} more"] if len(problems) > 8 else [])
+        raise WeightsError(f"the weights do not fit {label}:\n  " + "\n  ".join(shown))
+    network.load_state_dict(found, strict=False)
+
+
+def moved(network: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    """The network on that device, its floating-point tensors in that type; an object's own modules and tensors too."""
+    if isinstance(network, nn.Module):
+        network = network.to(device=device, dtype=dtype)
+    for owner in modules_of(network):
+        for name, value in list(getattr(owner, "__dict__", {}).items()):
+            if isinstance(value, nn.Module):
+                value.to(device=device, dtype=dtype)
+            elif isinstance(value, Tensor):  # no parameter or buffer: torch leaves it where it is
+                setattr(owner, name, value.to(device, dtype if value.is_floating_point() else value.dtype))
+    return network
+
+
+def modules_of(network: Any) -> list[Any]:
+    """The object itself and all torch modules in it."""
+    if isinstance(network, nn.Module):
+        return list(network.modules())
+    inner = [value for value in getattr(network, "__dict__", {}).values() if isinstance(value, nn.Module)]
+    return [network, *(module for value in inner for module in value.modules())]
+
+
+def tensors_of(network: Any) -> Iterator[tuple[str, Tensor]]:
+    """All tensors that a network computes with, by name: parameters, buffers, and tensors that are plain attributes."""
+    if isinstance(network, nn.Module):
+        yield from network.named_parameters()
+        yield from network.named_buffers()
+        for prefix, module in network.named_modules():
+            yield from _plain_tensors(module, prefix)
+        return
+    yield from _plain_tensors(network, "")
+    for name, value in getattr(network, "__dict__", {}).items():
+        if isinstance(value, nn.Module):
+            yield from ((f"{name}.{inner}", tensor) for inner, tensor in tensors_of(value))
+
+
+def _plain_tensors(owner: Any, prefix: str) -> Iterator[tuple[str, Tensor]]:
+    attributes = getattr(owner, "__dict__", {}).items()
+    for name, value in attributes:
+        if name in ("_parameters", "_buffers", "_modules"):
+            continue
+        yield from _tensors_in(f"{prefix}.{name}" if prefix else name, value)
+
+
+def _tensors_in(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+        yield name, torch.from_numpy(np.ascontiguousarray(value))
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _tensors_in(f"{name}.{key}", item)
+    elif isinstance(value, list | tuple):
+        for number, item in enumerate(value):
+            yield from _tensors_in(f"{name}.{number}", item)

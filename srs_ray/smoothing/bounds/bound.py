@@ -1,0 +1,48 @@
+"""What a bound is: from the counts of one point to a lower bound on p_A, at an error probability alpha."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The counts of one point, with the class `c` fixed beforehand by the selection samples.
+
+    n           estimation samples drawn (one without a prediction is no hit and still counts here)
+    hits        |S|, samples on which the sampler said c
+    audited     K', hits on which the base classifier was run from zero on the same noise; drawn from S uniformly
+                without replacement, by randomness independent of everything else
+    disagreed   k, audited hits on which the base classifier did not say c (a failed solve disagrees)
+    """
+
+    n: int
+    hits: int
+    audited: int = 0
+    disagreed: int = 0
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A lower bound on p_A = P(F(x + e) = c), e ~ N(0, sigma^2 I), F the base classifier.
+
+    `audited`: it is for samples of another sampler than F, corrected by an audit; otherwise F itself made them.
+    `sound`: p_lower is above p_A with probability at most alpha. `anytime`: that holds at all sample sizes at once.
+    `function(hits, n, audited, disagreed, alpha)` raises ValueError for counts that cannot be.
+    """
+
+    name: str
+    function: Callable[[int, int, int, int, float], float]
+    audited: bool
+    sound: bool = True
+    anytime: bool = False
+
+    def p_lower(self, evidence: Evidence, alpha: float) -> float:
+        """The bound of this evidence."""
+        return self.function(evidence.hits, evidence.n, evidence.audited, evidence.disagreed, alpha)
+
+    @property
+    def label(self) -> str:
+        """The name, and that it is unsound where it is."""
+        return self.name if self.sound else f"{self.name} (unsound)"

@@ -1,0 +1,175 @@
+"""Judges one point: select a class, sample, audit, bound, and lay it all down in a row."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from srs_ray.errors import PointError
+from srs_ray.models.opened import Opened, training_modules
+from srs_ray.smoothing.audit import NO_AUDIT
+from srs_ray.smoothing.base_classifier import NO_CLASS, BaseClassifier
+from srs_ray.smoothing.estimation import NOTHING_ESTIMATED, Estimation, estimate, refuse_nonfinite
+from srs_ray.smoothing.noise import Domain, NoiseGenerator, NoisyPoint
+from srs_ray.smoothing.plan import Plan
+from srs_ray.smoothing.radius import certified_radius
+from srs_ray.smoothing.row import PointRow
+from srs_ray.smoothing.samplers.sampler import Selection
+from srs_ray.smoothing.smoothing import Smoothing
+
+ABSTAIN = -1
+
+
+@dataclass(frozen=True)
+class SmoothingJudge:
+    """All that the certification of a point by smoothing needs, but the point.
+
+    `batch` is how many samples go through the network at once. Rows of the same settings on the same kind of device
+    are equal bit for bit, whatever process made them. Raises ValueError for settings that are out of range, and where
+    the model lacks what the way of sampling needs.
+    """
+
+    model: Opened
+    smoothing: Smoothing
+    generator: NoiseGenerator
+    seed: int
+    batch: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed is {self.seed}, expected 0 to 2^63 - 1")
+        if self.batch < 1:
+            raise ValueError(f"batch is {self.batch}, expected at least 1")
+        sampling = self.smoothing.sampling
+        missing = [part for part in sampling.needs if part not in self.model.parts]
+        if missing:
+            raise ValueError(lacking_parts(self.model.label, sampling.method_name, sampling.needs, missing))
+        training = training_modules(self.model.network)
+        if training:
+            raise ValueError(
+                f"the model is in training mode ({training[0]}), in which samples depend on each other: "
+                "call model.eval()"
+            )
+        use_exact_float32()
+
+    def certify(self, x_CHW: Tensor, index: int, label: int | None) -> PointRow:
+        """The row of one point: image in [0, 1], its position in the data set (it keys the noise), its true class.
+
+        Raises PointError for what is no such image, and where more samples than `max_nonfinite` have no finite answer.
+        """
+        started = time.perf_counter()
+        model, smoothing, sampling = self.model, self.smoothing, self.smoothing.sampling
+        fault = image_fault(x_CHW, model.input_shape)
+        if fault is not None:
+            raise PointError(fault)
+        point = NoisyPoint(x_CHW.to(model.device, torch.float32), smoothing.sigma, self.seed, index, self.generator)
+        base = BaseClassifier(model, model.reference, self.batch)
+        sampler = sampling.sampler(base, point)
+
+        selection = sampler.draw(Domain.SELECTION, sampling.n0)
+        refuse_nonfinite(Domain.SELECTION, selection.classes_N, sampling.max_nonfinite)
+        selected = selected_class(selection.classes_N)
+        done, plan, asked = NOTHING_ESTIMATED, None, NO_AUDIT
+        if selected != NO_CLASS:
+            shown = Selection(selected, np.flatnonzero(selection.classes_N == selected))
+            sampler, plan, asked = sampling.decide(smoothing.certificate, smoothing.goal, base, point, sampler, shown)
+            done = estimate(sampler, base, point, selected, sampling.max_nonfinite, plan, smoothing.goal)
+        radius = certified_radius(done.p_lower, smoothing.sigma)
+        predicted = selected if radius > 0 else ABSTAIN
+        selection_classes, selection_counts = sparse_counts(selection.classes_N)
+        classes, counts = sparse_counts(done.classes_N)
+        return PointRow(
+            index=index,
+            label=label,
+            predicted=predicted,
+            radius=radius,
+            correct=None if label is None else predicted == label,
+            selected=selected,
+            p_lower=done.p_lower,
+            n0=sampling.n0,
+            n=len(done.classes_N),
+            selection_classes=selection_classes,
+            selection_counts=selection_counts,
+            classes=classes,
+            counts=counts,
+            audited=done.audit.audited,
+            disagreed=done.audit.disagreed,
+            method=sampler.method,
+            **self._looks(plan, done),
+            function_evaluations=selection.evaluations + done.evaluations,
+            reference_evaluations=done.audit.evaluations + asked.evaluations,
+            fallbacks=sum(part.fallbacks for part in (selection, done, done.audit, asked)),
+            unconverged=sum(part.unconverged for part in (selection, done, done.audit, asked)),
+            sigma=smoothing.sigma,
+            seconds=time.perf_counter() - started,
+            device=device_name(model.device),
+            dtype=str(model.network_dtype).removeprefix("torch."),
+            batch=self.batch,
+        )
+
+    def _looks(self, plan: Plan | None, done: Estimation) -> dict[str, Any]:
+        """The columns of a point that was sampled by looks; of others they are null."""
+        if plan is None or not self.smoothing.sampling.by_looks:
+            return {}
+        return {
+            "stopped": done.stopped,
+            "audit_share": plan.audit.share,
+            "look_n": [look.n for look in done.read],
+            "look_hits": [look.hits for look in done.read],
+            "look_audited": [look.audited for look in done.read],
+            "look_disagreed": [look.disagreed for look in done.read],
+        }
+
+
+def lacking_parts(label: str, method: str, needs: Sequence[str], missing: Sequence[str]) -> str:
+    """Why a model cannot be sampled so, and what can be done."""
+    parts = " and ".join(filter(None, [", ".join(needs[:-1]), needs[-1]]))
+    has = "has none of them" if set(missing) == set(needs) else f"lacks {', '.join(missing)}"
+    return f"{method} needs {parts}; {label} {has}: use method: standard"
+
+
+def image_fault(x_CHW: Tensor, shape: tuple[int, int, int]) -> str | None:
+    """What keeps a tensor from being an image of that shape with pixels in [0, 1]; None if nothing does."""
+    if tuple(x_CHW.shape) != shape:
+        return f"the model takes images of shape {shape}, found {tuple(x_CHW.shape)}"
+    if not x_CHW.is_floating_point():
+        return f"pixels are floating-point numbers in [0, 1], found {x_CHW.dtype}: divide 8-bit pixels by 255"
+    low, high = x_CHW.min().item(), x_CHW.max().item()  # NaN where any pixel is
+    if not (low >= 0 and high <= 1):
+        return f"pixels lie in [0, 1] and are finite, found {low:g} to {high:g}"
+    return None
+
+
+def selected_class(classes_N: np.ndarray) -> int:
+    """The most frequent class, the lowest of those tied; NO_CLASS if samples without a prediction outnumber it."""
+    predicted = classes_N[classes_N != NO_CLASS]
+    if not len(predicted):
+        return NO_CLASS
+    counts = np.bincount(predicted)
+    winner = int(counts.argmax())
+    return winner if counts[winner] >= len(classes_N) - len(predicted) else NO_CLASS
+
+
+def sparse_counts(classes_N: np.ndarray) -> tuple[list[int], list[int]]:
+    """The classes that occur (NO_CLASS among them), ascending, and how often each does."""
+    classes, counts = np.unique(classes_N, return_counts=True)
+    return classes.tolist(), counts.tolist()
+
+
+def device_name(device: torch.device) -> str:
+    """`cpu`, or the GPU's own name."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def use_exact_float32() -> None:
+    """On CUDA, float32 means float32 (no TF32), and the same kernels are chosen every time."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True

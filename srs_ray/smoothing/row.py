@@ -1,0 +1,50 @@
+"""The row of one point, as a run directory stores it."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+
+@dataclass(frozen=True)
+class PointRow:
+    """One row of a run directory; its columns are described in the README. Result columns are None in error rows."""
+
+    index: int
+    label: int | None
+    status: str = "ok"
+    error: str | None = None
+    predicted: int | None = None
+    radius: float | None = None
+    correct: bool | None = None
+    selected: int | None = None
+    p_lower: float | None = None
+    n0: int | None = None
+    n: int | None = None
+    selection_classes: list[int] | None = None
+    selection_counts: list[int] | None = None
+    classes: list[int] | None = None
+    counts: list[int] | None = None
+    audited: int | None = None
+    disagreed: int | None = None
+    function_evaluations: int | None = None
+    reference_evaluations: int | None = None
+    fallbacks: int | None = None
+    unconverged: int | None = None
+    method: str | None = None
+    stopped: str | None = None
+    audit_share: float | None = None
+    look_n: list[int] | None = None
+    look_hits: list[int] | None = None
+    look_audited: list[int] | None = None
+    look_disagreed: list[int] | None = None
+    sigma: float | None = None
+    seconds: float | None = None
+    worker: str = field(default_factory=lambda: f"{socket.gethostname()}/{os.getpid()}")
+    device: str | None = None
+    dtype: str | None = None
+    batch: int | None = None
+    attempt: int = 1
+    finished_at: datetime = field(default_factory=lambda: datetime.now(UTC))

@@ -1,0 +1,170 @@
+"""What every way of sampling gives: a sampler of a point, the plan of its estimation, and the settings of both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Protocol
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from srs_ray.settings import Radius, Settings
+from srs_ray.smoothing.audit import NO_AUDIT, Audit, AuditRule, Fixed
+from srs_ray.smoothing.base_classifier import BaseClassifier, Predictions
+from srs_ray.smoothing.bounds import Bound
+from srs_ray.smoothing.certificate import CertificateSettings
+from srs_ray.smoothing.noise import Domain, NoisyPoint
+from srs_ray.smoothing.plan import Goal, Plan
+from srs_ray.smoothing.radius import target_p
+from srs_ray.solvers.iteration import SolverSetting
+from srs_ray.solvers.settings import SolverSettings
+
+Row = Mapping[str, Any]
+
+
+class Sampler(Protocol):
+    """Draws the samples first, first + 1, ..., first + count - 1 of a domain of one point, in the order of domains.
+
+    `method` is what rows call it. Sample i is of chain i mod `chains`; with one chain samples are independent.
+    """
+
+    @property
+    def method(self) -> str: ...
+
+    @property
+    def chains(self) -> int: ...
+
+    def draw(self, domain: Domain, count: int, first: int = 0) -> Predictions: ...
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A point's candidate class, and which of the n0 selection samples said it."""
+
+    selected: int
+    hits: np.ndarray
+
+
+class LookSettings(Settings):
+    """When a point is looked at before all n samples are drawn: at sizes from `first` on that grow by `growth` up to n.
+
+    alpha is spent over the looks as (n_j / n)^power; a radius is given up when the risk that all n samples would have
+    certified it is at most `futility`. docs/statistics.md says why the certificate holds whenever sampling ends.
+    """
+
+    first: int = Field(100, ge=1)
+    growth: float = Field(1.25, gt=1)
+    power: float = Field(2.0, gt=0)
+    futility: float = Field(0.01, gt=0, lt=1)
+
+
+class Looks(LookSettings):
+    """Looks with their target radii, as Python callers give them together."""
+
+    target_radii: Annotated[tuple[Radius, ...], Field(min_length=1)]
+
+    def __init__(self, target_radii: Any, **settings: Any) -> None:
+        super().__init__(**{"target_radii": target_radii, **settings})
+
+
+class SamplingSettings(Settings):
+    """What all ways of sampling share: n0 samples select the class, n estimate its rate.
+
+    With `target_radii` n is the most that is drawn: a point is done when each of them is certified or futile. A point
+    is an error if more than a share `max_nonfinite` of the samples of a stage have no finite logits. `reference` is
+    the solver of an equilibrium model's base classifier.
+
+    A way of sampling says what a model `needs` for it, whether its samples are `audited`, and which share of the hits
+    by looks unless the certificate names another (None: it chooses that itself).
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ()
+    audited: ClassVar[bool] = False
+    default_audit_share: ClassVar[float | None] = None
+
+    n0: int = Field(100, ge=1)
+    n: int = Field(10_000, ge=1)
+    target_radii: Annotated[tuple[Radius, ...], Field(min_length=1)] | None = None
+    looks: LookSettings | None = None
+    max_nonfinite: float = Field(0.1, ge=0, le=1)
+    reference: SolverSettings | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_looks_for_targets(cls, raw: Any) -> Any:
+        if isinstance(raw, Mapping):
+            targets, looks = raw.get("target_radii"), raw.get("looks")
+            if targets is not None and looks is None:
+                return {**raw, "looks": {}}
+            if targets is None and looks is not None:
+                raise ValueError("looks are for target_radii: name these, or leave looks out")
+        return raw
+
+    @property
+    def method_name(self) -> str:
+        """As job files name this way of sampling."""
+        return str(type(self).model_fields["method"].default)
+
+    @property
+    def by_looks(self) -> bool:
+        """Whether a point may be done before all n samples are drawn."""
+        return self.looks is not None
+
+    @property
+    def at_once(self) -> int | None:
+        """How many samples can be drawn side by side; None: any number."""
+        return None
+
+    @property
+    def steps_of_a_sample(self) -> SolverSetting | None:
+        """The solver's steps that a sample takes; None: those of the base classifier."""
+        return None
+
+    def sampler(self, base: BaseClassifier, point: NoisyPoint) -> Sampler:
+        """What draws the selection samples of this point."""
+        raise TypeError(f"{type(self).__name__} draws no samples")
+
+    def plan(self, certificate: CertificateSettings) -> Plan:
+        """The plan of a point's estimation; of several, the one with the largest bound. ValueError if there is none."""
+        return self.plan_by(certificate.bound, certificate)
+
+    def plan_by(self, bound: Bound, certificate: CertificateSettings, audit: AuditRule | None = None) -> Plan:
+        """A plan by this bound at the certificate's alpha; `audit` None: the certificate's."""
+        if audit is None:
+            audit = certificate.audits if bound.audited else Fixed(0)
+        if self.looks is None:
+            return Plan.fixed(bound, certificate.alpha, self.n, audit)
+        looks = self.looks
+        return Plan.geometric(
+            bound, certificate.alpha, self.n, first=looks.first, growth=looks.growth, power=looks.power, audit=audit
+        )
+
+    def describe_audit(self, certificate: CertificateSettings) -> str:
+        """The audit in words."""
+        return certificate.audits.describe()
+
+    def goal(self, sigma: float) -> Goal:
+        """The bounds to pass for the target radii; ValueError for a radius that no bound earns."""
+        if self.looks is None or self.target_radii is None:
+            return Goal()
+        return Goal(tuple(target_p(radius, sigma) for radius in self.target_radii), self.looks.futility)
+
+    def decide(
+        self, certificate: CertificateSettings, goal: Goal, base: BaseClassifier, point: NoisyPoint, sampler: Sampler,
+        selection: Selection,
+    ) -> tuple[Sampler, Plan, Audit]:  # fmt: skip
+        """How a point is estimated once its class is selected; and an audit of selection samples, if one was made."""
+        return sampler, self.plan(certificate), NO_AUDIT
+
+    def title(self, reference: str) -> str:
+        """As the literature writes it, such as 'SRS 3A', with the base classifier's solver setting."""
+        raise TypeError(f"{type(self).__name__} has no title")
+
+    def evaluations_of(self, row: Row, n: int) -> float:
+        """The sampler's evaluations of a row's point, had at most n estimation samples been drawn."""
+        return row["function_evaluations"] * (row["n0"] + n) / (row["n0"] + row["n"])
+
+    def evaluations_by_steps(self, row: Row, steps: int) -> float:
+        """The sampler's evaluations of a row's point, had its solves taken so many steps each."""
+        return row["function_evaluations"]
