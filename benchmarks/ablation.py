@@ -29,8 +29,8 @@ from srs_ray.models.mdeq import inference, winograd
 from srs_ray.models.mdeq.architectures import ARCHITECTURES
 from srs_ray.models.mdeq.model import ResidualBlock
 from srs_ray.smoothing import noise
+from srs_ray.smoothing.judge import device_name, use_exact_float32
 from srs_ray.smoothing.noise import Domain
-from srs_ray.smoothing.point import device_name, use_exact_float32
 from srs_ray.solvers import anderson, broyden, iteration
 from srs_ray.solvers.iteration import FixedPointIteration, FixedPointMap, Solution, SolverSetting
 

@@ -20,9 +20,9 @@ from srs_ray.models.mdeq.architectures import ARCHITECTURES
 from srs_ray.models.mdeq.checkpoints import inference_model, random_weights
 from srs_ray.runner.allocator import keep_freed_memory
 from srs_ray.smoothing.batch_size import default_batch, seconds_a_sample
+from srs_ray.smoothing.judge import device_name, use_exact_float32
 from srs_ray.smoothing.noise import NoisyPoint, noise_generator
-from srs_ray.smoothing.point import device_name, use_exact_float32
-from srs_ray.smoothing.sampling import SerializedSampling, StandardSampling
+from srs_ray.smoothing.samplers import SerializedSampling, StandardSampling
 from srs_ray.solvers.iteration import SolverSetting
 
 

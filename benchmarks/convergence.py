@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from srs_ray.data import open_dataset
-from srs_ray.models.mdeq.model import MDEQ
 from srs_ray.models.mdeq.checkpoints import build_model, read_weights
+from srs_ray.models.mdeq.model import MDEQ
 from srs_ray.solvers.iteration import FixedPointIteration, SolverSetting
 
 TILE = 4  # places on a side

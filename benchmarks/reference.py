@@ -19,13 +19,15 @@ from rich.progress import track
 from rich.table import Table
 
 from srs_ray.data import open_dataset
-from srs_ray.models.mdeq.model import MDEQ
 from srs_ray.models.mdeq.checkpoints import load_model
+from srs_ray.models.mdeq.model import MDEQ
 from srs_ray.runner.allocator import keep_freed_memory
 from srs_ray.smoothing.batch_size import default_batch
+from srs_ray.smoothing.certificate import Certificate
+from srs_ray.smoothing.judge import SmoothingJudge
 from srs_ray.smoothing.noise import noise_generator
-from srs_ray.smoothing.point import PointCertifier, PointRow
-from srs_ray.smoothing.sampling import Certificate, StandardSampling
+from srs_ray.smoothing.row import PointRow
+from srs_ray.smoothing.samplers import StandardSampling
 from srs_ray.solvers.iteration import SolverSetting
 
 ARCH, RADII = "mdeq-small-cifar10", (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -97,7 +99,7 @@ def main() -> None:
     for steps, tolerance in track(SETTINGS, "settings", transient=True):
         setting = SolverSetting(model.config.reference.solver, steps, tolerance)
         name = str(setting) if tolerance is None else f"{setting}, tolerance {tolerance:g}"
-        certifier = PointCertifier(
+        certifier = SmoothingJudge(
             model=model,
             sampling=StandardSampling(setting, 100, given.n),
             certificate=Certificate("cohen"),

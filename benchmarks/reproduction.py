@@ -27,7 +27,7 @@ from srs_ray.analysis.run_info import RunInfo
 from srs_ray.analysis.statements import subset_line
 from srs_ray.models.mdeq.checkpoints import read_weights
 from srs_ray.runs import RunDirectory
-from srs_ray.smoothing.certificates import certified_radius
+from srs_ray.smoothing.radius import certified_radius
 
 JOBS = Path("jobs/paper")
 TEST_POINTS, PUBLISHED_POINTS = 10_000, 500

@@ -25,17 +25,25 @@ from rich.progress import track
 from rich.table import Table
 
 from srs_ray.data import open_dataset
-from srs_ray.models.mdeq.model import MDEQ
 from srs_ray.models.mdeq.checkpoints import load_model
+from srs_ray.models.mdeq.model import MDEQ
 from srs_ray.runner.allocator import keep_freed_memory
 from srs_ray.smoothing.base_classifier import NO_CLASS, BaseClassifier, Predictions
 from srs_ray.smoothing.batch_size import default_batch
-from srs_ray.smoothing.certificates import clopper_pearson_lower
-from srs_ray.smoothing.looks import target_p
-from srs_ray.smoothing.noise import NoisyPoint, Domain, noise_generator
-from srs_ray.smoothing.point import PointCertifier, selected_class
-from srs_ray.smoothing.samplers import Sampler, SerializedSampler, StandardSampler
-from srs_ray.smoothing.sampling import AutoSampling, Certificate, Looks, SerializedSampling, StandardSampling
+from srs_ray.smoothing.bounds import clopper_pearson_lower
+from srs_ray.smoothing.certificate import Certificate
+from srs_ray.smoothing.judge import SmoothingJudge, selected_class
+from srs_ray.smoothing.noise import Domain, NoisyPoint, noise_generator
+from srs_ray.smoothing.radius import target_p
+from srs_ray.smoothing.samplers import (
+    AutoSampling,
+    Looks,
+    Sampler,
+    SerializedSampler,
+    SerializedSampling,
+    StandardSampler,
+    StandardSampling,
+)
 from srs_ray.solvers.iteration import SolverSetting
 
 ARCH = "mdeq-small-cifar10"
@@ -104,7 +112,7 @@ class Played:
     by_srs: bool
 
 
-def play(certifier: PointCertifier, at: Recorded) -> Played:
+def play(certifier: SmoothingJudge, at: Recorded) -> Played:
     """Certifies a point from what is recorded of it, by the certifier's own code."""
     point = NoisyPoint(torch.zeros(certifier.model.config.input_shape), SIGMA, SEED, at.index, certifier.generator)
     base = cast(BaseClassifier, at)
@@ -182,7 +190,7 @@ def main() -> None:
             table.add_column(heading, justify="right" if heading else "left")
         of_f = (N0 + N) * float(np.mean([at.reference_evaluations for at in points]))
         for way, sampling, certificate in ways(radii, reference, given.power):
-            certifier = PointCertifier(
+            certifier = SmoothingJudge(
                 model,
                 sampling,
                 certificate,

@@ -18,8 +18,10 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import norm
 
-from srs_ray.smoothing.certificates import clopper_pearson_lower
-from srs_ray.smoothing.looks import Evidence, LookPlan, design_effect, target_p
+from srs_ray.smoothing.bounds import Evidence, clopper_pearson_lower
+from srs_ray.smoothing.plan import Plan
+from srs_ray.smoothing.prediction import design_effect
+from srs_ray.smoothing.radius import target_p
 
 SIGMA, ALPHA, N, CHAINS, WARMUP, FUTILITY = 0.5, 0.001, 10_000, 400, 10, 0.01
 RADII = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
@@ -67,7 +69,7 @@ class Outcome:
     p_lower: float
 
 
-def certify(plan: LookPlan, samples: Samples, p_targets: list[float], reference: int) -> Outcome:
+def certify(plan: Plan, samples: Samples, p_targets: list[float], reference: int) -> Outcome:
     made: list[Evidence] = []
     verdict = None
     while verdict is None:
@@ -104,7 +106,7 @@ def main() -> None:
     )
     drawn = {copies: [Samples.draw(p, copies, rng) for p in rates] for copies in (0.05, 0.15)}
     for kind, first, growth, power, tau in settings:
-        plan = LookPlan.geometric(kind, ALPHA, N, first=first, growth=growth, power=power or 1.0, audit_share=tau)
+        plan = Plan.geometric(kind, ALPHA, N, first=first, growth=growth, power=power or 1.0, audit_share=tau)
         for copies, points in drawn.items():
             if not tau and copies != 0.05:
                 continue

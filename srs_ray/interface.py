@@ -198,7 +198,7 @@ def as_opened(model: Any, input_shape: tuple[int, int, int] | None = None) -> Op
         logits_BK = ready.head(ready.f(ready.zero_state(2), injection))
     if logits_BK.dim() != 2 or len(logits_BK) != 2:
         raise ValueError(
-            f"the model gives logits of shape {tuple(logits_BK.shape)} for 2 images, expected (2, classes)"
+            f"the model gives {tuple(logits_BK.shape)} for 2 images, expected logits of shape (2, classes)"
         )
     classes = logits_BK.shape[1]
     return opened(

@@ -10,7 +10,8 @@ from scipy.stats import norm
 from srs_ray.job import Job
 from srs_ray.job_file import load_job
 from srs_ray.runner.feasibility import check_feasible
-from srs_ray.smoothing.certificates import certified_radius, p_cap, smallest_audit
+from srs_ray.smoothing.limits import p_cap, smallest_audit
+from srs_ray.smoothing.radius import certified_radius
 
 JOBS = Path(__file__).resolve().parent.parent / "jobs" / "paper"
 CIFAR_RADII = (0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)

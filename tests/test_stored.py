@@ -21,8 +21,9 @@ from rich.console import Console
 from srs_ray.analysis import certified_accuracy, comparison_table, load_points, recertify
 from srs_ray.data.digits import Digits
 from srs_ray.job import Job
-from srs_ray.models.architectures import architecture
-from srs_ray.models.weights import random_weights, read_weights
+from srs_ray.models.mdeq.architectures import architecture
+from srs_ray.models.mdeq.checkpoints import random_weights, read_weights
+from srs_ray.models.opening import ArchitectureSource
 from srs_ray.runner.backend import InProcess
 from srs_ray.runner.certification import certify
 from srs_ray.runner.preparation import JobInputs, fingerprint_of
@@ -59,14 +60,16 @@ digits_as = functools.lru_cache(Digits)
 def fingerprint_now(job: Job, device: str, left_out: list[str]) -> dict[str, Any]:
     """The job's fingerprint as a run on that kind of device gets it, with stand-ins for what is left out of it."""
     inputs = JobInputs.read(job) if not left_out else inputs_with_stand_ins(job, left_out)
-    found = json.loads(json.dumps(fingerprint_of(inputs.resolve(device), inputs.weights)))
+    found = json.loads(json.dumps(fingerprint_of(inputs.resolve(device), inputs.source)))
     return {name: value for name, value in found.items() if not name.startswith(tuple(left_out))}
 
 
 def inputs_with_stand_ins(job: Job, left_out: list[str]) -> JobInputs:
     arch = job.model.arch
     weights = random_weights_of(arch) if "model.weights." in left_out else read_weights(job.model.weights)
-    return JobInputs(job, weights, None, digits_as("test", architecture(arch).input_shape), range(0))
+    return JobInputs(
+        job, ArchitectureSource(arch, weights), None, digits_as("test", architecture(arch).input_shape), range(0)
+    )
 
 
 def changes(stored: Any, now: Any, name: str = "job") -> list[str]:

@@ -11,7 +11,8 @@ import pytest
 
 from srs_ray.job import Job
 from srs_ray.runs.directory import RunDirectory
-from srs_ray.smoothing.certificates import certified_radius, p_lower
+from srs_ray.smoothing.bounds import p_lower
+from srs_ray.smoothing.radius import certified_radius
 
 STARTED = datetime(2025, 3, 1, 12, 0, 0, tzinfo=UTC)
 

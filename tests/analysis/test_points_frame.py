@@ -11,7 +11,8 @@ from srs_ray.analysis.points import load_points
 from srs_ray.analysis.run_info import RunInfo
 from srs_ray.errors import RunDirectoryError, SrsRayError
 from srs_ray.runs.directory import RunDirectory
-from srs_ray.smoothing.certificates import certified_radius, p_cap
+from srs_ray.smoothing.limits import p_cap
+from srs_ray.smoothing.radius import certified_radius
 
 
 def test_columns_have_the_documented_types_with_and_without_errors(write_run, points):

@@ -12,7 +12,8 @@ from srs_ray.analysis.recertification import recertify
 from srs_ray.analysis.run_info import RunInfo
 from srs_ray.analysis.table import comparison_table
 from srs_ray.errors import SrsRayError
-from srs_ray.smoothing.certificates import certified_radius, p_lower
+from srs_ray.smoothing.bounds import p_lower
+from srs_ray.smoothing.radius import certified_radius
 
 COMPUTED = ["predicted", "radius", "p_lower", "correct"]
 

@@ -8,8 +8,15 @@ import torch
 
 from srs_ray.errors import WeightsError
 from srs_ray.models.mdeq.architectures import ARCHITECTURES
+from srs_ray.models.mdeq.checkpoints import (
+    build_model,
+    describe,
+    fitting_architectures,
+    load_model,
+    random_weights,
+    read_weights,
+)
 from srs_ray.models.mdeq.model import MDEQ
-from srs_ray.models.mdeq.checkpoints import build_model, describe, fitting_architectures, load_model, random_weights, read_weights
 from srs_ray.models.weights import Weights, write_weights
 
 ARCH = "mdeq-tiny-digits"

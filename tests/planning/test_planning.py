@@ -15,8 +15,8 @@ from srs_ray.planning.target_radius import expected_bound, plan_target, with_set
 from srs_ray.planning.text import print_plan
 from srs_ray.runner.backend import InProcess
 from srs_ray.runs import RunDirectory
-from srs_ray.smoothing.certificates import certified_radius, p_lower
-from srs_ray.smoothing.looks import Evidence, plan_of_looks
+from srs_ray.smoothing.bounds import Evidence, p_lower
+from srs_ray.smoothing.radius import certified_radius
 
 STANDARD = {"method": "standard", "n0": 20, "n": 80}
 

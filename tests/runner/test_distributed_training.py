@@ -20,8 +20,8 @@ from torch.nn import functional as F
 
 from srs_ray.data import load_all, open_dataset
 from srs_ray.errors import JobError, SrsRayError
-from srs_ray.models.mdeq.weight_normalization import folded_tensors
 from srs_ray.models.mdeq.checkpoints import build_model, random_weights, read_weights
+from srs_ray.models.mdeq.weight_normalization import folded_tensors
 from srs_ray.runner.distributed_training import train_on_ray
 from srs_ray.training import EpochReport, StepReport, Training, TrainingResult
 from srs_ray.training.settings import TrainingSettings, TrainJob

@@ -15,8 +15,8 @@ from srs_ray.errors import JobError, RunDirectoryError, SrsRayError
 from srs_ray.runner.feasibility import check_feasible
 from srs_ray.runner.preparation import JobInputs, fingerprint_of
 from srs_ray.runner.worker import PointWorker
-from srs_ray.smoothing.certificates import certified_radius
-from srs_ray.smoothing.looks import Evidence, plan_of_looks
+from srs_ray.smoothing.bounds import Evidence
+from srs_ray.smoothing.radius import certified_radius
 
 TARGETS = [0, 0.125, 0.25]
 LOOKS = {"target_radii": TARGETS, "looks": {"first": 50}, "n": 400}

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from srs_ray.data import open_dataset
-from srs_ray.models.mdeq.model import MDEQ
 from srs_ray.models.mdeq.checkpoints import load_model
+from srs_ray.models.mdeq.model import MDEQ
 from srs_ray.smoothing.noise import NoisyPoint, Philox4x64
 
 

@@ -17,7 +17,7 @@ from srs_ray.smoothing.batch_size import (
     seconds_a_sample,
 )
 from srs_ray.smoothing.noise import Philox4x64
-from srs_ray.smoothing.sampling import SerializedSampling, StandardSampling
+from srs_ray.smoothing.samplers import SerializedSampling, StandardSampling
 from srs_ray.solvers.iteration import SolverSetting
 
 REFERENCE = SolverSetting.named("anderson", 12, 1e-2)

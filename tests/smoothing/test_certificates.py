@@ -11,22 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from srs_ray.smoothing.certificates import (
-    CERTIFICATES,
-    SOUND,
-    _log_hypergeometric,
-    certified_radius,
+from srs_ray.smoothing.bounds import (
     clopper_pearson_lower,
     cohen_p_lower,
     exact_p_lower,
-    p_cap,
     p_lower,
     paper_p_lower,
     released_p_lower,
-    smallest_audit,
-    smallest_n,
     union_p_lower,
 )
+from srs_ray.smoothing.bounds.tails import log_hypergeometric
+from srs_ray.smoothing.limits import p_cap, smallest_audit, smallest_n
+from srs_ray.smoothing.radius import certified_radius
 
 SMALL_N = 9
 SMALL_COUNTS = [(h, a, k) for h in range(SMALL_N + 1) for a in range(h + 1) for k in range(a + 1)]
@@ -166,7 +162,7 @@ def test_the_audits_tail_keeps_its_digits_however_deep(size: int, marked: int, d
     ways = [comb(marked, i) * comb(size - marked, draws - i) for i in range(k + 1)]
     with localcontext(prec=50):
         tail, mass = ((Decimal(x) / comb(size, draws)).ln() for x in (sum(ways), ways[-1]))
-        found_tail, found_mass = _log_hypergeometric(size, marked, draws, k)
+        found_tail, found_mass = log_hypergeometric(size, marked, draws, k)
         assert abs(Decimal(found_tail) - tail) <= Decimal(1e-13 * size)
         assert abs(Decimal(found_mass) - mass) <= Decimal(1e-13 * size)
 

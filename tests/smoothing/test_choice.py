@@ -12,13 +12,15 @@ import srs_ray
 from srs_ray import Looks
 from srs_ray.smoothing.audit import Audit
 from srs_ray.smoothing.base_classifier import BaseClassifier
+from srs_ray.smoothing.bounds import Evidence
+from srs_ray.smoothing.certificate import Certificate
 from srs_ray.smoothing.choice import RATES, Pilot, Way, choose, forecast
 from srs_ray.smoothing.estimation import Goal
-from srs_ray.smoothing.looks import Evidence
-from srs_ray.smoothing.noise import NoisyPoint, Philox4x64, Domain
-from srs_ray.smoothing.point import AUDIT_SHARES, PILOT_AUDITS, PointCertifier, PointRow
-from srs_ray.smoothing.samplers import SerializedSampler
-from srs_ray.smoothing.sampling import AutoSampling, Certificate
+from srs_ray.smoothing.judge import SmoothingJudge
+from srs_ray.smoothing.noise import Domain, NoisyPoint, Philox4x64
+from srs_ray.smoothing.row import PointRow
+from srs_ray.smoothing.samplers import AutoSampling, SerializedSampler
+from srs_ray.smoothing.samplers.auto import AUDIT_SHARES, SELECTION_AUDITS
 from srs_ray.solvers.iteration import SolverSetting
 
 N, ALPHA, SIGMA = 10_000, 0.001, 0.5
@@ -125,7 +127,7 @@ def test_a_point_that_goes_by_chains_is_that_of_srs_with_the_share_it_was_given(
     point = NoisyPoint(digit, 0.5, 0, 12, Philox4x64())
     sampler = SerializedSampler(model, point, SolverSetting.named("anderson", 1), 10, 20, 64)
     hits = np.flatnonzero(sampler.draw(Domain.SELECTION, 30).classes_N == auto.selected)
-    chained = hits[hits >= 20][-PILOT_AUDITS:]  # not a chain's first sample, which is warmed up
+    chained = hits[hits >= 20][-SELECTION_AUDITS:]  # not a chain's first sample, which is warmed up
     pilot = BaseClassifier(model, model.config.reference, 64).predict(point, Domain.SELECTION, chained)
     assert auto.reference_evaluations == alone.reference_evaluations + pilot.evaluations
 
@@ -133,7 +135,7 @@ def test_a_point_that_goes_by_chains_is_that_of_srs_with_the_share_it_was_given(
 def test_a_selection_without_chained_samples_says_nothing_of_disagreement_but_what_f_costs(model, digit):
     setting, looks = SolverSetting.named("anderson", 1), Looks((0.0, 0.25), first=50)
     sampling = AutoSampling(setting, model.config.reference, 30, 600, 30, looks=looks)
-    certifier = PointCertifier(model, sampling, Certificate("exact", 0.01), 0.5, Philox4x64(), 0, 64)
+    certifier = SmoothingJudge(model, sampling, Certificate("exact", 0.01), 0.5, Philox4x64(), 0, 64)
     denied, agreed = Audit(16, 8, evaluations=160), Audit(16, 0, evaluations=160)
     assert certifier._chosen(25, denied, chained=True).kind == "mixture"
     assert certifier._chosen(25, agreed, chained=True).kind == "exact"
@@ -165,7 +167,7 @@ def test_way_share_and_class_are_the_selections_whatever_estimation_says(model, 
     setting, looks = SolverSetting.named("anderson", 1), Looks((0.0, 0.25), first=50)
     sampling = AutoSampling(setting, model.config.reference, 30, 600, 20, looks=looks)
     rows = [
-        PointCertifier(model, sampling, Certificate("exact", 0.01), sigma, generator, 0, 64).certify(digit, 12, 6)
+        SmoothingJudge(model, sampling, Certificate("exact", 0.01), sigma, generator, 0, 64).certify(digit, 12, 6)
         for generator in (Philox4x64(), OtherEstimation())
     ]
     assert rows[0].counts != rows[1].counts

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.integrate import quad
 
-from srs_ray.smoothing.certificates import clopper_pearson_lower
+from srs_ray.smoothing.bounds import clopper_pearson_lower
 from srs_ray.smoothing.bounds.mixture import mixture_p_lower
 
 HAIR = 1e-7

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import binom, hypergeom
 
-from srs_ray.smoothing.certificates import clopper_pearson_lower, p_lower
+from srs_ray.smoothing.bounds import clopper_pearson_lower, p_lower
 
 FALSE_ALARM = 1e-6  # a sound certificate fails a simulated test with no more than this probability
 

@@ -10,7 +10,10 @@ import pytest
 from scipy.signal import fftconvolve
 from scipy.stats import betabinom, binom
 
-from srs_ray.smoothing.looks import Evidence, LookPlan, _predictive_quantile, design_effect, target_p
+from srs_ray.smoothing.bounds import Evidence
+from srs_ray.smoothing.plan import Plan
+from srs_ray.smoothing.prediction import design_effect, predictive_quantile
+from srs_ray.smoothing.radius import target_p
 
 FALSE_ALARM = 1e-6  # a rule that keeps its promise fails a simulated test with no more than this probability
 FUTILITY = 0.01
@@ -22,21 +25,21 @@ FUTILITY = 0.01
 @pytest.mark.parametrize("level", [0.5, 0.99, 0.9999])
 def test_the_predictive_quantile_is_that_of_the_beta_binomial(hits: int, n: int, rest: int, level: float) -> None:
     law = betabinom(rest, hits + 0.5, n - hits + 0.5)
-    quantile = _predictive_quantile(hits, n, rest, level, 1.0)
+    quantile = predictive_quantile(hits, n, rest, level, 1.0)
     assert law.sf(quantile) <= (1 - level) * (1 + 1e-6)
     assert quantile == 0 or law.sf(quantile - 1) > (1 - level) * (1 - 1e-6)
 
 
 def test_a_design_effect_widens_the_prediction_as_fewer_samples_would() -> None:
-    quantiles = [_predictive_quantile(700, 1000, 9000, 0.99, effect) for effect in (1.0, 2.0, 8.0, 100.0)]
+    quantiles = [predictive_quantile(700, 1000, 9000, 0.99, effect) for effect in (1.0, 2.0, 8.0, 100.0)]
     assert all(before < after for before, after in pairwise(quantiles))
-    assert quantiles[2] == pytest.approx(8 * _predictive_quantile(88, 125, 1125, 0.99, 1.0), rel=0.01)
-    assert _predictive_quantile(1, 100, 10, 0.99, 1e9) <= 10
+    assert quantiles[2] == pytest.approx(8 * predictive_quantile(88, 125, 1125, 0.99, 1.0), rel=0.01)
+    assert predictive_quantile(1, 100, 10, 0.99, 1e9) <= 10
 
 
-def plan(kind: str = "cohen", first: int = 150, growth: float = 2.0) -> LookPlan:
+def plan(kind: str = "cohen", first: int = 150, growth: float = 2.0) -> Plan:
     tau = 0.0 if kind in ("cohen", "mixture") else 0.15
-    return LookPlan.geometric(kind, 0.001, 10_000, first=first, growth=growth, power=0.5, audit_share=tau)
+    return Plan.geometric(kind, 0.001, 10_000, first=first, growth=growth, power=0.5, audit_share=tau)
 
 
 def test_a_point_is_resolved_when_every_target_is_passed() -> None:
@@ -65,10 +68,10 @@ def test_a_point_is_futile_when_no_target_that_is_not_passed_is_within_reach() -
 
 
 def test_a_point_that_has_drawn_all_is_spent_unless_it_is_resolved() -> None:
-    small = LookPlan("cohen", 0.1, (5, 10), (0.05, 0.05))
+    small = Plan("cohen", 0.1, (5, 10), (0.05, 0.05))
     assert small.verdict([Evidence(5, 3), Evidence(10, 6)], [0.5]) == "spent"
     assert small.verdict([Evidence(5, 5), Evidence(10, 10)], [0.5]) == "resolved"
-    single = LookPlan("cohen", 0.1, (10,), (0.1,))
+    single = Plan("cohen", 0.1, (10,), (0.1,))
     assert single.verdict([Evidence(10, 0)], [0.5]) == "spent"
     assert not single.futile(Evidence(10, 0), 0.5, FUTILITY)
 
@@ -164,7 +167,7 @@ def share_lost(p: float, number: int, again: float, tau: float, effect: bool, ru
     """Runs in which a target that the last look certifies was called futile, and those runs that kept it; the target
     is one that about two in three runs certify."""
     rng = np.random.default_rng(0)
-    looks = LookPlan.geometric("exact", 0.001, 10_000, first=150, growth=1.5, power=1.0, audit_share=tau)
+    looks = Plan.geometric("exact", 0.001, 10_000, first=150, growth=1.5, power=1.0, audit_share=tau)
     last = lru_cache(maxsize=None)(lambda *counts: looks._bound(Evidence(*counts)))
     made = []
     for _ in range(runs):

@@ -15,12 +15,12 @@ from srs_ray.smoothing import estimation
 from srs_ray.smoothing.audit import NO_AUDIT, Audit, audit_samples
 from srs_ray.smoothing.base_classifier import Predictions
 from srs_ray.smoothing.estimation import Estimation, Goal, estimate_by_looks
-from srs_ray.smoothing.looks import LookPlan
 from srs_ray.smoothing.noise import NoisyPoint, Philox4x64
+from srs_ray.smoothing.plan import Plan
 
 FALSE_ALARM = 1e-6  # a sound procedure fails a simulated test with no more than this probability
 N, CHAINS, ALPHA, RUNS = 400, 10, 0.05, 1000
-PLAN = LookPlan.geometric("exact", ALPHA, N, first=50, growth=2.0, power=0.5, audit_share=0.3)
+PLAN = Plan.geometric("exact", ALPHA, N, first=50, growth=2.0, power=0.5, audit_share=0.3)
 Hits = NDArray[np.bool_]
 
 
@@ -52,7 +52,7 @@ SAMPLERS: dict[str, Callable[[Hits, np.random.Generator, float], Hits]] = {
 }
 
 
-def simulated(sampler: str, p_a: float, p_target: float, plan: LookPlan = PLAN) -> list[Estimation]:
+def simulated(sampler: str, p_a: float, p_target: float, plan: Plan = PLAN) -> list[Estimation]:
     """Estimations of RUNS points, each with permanent random numbers of its own as a run's points have them."""
     rng = np.random.default_rng(7)
     made = []
@@ -89,7 +89,7 @@ def test_a_bound_read_on_earlier_audits_alone_is_broken_by_a_sampler_that_is_fal
         audited_before.add(point.index)
         return NO_AUDIT if again else audit_samples(base, point, numbers, selected)
 
-    plan = LookPlan.geometric("exact", ALPHA, N, first=100, growth=4.0, power=0.5, audit_share=0.7)
+    plan = Plan.geometric("exact", ALPHA, N, first=100, growth=4.0, power=0.5, audit_share=0.7)
     p_a, p_target = 0.7, 0.65
     assert violations(simulated("false later", p_a, p_target, plan), p_a) <= binom.isf(FALSE_ALARM, RUNS, ALPHA)
     monkeypatch.setattr(estimation, "audit_samples", only_the_first)

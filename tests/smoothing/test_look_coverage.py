@@ -9,7 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import binom
 
-from srs_ray.smoothing.looks import Evidence, LookPlan
+from srs_ray.smoothing.bounds import Evidence
+from srs_ray.smoothing.plan import Plan
 
 FALSE_ALARM = 1e-6  # a sound plan fails a simulated test with no more than this probability
 N, CHAINS, ALPHA, RUNS = 400, 10, 0.05, 600
@@ -49,7 +50,7 @@ SAMPLERS = {
 
 def violations(kind: str, sampler: str, p_a: float, tau: float, power: float, runs: int) -> int:
     rng = np.random.default_rng(7)
-    plan = LookPlan.geometric(kind, ALPHA, N, first=50, growth=2.0, power=power, audit_share=tau)
+    plan = Plan.geometric(kind, ALPHA, N, first=50, growth=2.0, power=power, audit_share=tau)
     bound = lru_cache(maxsize=None)(plan._bound)
     above = 0
     for _ in range(runs):

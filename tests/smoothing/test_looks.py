@@ -14,9 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from srs_ray.smoothing.certificates import certified_radius, clopper_pearson_lower, p_lower
+from srs_ray.smoothing.bounds import Evidence, clopper_pearson_lower, p_lower
 from srs_ray.smoothing.bounds.mixture import mixture_p_lower
-from srs_ray.smoothing.looks import LOOK_CERTIFICATES, Evidence, LookPlan, look_sizes, spend_alpha, target_p
+from srs_ray.smoothing.looks import look_sizes, spend_alpha
+from srs_ray.smoothing.plan import Plan
+from srs_ray.smoothing.radius import certified_radius, target_p
 
 
 def test_looks_double_up_to_n_from_the_first_size_or_more() -> None:
@@ -75,9 +77,9 @@ def test_a_power_that_leaves_a_look_nothing_is_refused(power: float) -> None:
         spend_alpha(0.001, (157, 10_000), power)
 
 
-COHEN = LookPlan("cohen", 0.1, (5, 10, 20), (0.02, 0.03, 0.05))
-EXACT = LookPlan("exact", 0.1, (50, 100, 200), (0.02, 0.03, 0.05), audit_share=0.3)
-MIXTURE = LookPlan("mixture", 0.1, (5, 10, 20), (0.1, 0.1, 0.1))
+COHEN = Plan("cohen", 0.1, (5, 10, 20), (0.02, 0.03, 0.05))
+EXACT = Plan("exact", 0.1, (50, 100, 200), (0.02, 0.03, 0.05), audit_share=0.3)
+MIXTURE = Plan("mixture", 0.1, (5, 10, 20), (0.1, 0.1, 0.1))
 
 
 @pytest.mark.parametrize(
@@ -99,14 +101,14 @@ MIXTURE = LookPlan("mixture", 0.1, (5, 10, 20), (0.1, 0.1, 0.1))
 def test_a_plan_that_does_not_hold_together_is_refused(changed: dict, named: str) -> None:
     settings = {"kind": "cohen", "alpha": 0.1, "sizes": (5, 10, 20), "alphas": (0.02, 0.03, 0.05)}
     with pytest.raises(ValueError, match=named):
-        LookPlan(**(settings | changed))
+        Plan(**(settings | changed))
 
 
 def test_a_geometric_plan_spends_alpha_over_its_looks_and_a_mixture_has_it_at_each() -> None:
-    plan = LookPlan.geometric("exact", 0.001, 10_000, first=500, growth=2.0, power=0.5, audit_share=0.1)
+    plan = Plan.geometric("exact", 0.001, 10_000, first=500, growth=2.0, power=0.5, audit_share=0.1)
     assert plan.sizes == look_sizes(10_000, 500)
     assert plan.alphas == spend_alpha(0.001, plan.sizes, 0.5)
-    assert LookPlan.geometric("mixture", 0.001, 400, first=100, growth=2.0, power=0.5).alphas == (0.001, 0.001, 0.001)
+    assert Plan.geometric("mixture", 0.001, 400, first=100, growth=2.0, power=0.5).alphas == (0.001, 0.001, 0.001)
 
 
 def test_the_bound_is_the_best_of_the_looks_each_at_its_own_level() -> None:
@@ -143,7 +145,7 @@ def test_the_bound_is_the_best_of_the_looks_each_at_its_own_level() -> None:
     ],
 )
 def test_counts_that_do_not_continue_each_other_as_planned_are_refused(
-    plan: LookPlan, counts: list[tuple[int, ...]], named: str
+    plan: Plan, counts: list[tuple[int, ...]], named: str
 ) -> None:
     with pytest.raises(ValueError, match=named):
         plan.p_lower([Evidence(*count) for count in counts])
@@ -198,7 +200,7 @@ def test_looks_that_each_spend_all_of_alpha_are_found_out() -> None:
     assert worst_violation_of_cohen((10, 20, 40), (0.05, 0.05, 0.05)) > 0.07
 
 
-def worst_violation_of_an_audited_plan(plan: LookPlan) -> float:
+def worst_violation_of_an_audited_plan(plan: Plan) -> float:
     """The largest P(best bound > p_A) that any sampler can bring about; exact but for the grid of p_A.
 
     Between two looks F hits G of the new samples, and a sampler that knows all of F's answers, those to come too, has t
@@ -249,7 +251,7 @@ def worst_violation_of_an_audited_plan(plan: LookPlan) -> float:
 def test_no_sampler_lifts_the_best_bound_of_all_looks_above_p_a_more_often_than_alpha(
     kind: str, sizes: tuple[int, ...], tau: float, alpha: float
 ) -> None:
-    plan = LookPlan(kind, alpha, sizes, spend_alpha(alpha, sizes, 0.5), tau)
+    plan = Plan(kind, alpha, sizes, spend_alpha(alpha, sizes, 0.5), tau)
     # The lower limit is for the enumeration's sake: an adversary that achieved nothing would prove nothing.
     assert 0.02 * alpha < worst_violation_of_an_audited_plan(plan) <= alpha
 
@@ -262,7 +264,7 @@ def test_a_sampler_that_knows_f_breaks_released_at_looks() -> None:
 @pytest.mark.parametrize("kind", LOOK_CERTIFICATES)
 def test_every_certificate_for_looks_bounds_and_judges(kind: str) -> None:
     tau = 0.0 if kind in ("cohen", "mixture") else 0.5
-    plan = LookPlan.geometric(kind, 0.001, 1000, first=250, growth=2.0, power=0.5, audit_share=tau)
+    plan = Plan.geometric(kind, 0.001, 1000, first=250, growth=2.0, power=0.5, audit_share=tau)
     counts = [Evidence(250, 250, 125 if tau else 0, 0)]
     assert 0.8 < plan.p_lower(counts) < 1.0
     assert plan.verdict(counts, [0.5, 0.8]) == "resolved"

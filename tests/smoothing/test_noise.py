@@ -8,10 +8,10 @@ import torch
 from scipy import stats
 
 from srs_ray.smoothing.noise import (
+    Domain,
     NoisyPoint,
     Philox4x32,
     Philox4x64,
-    Domain,
     noise_generator,
     philox4x32,
     resolve_generator,
@@ -203,7 +203,12 @@ def test_permanent_random_numbers_have_a_domain_of_their_own():
     u = random_point(5, 17).audit_uniforms(4_000)
     for other in (random_point(6, 17), random_point(5, 18)):
         assert not np.isin(other.audit_uniforms(4_000), u).any()
-    for stage, sample in ((Domain.SELECTION, 0), (Domain.ESTIMATION, 0), (Domain.ESTIMATION, 1), (Domain.AUDIT_CHOICE, 0)):
+    for stage, sample in (
+        (Domain.SELECTION, 0),
+        (Domain.ESTIMATION, 0),
+        (Domain.ESTIMATION, 1),
+        (Domain.AUDIT_CHOICE, 0),
+    ):
         counter = np.array([0, sample, stage, 1], dtype=np.uint64)
         words = np.random.Philox(counter=counter, key=np.array([5, 17], dtype=np.uint64)).random_raw(4_000)
         assert not np.isin((words >> np.uint64(11)) * 2.0**-53, u).any()

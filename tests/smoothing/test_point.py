@@ -13,18 +13,13 @@ from srs_ray.errors import PointError
 from srs_ray.runs.schema import RESULT_COLUMNS, ROW_SCHEMA
 from srs_ray.smoothing.audit import audit_hits
 from srs_ray.smoothing.base_classifier import NO_CLASS, BaseClassifier
-from srs_ray.smoothing.certificates import certified_radius, p_lower
-from srs_ray.smoothing.noise import NoisyPoint, Philox4x64, Domain
-from srs_ray.smoothing.point import (
-    Certificate,
-    PointCertifier,
-    PointRow,
-    SerializedSampling,
-    StandardSampling,
-    selected_class,
-    sparse_counts,
-)
-from srs_ray.smoothing.samplers import SerializedSampler
+from srs_ray.smoothing.bounds import p_lower
+from srs_ray.smoothing.certificate import Certificate
+from srs_ray.smoothing.judge import SmoothingJudge, selected_class, sparse_counts
+from srs_ray.smoothing.noise import Domain, NoisyPoint, Philox4x64
+from srs_ray.smoothing.radius import certified_radius
+from srs_ray.smoothing.row import PointRow
+from srs_ray.smoothing.samplers import SerializedSampler, SerializedSampling, StandardSampling
 from srs_ray.solvers.iteration import SolverSetting
 
 HERE = {"index": 4, "label": 6, "sigma": 0.25, "alpha": 0.001}
@@ -177,7 +172,7 @@ def test_samples_without_a_prediction_stay_in_n_and_are_no_hits(model, digit, br
 
 
 def _certifier(model, generator):
-    return PointCertifier(
+    return SmoothingJudge(
         model, StandardSampling(model.config.reference, 20, 100), Certificate("cohen"), 0.25, generator, 0, 32
     )
 
@@ -278,7 +273,7 @@ def test_a_setting_out_of_range_is_refused_with_what_was_found(model, digit, set
 def test_a_wrong_certificate_is_refused_before_anything_is_sampled(model, certificate):
     sampling = SerializedSampling(model.config.reference, model.config.reference)
     with pytest.raises(ValueError, match=r"'exat'|found 1\.0"):
-        PointCertifier(model, sampling, certificate, 0.25, Philox4x64(), 0, 32)
+        SmoothingJudge(model, sampling, certificate, 0.25, Philox4x64(), 0, 32)
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,13 @@ import srs_ray
 from srs_ray import Looks
 from srs_ray.errors import PointError
 from srs_ray.smoothing.base_classifier import NO_CLASS, BaseClassifier
-from srs_ray.smoothing.certificates import certified_radius
-from srs_ray.smoothing.looks import Evidence
-from srs_ray.smoothing.noise import NoisyPoint, Philox4x64, Domain
-from srs_ray.smoothing.point import PointCertifier, PointRow, sparse_counts
-from srs_ray.smoothing.samplers import SerializedSampler, StandardSampler
-from srs_ray.smoothing.sampling import AutoSampling, Certificate, StandardSampling
+from srs_ray.smoothing.bounds import Evidence
+from srs_ray.smoothing.certificate import Certificate
+from srs_ray.smoothing.judge import SmoothingJudge, sparse_counts
+from srs_ray.smoothing.noise import Domain, NoisyPoint, Philox4x64
+from srs_ray.smoothing.radius import certified_radius
+from srs_ray.smoothing.row import PointRow
+from srs_ray.smoothing.samplers import AutoSampling, SerializedSampler, StandardSampler, StandardSampling
 from srs_ray.solvers.iteration import SolverSetting
 
 HERE = {"sigma": 0.5, "alpha": 0.01, "index": 12, "label": 6, "n0": 30, "n": 600}
@@ -143,7 +144,7 @@ def test_a_selection_without_a_class_draws_and_reads_nothing(model, digit):
             return super().normals(seed, point, stage, samples, size) * float("inf")
 
     sampling = StandardSampling(model.config.reference, 30, 600, 1.0, Looks((0.0,)))
-    row = PointCertifier(model, sampling, Certificate("mixture"), 0.5, NothingIsFinite(), 0, 64).certify(digit, 12, 6)
+    row = SmoothingJudge(model, sampling, Certificate("mixture"), 0.5, NothingIsFinite(), 0, 64).certify(digit, 12, 6)
     assert (row.selected, row.predicted, row.n, row.stopped, row.look_n) == (NO_CLASS, -1, 0, None, None)
 
 
@@ -153,10 +154,10 @@ def test_too_many_samples_without_a_prediction_are_an_error_at_the_first_look_th
     sampling = StandardSampling(model.config.reference, 30, 600, 0.1, by_looks(1.9, 0.3))
     generator = broken_samples(set(range(20)))
     with pytest.raises(PointError, match=r"^20 of 54 estimation samples"):
-        PointCertifier(model, sampling, Certificate("mixture"), 0.5, generator, 0, 64).certify(digit, 12, 6)
+        SmoothingJudge(model, sampling, Certificate("mixture"), 0.5, generator, 0, 64).certify(digit, 12, 6)
     shorter = dataclasses.replace(sampling, n=200)
     with pytest.raises(PointError, match=r"^20 of 60"):
-        PointCertifier(model, shorter, Certificate("mixture"), 0.5, generator, 0, 64).certify(digit, 12, 6)
+        SmoothingJudge(model, shorter, Certificate("mixture"), 0.5, generator, 0, 64).certify(digit, 12, 6)
 
 
 @BOTH
@@ -198,4 +199,4 @@ def test_a_share_of_lost_targets_out_of_range_is_refused(model):
     setting = SolverSetting.named("anderson", 1)
     sampling = AutoSampling(setting, model.config.reference, looks=Looks((0.1,)), most_lost=1.1)
     with pytest.raises(ValueError, match=r"most_lost is 1\.1"):
-        PointCertifier(model, sampling, Certificate("exact"), 0.5, Philox4x64(), 0, 64)
+        SmoothingJudge(model, sampling, Certificate("exact"), 0.5, Philox4x64(), 0, 64)

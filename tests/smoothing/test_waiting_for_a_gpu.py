@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from srs_ray.models.mdeq.architectures import ARCHITECTURES
 from srs_ray.models.mdeq.model import MDEQ
 from srs_ray.smoothing.base_classifier import PredictionsOnDevice
-from srs_ray.smoothing.noise import NoisyPoint, Domain, noise_generator
+from srs_ray.smoothing.noise import Domain, NoisyPoint, noise_generator
 from srs_ray.smoothing.samplers import SerializedSampler
 from srs_ray.solvers.iteration import SolverSetting
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from srs_ray.data import load_all, open_dataset
-from srs_ray.models.mdeq.weight_normalization import folded_tensors
 from srs_ray.models.mdeq.checkpoints import build_model, random_weights
+from srs_ray.models.mdeq.weight_normalization import folded_tensors
 from srs_ray.models.weights import Weights
 from srs_ray.training.evaluation import evaluate
 from srs_ray.training.settings import TrainingSettings

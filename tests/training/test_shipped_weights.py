@@ -12,8 +12,8 @@ import torch
 
 from srs_ray.data.settings import DataSettings
 from srs_ray.job_file import load_train_job
-from srs_ray.models.mdeq.model import MDEQ
 from srs_ray.models.mdeq.checkpoints import load_model, read_weights
+from srs_ray.models.mdeq.model import MDEQ
 from srs_ray.models.weights import shipped_weights
 from srs_ray.training.chain_agreement import chain_agreement
 from srs_ray.training.evaluation import evaluate

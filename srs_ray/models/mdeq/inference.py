@@ -73,7 +73,7 @@ def arrange_for_inference(model: MDEQ, device: torch.device, dtype: torch.dtype)
     if fused:
         model.fused_layer = FusedLayer(model.fullstage, model.config.branch_shapes)
         model.fused_features = FusedFeatures(model)
-    return model
+    return model.eval()  # the modules that were put in, too
 
 
 def _samples_in_cache(elements: int, cache_bytes: int = CACHE_BYTES) -> int:

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from srs_ray.models.mdeq.checkpoints import build_model, random_weights
 from srs_ray.models.mdeq.dropout import variational_dropout
 from srs_ray.models.mdeq.model import MDEQ
-from srs_ray.models.mdeq.checkpoints import build_model, random_weights
 
 ARCH, BATCH = "mdeq-tiny-digits", 64
 

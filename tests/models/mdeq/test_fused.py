@@ -10,10 +10,10 @@ from torch.nn import functional as F
 
 from srs_ray.models.mdeq import loops
 from srs_ray.models.mdeq.architectures import ARCHITECTURES
+from srs_ray.models.mdeq.checkpoints import build_model, inference_model, random_weights, read_weights
 from srs_ray.models.mdeq.fused import FusedFeatures, FusedLayer
 from srs_ray.models.mdeq.loops import normalize_into, normalize_relu
 from srs_ray.models.mdeq.model import MDEQ
-from srs_ray.models.mdeq.checkpoints import build_model, inference_model, random_weights, read_weights
 from srs_ray.solvers import loops as solver_loops
 
 

@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from srs_ray.models.mdeq.architectures import ARCHITECTURES
+from srs_ray.models.mdeq.checkpoints import build_model, inference_model, random_weights, read_weights
 from srs_ray.models.mdeq.fused import JoinedBottleneck
 from srs_ray.models.mdeq.inference import PairedConvolution, arrange_for_inference
 from srs_ray.models.mdeq.model import MDEQ, in_parts
 from srs_ray.models.mdeq.winograd import WinogradConvolution
-from srs_ray.models.mdeq.checkpoints import build_model, inference_model, random_weights, read_weights
 
 CPU = torch.device("cpu")
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from srs_ray.models.mdeq.architectures import ARCHITECTURES
-from srs_ray.models.mdeq.model import MDEQ
 from srs_ray.models.mdeq.checkpoints import load_model
+from srs_ray.models.mdeq.model import MDEQ
 
 SETTINGS = [
     ("naive", 1),

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from srs_ray.models.mdeq.architectures import architecture
+from srs_ray.models.mdeq.checkpoints import build_model, random_weights
 from srs_ray.models.mdeq.model import MDEQ
 from srs_ray.models.mdeq.weight_normalization import add_weight_normalization, folded_tensors
-from srs_ray.models.mdeq.checkpoints import build_model, random_weights
 from srs_ray.models.weights import Weights
 
 ARCH = "mdeq-tiny-digits"
