@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from srs_ray.smoothing.bounds import (
+    BOUNDS,
     clopper_pearson_lower,
     cohen_p_lower,
     exact_p_lower,
@@ -26,6 +27,7 @@ from srs_ray.smoothing.radius import certified_radius
 
 SMALL_N = 9
 SMALL_COUNTS = [(h, a, k) for h in range(SMALL_N + 1) for a in range(h + 1) for k in range(a + 1)]
+CERTIFICATES = tuple(bound.name for bound in BOUNDS.values() if not bound.anytime)
 AUDITED = ("exact", "union", "paper", "released")
 HAIR = 1.0 + 1e-8  # a bound times this must break its promise, or rounding down took too much
 
@@ -202,7 +204,7 @@ def test_released_scales_hits_and_total_alike() -> None:
 
 def test_only_released_is_unsound() -> None:
     assert CERTIFICATES == ("cohen", "exact", "union", "paper", "released")
-    assert set(CERTIFICATES) - SOUND == {"released"}
+    assert {bound.name for bound in BOUNDS.values() if not bound.sound} == {"released"}
 
 
 @st.composite
@@ -290,7 +292,7 @@ def test_whole_numbers_count_whatever_their_type(kind: str) -> None:
     assert p_lower(kind, 9000.0, 10_000.0, 400.0, 2.0, 0.001) == p_lower(kind, 9000, 10_000, 400, 2, 0.001)
 
 
-@pytest.mark.parametrize("kind", CERTIFICATES)
+@pytest.mark.parametrize("kind", BOUNDS)
 @pytest.mark.parametrize(
     ("hits", "n", "audited", "disagreed", "alpha"),
     [
@@ -324,8 +326,14 @@ def test_cohen_refuses_counts_that_were_audited() -> None:
         cohen_p_lower(9000, 10_000, 400, 0, 0.001)
 
 
+@pytest.mark.parametrize("kind", ["cohen", "mixture"])
+def test_counts_that_were_audited_are_refused_by_the_name_of_the_bound(kind: str) -> None:
+    with pytest.raises(ValueError, match=rf"'{kind}'.*audited = 400"):
+        p_lower(kind, 9000, 10_000, 400, 0, 0.001)
+
+
 def test_an_unknown_certificate_is_refused_with_the_known_ones_named() -> None:
-    with pytest.raises(ValueError, match=r"'exakt'.*cohen, exact, union, paper, released"):
+    with pytest.raises(ValueError, match=r"'exakt'.*cohen, mixture, exact, union, paper, released"):
         p_lower("exakt", 9, 10, 5, 0, 0.1)
 
 

@@ -10,7 +10,8 @@ import pytest
 from scipy.signal import fftconvolve
 from scipy.stats import betabinom, binom
 
-from srs_ray.smoothing.bounds import Evidence
+from srs_ray.smoothing.audit import Fixed, Share
+from srs_ray.smoothing.bounds import Evidence, bound_named
 from srs_ray.smoothing.plan import Plan
 from srs_ray.smoothing.prediction import design_effect, predictive_quantile
 from srs_ray.smoothing.radius import target_p
@@ -38,8 +39,8 @@ def test_a_design_effect_widens_the_prediction_as_fewer_samples_would() -> None:
 
 
 def plan(kind: str = "cohen", first: int = 150, growth: float = 2.0) -> Plan:
-    tau = 0.0 if kind in ("cohen", "mixture") else 0.15
-    return Plan.geometric(kind, 0.001, 10_000, first=first, growth=growth, power=0.5, audit_share=tau)
+    audit = Fixed(0) if kind in ("cohen", "mixture") else Share(0.15)
+    return Plan.geometric(bound_named(kind), 0.001, 10_000, first=first, growth=growth, power=0.5, audit=audit)
 
 
 def test_a_point_is_resolved_when_every_target_is_passed() -> None:
@@ -68,10 +69,10 @@ def test_a_point_is_futile_when_no_target_that_is_not_passed_is_within_reach() -
 
 
 def test_a_point_that_has_drawn_all_is_spent_unless_it_is_resolved() -> None:
-    small = Plan("cohen", 0.1, (5, 10), (0.05, 0.05))
+    small = Plan(bound_named("cohen"), 0.1, (5, 10), (0.05, 0.05))
     assert small.verdict([Evidence(5, 3), Evidence(10, 6)], [0.5]) == "spent"
     assert small.verdict([Evidence(5, 5), Evidence(10, 10)], [0.5]) == "resolved"
-    single = Plan("cohen", 0.1, (10,), (0.1,))
+    single = Plan(bound_named("cohen"), 0.1, (10,), (0.1,))
     assert single.verdict([Evidence(10, 0)], [0.5]) == "spent"
     assert not single.futile(Evidence(10, 0), 0.5, FUTILITY)
 
@@ -84,14 +85,20 @@ def test_disagreements_make_a_point_futile() -> None:
 
 
 @pytest.mark.parametrize(
-    ("p_targets", "futility", "effect"),
-    [([], 0.01, 1.0), ([0.5], 0.0, 1.0), ([0.5], 1.0, 1.0), ([0.5], 0.01, 0.5), ([0.5], 0.01, float("nan"))],
+    ("looks", "futility", "effect"),
+    [([], 0.01, 1.0), ([70], 0.0, 1.0), ([70], 1.0, 1.0), ([70], 0.01, 0.5), ([70], 0.01, float("nan"))],
 )
 def test_a_verdict_on_nothing_or_by_impossible_settings_is_refused(
-    p_targets: list[float], futility: float, effect: float
+    looks: list[int], futility: float, effect: float
 ) -> None:
     with pytest.raises(ValueError):
-        plan().verdict([Evidence(157, 70)], p_targets, futility, effect)
+        plan().verdict([Evidence(157, hits) for hits in looks], [0.5], futility, effect)
+
+
+@pytest.mark.parametrize("hits", [0, 157])
+def test_without_targets_all_samples_are_drawn(hits: int) -> None:
+    assert plan().verdict([Evidence(157, hits)], []) is None
+    assert plan().verdict([Evidence(157, hits), Evidence(10_000, 9000)], []) == "spent"
 
 
 def test_independent_samples_have_a_design_effect_near_one_and_copies_near_their_number() -> None:
@@ -167,7 +174,7 @@ def share_lost(p: float, number: int, again: float, tau: float, effect: bool, ru
     """Runs in which a target that the last look certifies was called futile, and those runs that kept it; the target
     is one that about two in three runs certify."""
     rng = np.random.default_rng(0)
-    looks = Plan.geometric("exact", 0.001, 10_000, first=150, growth=1.5, power=1.0, audit_share=tau)
+    looks = Plan.geometric(bound_named("exact"), 0.001, 10_000, first=150, growth=1.5, power=1.0, audit=Share(tau))
     last = lru_cache(maxsize=None)(lambda *counts: looks._bound(Evidence(*counts)))
     made = []
     for _ in range(runs):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import binom
 
-from srs_ray.smoothing.bounds import Evidence
+from srs_ray.smoothing.audit import Share
+from srs_ray.smoothing.bounds import Bound, Evidence, bound_named
 from srs_ray.smoothing.plan import Plan
 
 FALSE_ALARM = 1e-6  # a sound plan fails a simulated test with no more than this probability
@@ -48,10 +50,10 @@ SAMPLERS = {
 }
 
 
-def violations(kind: str, sampler: str, p_a: float, tau: float, power: float, runs: int) -> int:
+def violations(bound: Bound, sampler: str, p_a: float, tau: float, power: float, runs: int) -> int:
     rng = np.random.default_rng(7)
-    plan = Plan.geometric(kind, ALPHA, N, first=50, growth=2.0, power=power, audit_share=tau)
-    bound = lru_cache(maxsize=None)(plan._bound)
+    plan = Plan.geometric(bound, ALPHA, N, first=50, growth=2.0, power=power, audit=Share(tau))
+    p_lower = lru_cache(maxsize=None)(plan._bound)
     above = 0
     for _ in range(runs):
         f_N = rng.random(N) < p_a
@@ -59,22 +61,19 @@ def violations(kind: str, sampler: str, p_a: float, tau: float, power: float, ru
         audited_N = m_N & (rng.random(N) < tau)
         sums = [np.cumsum(x_N) for x_N in (m_N, audited_N, audited_N & ~f_N)]
         counts = [Evidence(n, *(int(x_N[n - 1]) for x_N in sums)) for n in plan.sizes]
-        above += any(bound(count) > p_a for count in counts)
+        above += any(p_lower(count) > p_a for count in counts)
     return above
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("p_a", [0.4, 0.8])
 def test_no_sampler_breaks_the_best_bound_of_all_looks_more_often_than_alpha(sampler: str, p_a: float) -> None:
-    assert violations("exact", sampler, p_a, 0.15, 0.5, RUNS) <= binom.isf(FALSE_ALARM, RUNS, ALPHA)
+    assert violations(bound_named("exact"), sampler, p_a, 0.15, 0.5, RUNS) <= binom.isf(FALSE_ALARM, RUNS, ALPHA)
 
 
-def test_a_sampler_that_leans_breaks_a_bound_that_scales_its_audit_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    from srs_ray.smoothing import looks
-
-    monkeypatch.setattr(looks, "SOUND", {"released"})
-    monkeypatch.setattr(looks, "LOOK_CERTIFICATES", ("released",))
-    assert violations("released", "leaning 0.3", 0.4, 0.15, 0.5, RUNS) > binom.isf(FALSE_ALARM, RUNS, ALPHA)
+def test_a_sampler_that_leans_breaks_a_bound_that_scales_its_audit_away() -> None:
+    released = replace(bound_named("released"), sound=True)  # or no plan by looks would take it
+    assert violations(released, "leaning 0.3", 0.4, 0.15, 0.5, RUNS) > binom.isf(FALSE_ALARM, RUNS, ALPHA)
 
 
 @pytest.mark.slow
@@ -87,4 +86,4 @@ def test_the_same_over_rates_shares_and_schedules(
     kind: str, sampler: str, p_a: float, tau: float, power: float
 ) -> None:
     runs = 1000
-    assert violations(kind, sampler, p_a, tau, power, runs) <= binom.isf(FALSE_ALARM, runs, ALPHA)
+    assert violations(bound_named(kind), sampler, p_a, tau, power, runs) <= binom.isf(FALSE_ALARM, runs, ALPHA)

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from srs_ray.smoothing.bounds import Evidence, clopper_pearson_lower, p_lower
+from srs_ray.smoothing.audit import Fixed, Share
+from srs_ray.smoothing.bounds import BOUNDS, Evidence, bound_named, clopper_pearson_lower, p_lower
 from srs_ray.smoothing.bounds.mixture import mixture_p_lower
 from srs_ray.smoothing.looks import look_sizes, spend_alpha
 from srs_ray.smoothing.plan import Plan
@@ -77,9 +78,10 @@ def test_a_power_that_leaves_a_look_nothing_is_refused(power: float) -> None:
         spend_alpha(0.001, (157, 10_000), power)
 
 
-COHEN = Plan("cohen", 0.1, (5, 10, 20), (0.02, 0.03, 0.05))
-EXACT = Plan("exact", 0.1, (50, 100, 200), (0.02, 0.03, 0.05), audit_share=0.3)
-MIXTURE = Plan("mixture", 0.1, (5, 10, 20), (0.1, 0.1, 0.1))
+LOOK_CERTIFICATES = [bound.name for bound in BOUNDS.values() if bound.sound]
+COHEN = Plan(bound_named("cohen"), 0.1, (5, 10, 20), (0.02, 0.03, 0.05))
+EXACT = Plan(bound_named("exact"), 0.1, (50, 100, 200), (0.02, 0.03, 0.05), Share(0.3))
+MIXTURE = Plan(bound_named("mixture"), 0.1, (5, 10, 20), (0.1, 0.1, 0.1))
 
 
 @pytest.mark.parametrize(
@@ -92,23 +94,32 @@ MIXTURE = Plan("mixture", 0.1, (5, 10, 20), (0.1, 0.1, 0.1))
         ({"alphas": (0.0, 0.03, 0.05)}, "needs a level"),
         ({"alpha": 1.0}, "alpha must lie"),
         ({"sizes": (5, 20, 10)}, "ascend"),
-        ({"audit_share": 0.3}, "audit share of 0"),
-        ({"kind": "exact"}, "audit share above 0"),
-        ({"kind": "exact", "audit_share": 1.1}, "audit share above 0, up to 1"),
+        ({"audit": Share(0.3)}, r"'cohen' needs no audit, found Share\(share=0\.3\)"),
+        ({"audit": Fixed(7)}, r"'cohen' needs no audit, found Fixed\(audit=7\)"),
+        ({"kind": "exact"}, "'exact' by looks needs a share of audits above 0"),
+        ({"kind": "exact", "audit": Fixed(7)}, "'exact' by looks needs a share of audits above 0"),
         ({"kind": "mixture", "alpha": 0.04}, "more than alpha"),
     ],
 )
 def test_a_plan_that_does_not_hold_together_is_refused(changed: dict, named: str) -> None:
-    settings = {"kind": "cohen", "alpha": 0.1, "sizes": (5, 10, 20), "alphas": (0.02, 0.03, 0.05)}
+    settings = {"kind": "cohen", "alpha": 0.1, "sizes": (5, 10, 20), "alphas": (0.02, 0.03, 0.05)} | changed
+    kind = settings.pop("kind")
     with pytest.raises(ValueError, match=named):
-        Plan(**(settings | changed))
+        Plan(bound_named(kind), **settings)
+
+
+@pytest.mark.parametrize("share", [-0.1, 0.0, 1.1, float("nan")])
+def test_a_share_of_audits_that_is_none_is_refused(share: float) -> None:
+    with pytest.raises(ValueError, match=rf"audit share is {share}, expected above 0, up to 1"):
+        Share(share)
 
 
 def test_a_geometric_plan_spends_alpha_over_its_looks_and_a_mixture_has_it_at_each() -> None:
-    plan = Plan.geometric("exact", 0.001, 10_000, first=500, growth=2.0, power=0.5, audit_share=0.1)
+    plan = Plan.geometric(bound_named("exact"), 0.001, 10_000, first=500, growth=2.0, power=0.5, audit=Share(0.1))
     assert plan.sizes == look_sizes(10_000, 500)
     assert plan.alphas == spend_alpha(0.001, plan.sizes, 0.5)
-    assert Plan.geometric("mixture", 0.001, 400, first=100, growth=2.0, power=0.5).alphas == (0.001, 0.001, 0.001)
+    mixture = Plan.geometric(bound_named("mixture"), 0.001, 400, first=100, growth=2.0, power=0.5)
+    assert mixture.alphas == (0.001, 0.001, 0.001)
 
 
 def test_the_bound_is_the_best_of_the_looks_each_at_its_own_level() -> None:
@@ -210,9 +221,9 @@ def worst_violation_of_an_audited_plan(plan: Plan) -> float:
     steps = [after - before for before, after in pairwise((0, *plan.sizes))]
     choices = [[(t, f) for t in range(step + 1) for f in range(step - t + 1)] for step in steps]
     bound = lru_cache(maxsize=None)(
-        lambda look, hits, audited, k: p_lower(plan.kind, hits, plan.sizes[look], audited, k, plan.alphas[look])
+        lambda look, hits, audited, k: p_lower(plan.bound.name, hits, plan.sizes[look], audited, k, plan.alphas[look])
     )
-    chance = {size: binom.pmf(np.arange(size + 1), size, plan.audit_share).tolist() for size in range(max(steps) + 1)}
+    chance = {size: binom.pmf(np.arange(size + 1), size, plan.audit.share).tolist() for size in range(max(steps) + 1)}
 
     def paths(chosen: Sequence[tuple[int, int]], look: int, counts: tuple[int, ...], best: float, mass: float):
         if look == len(chosen):
@@ -251,20 +262,21 @@ def worst_violation_of_an_audited_plan(plan: Plan) -> float:
 def test_no_sampler_lifts_the_best_bound_of_all_looks_above_p_a_more_often_than_alpha(
     kind: str, sizes: tuple[int, ...], tau: float, alpha: float
 ) -> None:
-    plan = Plan(kind, alpha, sizes, spend_alpha(alpha, sizes, 0.5), tau)
+    plan = Plan(bound_named(kind), alpha, sizes, spend_alpha(alpha, sizes, 0.5), Share(tau))
     # The lower limit is for the enumeration's sake: an adversary that achieved nothing would prove nothing.
     assert 0.02 * alpha < worst_violation_of_an_audited_plan(plan) <= alpha
 
 
 def test_a_sampler_that_knows_f_breaks_released_at_looks() -> None:
-    plan = SimpleNamespace(kind="released", sizes=(2, 20), alphas=(0.05, 0.05), audit_share=0.5)
+    plan = SimpleNamespace(bound=bound_named("released"), sizes=(2, 20), alphas=(0.05, 0.05), audit=Share(0.5))
     assert worst_violation_of_an_audited_plan(plan) > 0.2
 
 
 @pytest.mark.parametrize("kind", LOOK_CERTIFICATES)
 def test_every_certificate_for_looks_bounds_and_judges(kind: str) -> None:
-    tau = 0.0 if kind in ("cohen", "mixture") else 0.5
-    plan = Plan.geometric(kind, 0.001, 1000, first=250, growth=2.0, power=0.5, audit_share=tau)
-    counts = [Evidence(250, 250, 125 if tau else 0, 0)]
+    audited = kind not in ("cohen", "mixture")
+    audit = Share(0.5) if audited else Fixed(0)
+    plan = Plan.geometric(bound_named(kind), 0.001, 1000, first=250, growth=2.0, power=0.5, audit=audit)
+    counts = [Evidence(250, 250, 125 if audited else 0, 0)]
     assert 0.8 < plan.p_lower(counts) < 1.0
     assert plan.verdict(counts, [0.5, 0.8]) == "resolved"
