@@ -181,8 +181,8 @@ def as_opened(model: Any, input_shape: tuple[int, int, int] | None = None) -> Op
         return opened_mdeq(model)
     if not callable(model) and not is_equilibrium(model):
         raise ValueError(
-            f"found a {type(model).__name__} as the model: expected a torch module that gives logits, or an equilibrium "
-            "with state_shape, inject, f and head"
+            f"found a {type(model).__name__} as the model: expected a torch module that gives logits, or an "
+            "equilibrium with state_shape, inject, f and head"
         )
     if input_shape is None:
         raise ValueError("the model does not say what images it takes: give an image")

@@ -8,15 +8,22 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Tag, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from srs_ray.errors import JobError
 from srs_ray.job import Job
+from srs_ray.models.settings import ArchitectureSettings, ImportedModelSettings, ModelSettings
 from srs_ray.settings import Settings
 from srs_ray.training.settings import TrainJob
 
 JobType = TypeVar("JobType", Job, TrainJob)
+_NO_SETTINGS = ("int", "constrained-int", "literal['auto']")  # parts of an error's place that pydantic puts there
+
+
+class _ModelAlone(Settings):
+    model: ModelSettings
 
 
 def load_job(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Job:
@@ -27,6 +34,14 @@ def load_job(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Jo
 def load_train_job(path: str | Path, overrides: Mapping[str, Any] | None = None) -> TrainJob:
     """The training in a YAML file, with dotted settings overridden; JobError names each setting that is wrong."""
     return _load(TrainJob, Path(path), overrides or {})
+
+
+def load_model_section(raw: Mapping[str, Any]) -> ArchitectureSettings | ImportedModelSettings:
+    """A section `model` as job files have it; JobError names each setting that is wrong."""
+    try:
+        return _ModelAlone.model_validate({"model": dict(raw)}).model
+    except ValidationError as error:
+        raise JobError("; ".join(_explain(_ModelAlone, detail) for detail in error.errors())) from error
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -83,20 +98,20 @@ def _load(kind: type[JobType], path: Path, overrides: Mapping[str, Any]) -> JobT
 def _explain(kind: type[Settings], detail: ErrorDetails) -> str:
     """One validation error as `path: what was found, what is allowed`."""
     place = [str(part) for part in detail["loc"]]
-    known = kind.model_fields.keys()
+    known = list(_fields_of(kind))
     section: type[BaseModel] | None = kind
     shown: list[str] = []
     for part in place:
-        fields = section.model_fields if section is not None else {}
+        fields = _fields_of(section) if section is not None else {}
         nested = _section_of(fields[part].annotation, place) if part in fields else None
         if part in fields or nested is not None or not shown or part.isdigit() or part == place[-1]:
             shown.append(part)
         if part in fields:
             section = nested
-            known = section.model_fields.keys() if section is not None else known
-    path = ".".join(part for part in shown if part not in ("int", "constrained-int", "literal['auto']"))
+            known = list(_fields_of(section)) if section is not None else known
+    path = ".".join(part for part in shown if part not in _NO_SETTINGS and not part.startswith("("))
     if detail["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(place[-1], list(known), n=1)
+        near = difflib.get_close_matches(place[-1], known, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         return f"{path}: unknown setting{hint} (allowed here: {', '.join(known)})"
     if detail["type"] == "missing":
@@ -108,6 +123,11 @@ def _explain(kind: type[Settings], detail: ErrorDetails) -> str:
     return f"{path}: found {detail['input']!r}: {message}"
 
 
+def _fields_of(section: type[BaseModel]) -> dict[str, FieldInfo]:
+    """The section's settings by their names in a job file."""
+    return {field.alias or name: field for name, field in section.model_fields.items()}
+
+
 def _section_of(annotation: Any, place: list[str]) -> type[BaseModel] | None:
     """The section that a field holds; of the alternatives of a union, the one that the error's place names."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
@@ -116,12 +136,9 @@ def _section_of(annotation: Any, place: list[str]) -> type[BaseModel] | None:
         section = _section_of(option, place)
         if section is None:
             continue
-        tags = {
-            tag
-            for name in ("method", "kind")
-            if name in section.model_fields
-            for tag in getattr(section.model_fields[name].annotation, "__args__", ())
-        }
+        tags = {mark.tag for mark in getattr(option, "__metadata__", ()) if isinstance(mark, Tag)}
+        for name in {"method", "kind"} & section.model_fields.keys():
+            tags |= set(getattr(section.model_fields[name].annotation, "__args__", ()))
         if not tags or tags & set(place):
             return section
     return None

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
-from torchvision.datasets import CIFAR10
 
 from srs_ray.data.images import preprocessing_name, to_input
-from srs_ray.data.points import class_list_digest, digest
+from srs_ray.data.kind import Kind
+from srs_ray.data.points import class_label, class_list_digest, digest
 from srs_ray.errors import DataError
+
+if TYPE_CHECKING:
+    from srs_ray.data.settings import DataSettings
 
 
 class Cifar10:
-    """One split of CIFAR-10: 10,000 test or 50,000 training images of 32x32."""
+    """One split, train or test, of CIFAR-10: 50,000 training or 10,000 test images of 32x32."""
 
     def __init__(self, path: Path, split: str, input_shape: tuple[int, int, int], download: bool) -> None:
-        if split not in ("train", "test"):
-            raise DataError(f"split is {split!r}, but cifar10 has train and test: choose one of them")
+        from torchvision.datasets import CIFAR10
+
         if input_shape[1:] != (32, 32):
             raise DataError(f"CIFAR-10 images are 32x32, the model takes {input_shape[2]}x{input_shape[1]}")
         self._split = split
@@ -28,7 +32,7 @@ class Cifar10:
         try:
             self._files = CIFAR10(root=str(path), train=split == "train", download=download)
         except (RuntimeError, OSError) as error:  # torchvision: missing or damaged; no connection, no space
-            raise DataError(_what_is_missing(path, error, download)) from error
+            raise DataError(_what_is_missing(path / CIFAR10.base_folder, error, download)) from error
 
     def __len__(self) -> int:
         return len(self._files)
@@ -51,8 +55,8 @@ class Cifar10:
         }
 
     def label(self, index: int) -> int:
-        """The class, 0 (airplane) to 9 (truck)."""
-        return int(self._files.targets[index])
+        """The class, 0 (airplane) to 9 (truck). Raises PointError if the files say anything else."""
+        return class_label(self._files.targets[index], self.class_count, self.name(index))
 
     def image(self, index: int) -> Tensor:
         """x_CHW, float32 in [0, 1]."""
@@ -63,10 +67,16 @@ class Cifar10:
         return f"CIFAR-10 {self._split} image {index}"
 
 
-def _what_is_missing(path: Path, error: Exception, download: bool) -> str:
-    folder = path / CIFAR10.base_folder
+def _what_is_missing(folder: Path, error: Exception, download: bool) -> str:
     if download:
         return f"CIFAR-10 could not be downloaded into {folder}: {error}"
     if folder.is_dir():
         return f"CIFAR-10 in {folder} is incomplete or damaged: remove that folder and fetch it again with --download"
-    return f"no CIFAR-10 at {folder}: give the folder that holds {CIFAR10.base_folder}, or fetch it with --download"
+    return f"no CIFAR-10 at {folder}: give the folder that holds {folder.name}, or fetch it with --download"
+
+
+def _open(section: DataSettings, input_shape: tuple[int, int, int], class_count: int | None, download: bool) -> Cifar10:
+    return Cifar10(KIND.path_of(section), KIND.split_of(section), input_shape, download)
+
+
+KIND = Kind("cifar10", _open, takes=("split",), splits=("train", "test"), default_split="test", downloads=True)

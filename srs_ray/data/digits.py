@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from srs_ray.data.points import class_list_digest, digest
-from srs_ray.errors import DataError
+from srs_ray.data.kind import Kind
+from srs_ray.data.points import class_label, class_list_digest, digest
+
+if TYPE_CHECKING:
+    from srs_ray.data.settings import DataSettings
 
 TRAINING_POINTS = 1437
 SPLITS = {"train": slice(0, TRAINING_POINTS), "test": slice(TRAINING_POINTS, None)}
@@ -26,8 +29,8 @@ class Digits:
     """
 
     def __init__(self, split: str, input_shape: tuple[int, int, int]) -> None:
-        if split not in SPLITS:
-            raise DataError(f"split is {split!r}, but digits has train and test: choose one of them")
+        from sklearn.datasets import load_digits
+
         self._split = split
         self._input_shape = input_shape
         digits = load_digits()
@@ -57,7 +60,7 @@ class Digits:
 
     def label(self, index: int) -> int:
         """The digit."""
-        return int(self._labels_N[index])
+        return class_label(self._labels_N[index], self.class_count, self.name(index))
 
     def image(self, index: int) -> Tensor:
         """x_CHW, float32 in [0, 1]; 1 is ink."""
@@ -68,3 +71,10 @@ class Digits:
     def name(self, index: int) -> str:
         """Such as 'digits test image 17'."""
         return f"digits {self._split} image {index}"
+
+
+def _open(section: DataSettings, input_shape: tuple[int, int, int], class_count: int | None, download: bool) -> Digits:
+    return Digits(KIND.split_of(section), input_shape)
+
+
+KIND = Kind("digits", _open, needs=(), takes=("path", "split"), splits=tuple(SPLITS), default_split="test")

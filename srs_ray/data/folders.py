@@ -1,29 +1,32 @@
-"""Images in one folder per class: any such folder, and ImageNet."""
+"""Images in one folder per class."""
 
 from __future__ import annotations
 
 import os
-import re
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import Tensor
-from torchvision.datasets import ImageFolder
 
 from srs_ray.data.images import decode, preprocessing_name
-from srs_ray.data.points import class_list_digest, digest
+from srs_ray.data.kind import Kind
+from srs_ray.data.points import class_label, class_list_digest, digest
 from srs_ray.errors import DataError, PointError
 
-IMAGENET_CLASSES = 1000
+if TYPE_CHECKING:
+    from srs_ray.data.settings import DataSettings
 
 
 class FolderImages:
     """The images under `root`, one folder per class, as torchvision's ImageFolder orders them: classes by name, then
     files by path. Labels are the positions of the class names in that order. Raises DataError if there are none."""
 
-    def __init__(self, kind: str, root: Path, split: str | None, input_shape: tuple[int, int, int]) -> None:
+    def __init__(self, kind: str, root: Path, split: str, input_shape: tuple[int, int, int]) -> None:
+        from torchvision.datasets import ImageFolder
+
         self._kind = kind
-        self._split = split or ""
+        self._split = split
         self._root = root
         self._input_shape = input_shape
         try:
@@ -59,7 +62,7 @@ class FolderImages:
 
     def label(self, index: int) -> int:
         """The position of the image's folder among the class folders, sorted by name."""
-        return self._labels[index]
+        return class_label(self._labels[index], self.class_count, self.name(index))
 
     def image(self, index: int) -> Tensor:
         """x_CHW, float32 in [0, 1]."""
@@ -74,8 +77,8 @@ class FolderImages:
         return f"{self._root.name}/{self._files[index]}"
 
 
-def open_image_folder(path: Path, split: str | None, input_shape: tuple[int, int, int]) -> FolderImages:
-    """The images in path/<split>, or in `path` without a split. Raises DataError if there is no such folder.
+def open_image_folder(path: Path, split: str, input_shape: tuple[int, int, int]) -> FolderImages:
+    """The images in path/<split>, or in `path` itself where `split` is ''. Raises DataError if there is no such folder.
 
     A split that is not there is refused: `path` itself would then pass its other splits off as classes.
     """
@@ -85,24 +88,14 @@ def open_image_folder(path: Path, split: str | None, input_shape: tuple[int, int
     return FolderImages("imagefolder", root, split, input_shape)
 
 
-def _without(split: str | None) -> str:
+def _without(split: str) -> str:
     return ", or leave split out if path is that folder" if split else ""
 
 
-def open_imagenet(path: Path, split: str, input_shape: tuple[int, int, int]) -> FolderImages:
-    """ImageNet (ILSVRC 2012): 1,000 folders named by WordNet id in path/<split>, or in `path` itself; labels in sorted
-    order of the ids. Raises DataError, saying what was found, for anything else."""
-    root = path / split if (path / split).is_dir() else path
-    if not root.is_dir():
-        raise DataError(f"no ImageNet at {path}: give a folder that holds {split}/n01440764 and the other classes")
-    folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
-    strange = [name for name in folders if not re.fullmatch(r"n\d{8}", name)]
-    if len(folders) != IMAGENET_CLASSES or strange:
-        found = f"{len(folders)} folders" + (
-            f", {len(strange)} named otherwise, such as {strange[0]!r}" if strange else ""
-        )
-        raise DataError(
-            f"{root} is not ImageNet: it holds {found}; expected {IMAGENET_CLASSES:,} named like n01440764, "
-            f"there or in {split}/ (for other classes: kind imagefolder)"
-        )
-    return FolderImages("imagenet", root, split, input_shape)
+def _open(
+    section: DataSettings, input_shape: tuple[int, int, int], class_count: int | None, download: bool
+) -> FolderImages:
+    return open_image_folder(KIND.path_of(section), KIND.split_of(section), input_shape)
+
+
+KIND = Kind("imagefolder", _open, takes=("split",))

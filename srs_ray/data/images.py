@@ -1,7 +1,9 @@
-"""From a stored image to the model's input: decoding, colour, size."""
+"""From an image, stored or in memory, to the model's input: decoding, colour, size, range."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 
 import numpy as np
@@ -13,12 +15,14 @@ from srs_ray.errors import PointError
 
 SHORTER_SIDE = 256
 CROPPED = (224, 224)
+_PILLOW_MODES = {1: "L", 3: "RGB"}  # by the number of channels
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def preprocessing_name(input_shape: tuple[int, int, int]) -> str:
     """What `to_input` does for this input shape, for a data set's identity."""
     channels, height, width = input_shape
-    colour = _pillow_mode(channels)
+    colour = _PILLOW_MODES.get(channels, f"{channels} channels")
     if (height, width) == CROPPED:
         return f"{colour}, shorter side {SHORTER_SIDE} bilinear antialiased, centre crop {width}x{height}"
     return f"{colour}, exactly {width}x{height}"
@@ -32,14 +36,38 @@ def decode(encoded: bytes, input_shape: tuple[int, int, int], name: str) -> Tens
     """
     if not encoded:
         raise PointError(f"{name}: the image is empty (0 bytes)")
-    try:
-        with Image.open(BytesIO(encoded)) as image:
+    with _readable(name), Image.open(BytesIO(encoded)) as image:
+        return to_input(image, input_shape, name)
+
+
+def image_tensor(image: object, input_shape: tuple[int, int, int], name: str) -> Tensor:
+    """An image in memory as x_CHW, float32 in [0, 1], of exactly the input shape; the tensor is new.
+
+    `image` is a PIL image, which `to_input` prepares, or a torch tensor or numpy array of the model's shape (C, H, W):
+    uint8, divided by 255, or floating point in [0, 1]. An array may have its channels last (H, W, C), unless C = H = W,
+    where nobody can tell; one channel may be left out (H, W). Raises PointError, which starts with `name`, for anything
+    else: tensors and arrays are never resized, nor brought into range.
+    """
+    if isinstance(image, Image.Image):
+        with _readable(name):
+            image.load()
             return to_input(image, input_shape, name)
-    except PointError:
-        raise
-    except Exception as error:  # Decoders raise nearly anything on damaged bytes: OSError, SyntaxError, struct.error.
-        reason = "Pillow knows no such image format" if isinstance(error, Image.UnidentifiedImageError) else error
-        raise PointError(f"{name}: not readable as an image ({type(error).__name__}: {reason})") from error
+    if isinstance(image, np.ndarray):
+        _check_pixel_type(image.dtype, image.dtype == np.uint8 or np.issubdtype(image.dtype, np.floating), name)
+        # A copy, in the machine's byte order: torch has neither another one nor steps backwards through memory.
+        pixels = torch.from_numpy(np.array(image, np.uint8 if image.dtype == np.uint8 else np.float64, order="C"))
+    elif isinstance(image, Tensor):
+        _check_pixel_type(image.dtype, image.dtype == torch.uint8 or image.dtype in _FLOATS, name)
+        pixels = image.detach().to_dense().cpu()
+    else:
+        raise PointError(
+            f"{name}: the image is a {type(image).__name__}, expected a torch tensor, numpy array or PIL image"
+        )
+    x_CHW = _channels_first(pixels, input_shape, isinstance(image, np.ndarray), name)
+    if x_CHW.dtype == torch.uint8:
+        return x_CHW.float().div(255).contiguous()
+    _check_range(x_CHW, name)
+    return x_CHW.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
 
 
 def to_input(image: Image.Image, input_shape: tuple[int, int, int], name: str) -> Tensor:
@@ -49,6 +77,11 @@ def to_input(image: Image.Image, input_shape: tuple[int, int, int], name: str) -
     input size takes images of exactly that size. Raises PointError for another size, and for pixels deeper than 8 bits.
     """
     channels, height, width = input_shape
+    if channels not in _PILLOW_MODES:
+        raise PointError(
+            f"{name}: is a PIL image, which gives 1 or 3 channels, and the model takes {channels}: "
+            f"give a tensor or array of the shape {input_shape}"
+        )
     if image.mode.startswith(("I", "F")):
         # Pillow would cut these off at 255: a nearly white image, certified as if it were the real one.
         raise PointError(f"{name}: its pixels are deeper than 8 bits (Pillow mode {image.mode}); store it with 8 bits")
@@ -57,7 +90,7 @@ def to_input(image: Image.Image, input_shape: tuple[int, int, int], name: str) -
         raise PointError(f"{name}: is {_size(image)}, too narrow to bring the shorter side to {SHORTER_SIDE}")
     if not resized and image.size != (width, height):
         raise PointError(f"{name}: is {_size(image)}, the model takes {width}x{height}")
-    image = image.convert(_pillow_mode(channels))
+    image = image.convert(_PILLOW_MODES[channels])
     if resized:
         from torchvision.transforms import functional as transform  # imported here: it takes a worker seconds
 
@@ -67,8 +100,48 @@ def to_input(image: Image.Image, input_shape: tuple[int, int, int], name: str) -
     return torch.from_numpy(pixels_HWC).permute(2, 0, 1).contiguous().float().div(255)
 
 
-def _pillow_mode(channels: int) -> str:
-    return {1: "L", 3: "RGB"}[channels]
+@contextmanager
+def _readable(name: str) -> Iterator[None]:
+    """PointError, which starts with `name`, for whatever a decoder raises."""
+    try:
+        yield
+    except PointError:
+        raise
+    except Exception as error:  # Decoders raise nearly anything on damaged bytes: OSError, SyntaxError, struct.error.
+        reason = "Pillow knows no such image format" if isinstance(error, Image.UnidentifiedImageError) else error
+        raise PointError(f"{name}: not readable as an image ({type(error).__name__}: {reason})") from error
+
+
+def _channels_first(pixels: Tensor, input_shape: tuple[int, int, int], may_be_last: bool, name: str) -> Tensor:
+    """The pixels seen as (C, H, W). Raises PointError for a shape that the model does not take."""
+    channels, height, width = input_shape
+    shape, channels_last = tuple(pixels.shape), (height, width, channels)
+    if channels == 1 and shape == (height, width):
+        return pixels[None]
+    if may_be_last and input_shape == channels_last and channels > 1 and shape == input_shape:
+        raise PointError(
+            f"{name}: the array's shape {shape} could have its channels first or last, for a model that takes "
+            f"{input_shape}: give a torch tensor, channels first"
+        )
+    if shape == input_shape:
+        return pixels
+    if may_be_last and shape == channels_last:
+        return pixels.permute(2, 0, 1)
+    expected = f"{input_shape}" + (f", or {channels_last} with the channels last" if may_be_last else "")
+    turn = "; its channels are last: permute(2, 0, 1)" if shape == channels_last else ""
+    raise PointError(f"{name}: has the shape {shape}, the model takes {expected}{turn}")
+
+
+def _check_pixel_type(dtype: object, known: bool, name: str) -> None:
+    if not known:
+        raise PointError(f"{name}: its pixels are {dtype}, expected uint8 (0 to 255) or floating point (0 to 1)")
+
+
+def _check_range(x_CHW: Tensor, name: str) -> None:
+    low, high = x_CHW.min().item(), x_CHW.max().item()
+    if not (low >= 0 and high <= 1):  # not so for NaN either
+        advice = "divide by 255" if low >= 0 and 1 < high <= 255 else "give the pixels without normalisation"
+        raise PointError(f"{name}: its pixels go from {low:.6g} to {high:.6g}, expected 0 to 1: {advice}")
 
 
 def _pixels_when_resized(size: tuple[int, int]) -> float:

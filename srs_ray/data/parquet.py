@@ -1,60 +1,66 @@
-"""Encoded images in a Parquet file: columns image, label, and perhaps index."""
+"""Encoded images in Parquet: one file, or a folder of shards, with a column of images and one of labels."""
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from collections.abc import Iterator
 from functools import cached_property
-from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from torch import Tensor
 
 from srs_ray.data.images import decode, preprocessing_name
-from srs_ray.data.points import digest
+from srs_ray.data.kind import Kind
+from srs_ray.data.points import class_label, digest
 from srs_ray.errors import DataError, PointError
 
-ROWS_AT_ONCE = 32
+if TYPE_CHECKING:
+    from srs_ray.data.parquet_shard import Shard
+    from srs_ray.data.settings import DataSettings
+
 BYTES_AT_ONCE = 1 << 20
+_COUNTED = re.compile(r"(?P<split>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(-[0-9a-f]+)?\.parquet")
 
 
 class ParquetImages:
-    """The rows of one Parquet file; a row's position is its index.
+    """The rows of one Parquet file, or of a folder's shards by their names' order; a row's position is its index.
 
-    `image` holds encoded images, as bytes or as Hugging Face's struct {bytes, path}; `label` whole numbers. An `index`
-    column, if there is one, must count the rows from 0. Labels are held in memory, images are read when asked for, a
-    few rows at a time, so that any file size will do; asking in rising order is the fast way. `class_count` None takes
-    the largest label plus one, which is right if the last class occurs. Raises DataError for any other file.
+    The columns of images and labels are those named, or else the ones that `parquet_shard.choose_columns` finds. Labels
+    are held in memory, images are read when asked for, a few rows at a time, from one shard at a time, so that any size
+    will do; asking in rising order is the fast way. `class_count` None takes the largest label plus one, which is right
+    if the last class occurs. Raises DataError for any other file or folder, naming the shard.
     """
 
-    def __init__(self, path: Path, input_shape: tuple[int, int, int], class_count: int | None) -> None:
-        if not path.is_file():
-            raise DataError(f"no Parquet file {path}: name the file itself")
-        try:
-            self._file = pq.ParquetFile(path, memory_map=True)
-            _check_columns(path, self._file.schema_arrow)
-            # A missing label reads as -1, which `label` refuses: one bad row is no reason to refuse the file.
-            labels = pc.fill_null(self._file.read(["label"])["label"].cast(pa.int64()), -1)
-            self._check_index_column(path)
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{path} is not readable as Parquet: {error}") from error
-        if len(labels) == 0:
+    def __init__(
+        self,
+        path: Path,
+        input_shape: tuple[int, int, int],
+        class_count: int | None,
+        image_column: str | None = None,
+        label_column: str | None = None,
+    ) -> None:
+        from srs_ray.data.parquet_shard import Shard, choose_columns, read_schema
+
+        files = _shard_files(path)
+        schema = read_schema(files[0])
+        self._columns = choose_columns(files[0], schema, image_column, label_column)
+        self._shards: list[Shard] = []
+        self._starts: list[int] = []  # the index of each shard's first row
+        rows = 0
+        for file in files:
+            shard = Shard(file, schema, self._columns, rows)
+            self._shards.append(shard)
+            self._starts.append(rows)
+            rows += len(shard.labels_N)
+        if rows == 0:
             raise DataError(f"{path} has no rows: expected one per image")
-        self._labels_N = labels.to_numpy()
+        self._labels_N = np.concatenate([shard.labels_N for shard in self._shards])
         self._class_count = class_count if class_count is not None else int(max(self._labels_N.max(), 0)) + 1
-        self._path = path
         self._input_shape = input_shape
-        row_groups = (self._file.metadata.row_group(group) for group in range(self._file.num_row_groups))
-        self._group_starts = [0, *accumulate(row_group.num_rows for row_group in row_groups)][:-1]
-        self._group = -1  # the row group being read, its batches still to come, the current one and its first row
-        self._batches: Iterator[pa.RecordBatch] = iter(())
-        self._batch: pa.Array = pa.array([])
-        self._batch_start = 0
+        self._reading = self._shards[0]
 
     def __len__(self) -> int:
         return len(self._labels_N)
@@ -66,75 +72,95 @@ class ParquetImages:
 
     @cached_property
     def identity(self) -> dict[str, str | int]:
-        """See `PointDataset.identity`; the content digest is over the file's bytes, and so settles the classes."""
-        with self._path.open("rb") as file:
-            content = digest(iter(lambda: file.read(BYTES_AT_ONCE), b""))
-        return {
-            "kind": "parquet",
+        """See `PointDataset.identity`; the content digest is over the shards' bytes one after another, and so settles
+        the classes, but not how the files are called. Columns are entries where they are not image and label."""
+        identity: dict[str, str | int] = {
+            "kind": KIND.name,
             "points": len(self),
-            "content": content,
+            "content": digest(chunk for shard in self._shards for chunk in _chunks(shard.path)),
             "preprocessing": preprocessing_name(self._input_shape),
         }
+        if self._columns.image != "image":
+            identity["image_column"] = self._columns.image
+        if self._columns.label != "label":
+            identity["label_column"] = self._columns.label
+        return identity
 
     def label(self, index: int) -> int:
         """The row's label. Raises PointError if it is missing or no class."""
         label = int(self._labels_N[index])
-        if not 0 <= label < self._class_count:
-            found = "missing or -1" if label == -1 else label
-            raise PointError(f"{self.name(index)}: label is {found}, expected 0 to {self._class_count - 1}")
-        return label
+        if label == -1:
+            raise PointError(f"{self.name(index)}: label is missing or -1, expected 0 to {self._class_count - 1}")
+        return class_label(label, self._class_count, self.name(index))
 
     def image(self, index: int) -> Tensor:
         """x_CHW, float32 in [0, 1]."""
-        try:
-            cell = self._image_cell(index)
-        except (pa.ArrowException, OSError, StopIteration) as error:
-            self._group = -1
-            raise PointError(f"{self.name(index)}: cannot be read ({error})") from error
-        encoded = cell["bytes"] if isinstance(cell, dict) else cell
-        if encoded is None:
-            raise PointError(f"{self.name(index)}: the row holds no image")
-        return decode(encoded, self._input_shape, self.name(index))
+        shard, row = self._place(index)
+        if shard is not self._reading:
+            self._reading.close()
+            self._reading = shard
+        return decode(shard.encoded(row), self._input_shape, shard.name(row))
 
     def name(self, index: int) -> str:
         """Such as 'row 17 of cifar10-test.parquet'."""
-        return f"row {index} of {self._path.name}"
+        shard, row = self._place(index)
+        return shard.name(row)
 
-    def _image_cell(self, row: int) -> Any:
-        """The row's image column, decoding no more than its row group: forward if the row lies ahead, else from the
-        group's start. A whole row group at once would not do: many writers put a whole file into one."""
-        if not 0 <= row < len(self):
-            raise IndexError(f"row {row} of {len(self)}")
-        group = bisect_right(self._group_starts, row) - 1
-        if group != self._group or row < self._batch_start:
-            self._group = group
-            self._batches = self._file.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=["image"])
-            self._batch, self._batch_start = pa.array([]), self._group_starts[group]
-        while row >= self._batch_start + len(self._batch):
-            self._batch_start += len(self._batch)
-            self._batch = next(self._batches)["image"]
-        return self._batch[row - self._batch_start].as_py()
-
-    def _check_index_column(self, path: Path) -> None:
-        if "index" not in self._file.schema_arrow.names:
-            return
-        index_N = self._file.read(["index"])["index"].to_numpy()
-        wrong = np.flatnonzero(index_N != np.arange(len(index_N)))
-        if wrong.size:
-            row = wrong[0]
-            raise DataError(
-                f"{path}: the index column says {index_N[row]} in row {row}, and points are counted by row: "
-                "sort the file by index, or drop that column"
-            )
+    def _place(self, index: int) -> tuple[Shard, int]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        number = bisect_right(self._starts, index) - 1
+        return self._shards[number], index - self._starts[number]
 
 
-def _check_columns(path: Path, schema: pa.Schema) -> None:
-    for column in ("image", "label"):
-        if column not in schema.names:
-            raise DataError(f"{path} has the columns {', '.join(schema.names)}: expected image and label among them")
-    image, label = schema.field("image").type, schema.field("label").type
-    stored = image.field("bytes").type if pa.types.is_struct(image) and image.get_field_index("bytes") >= 0 else image
-    if not (pa.types.is_binary(stored) or pa.types.is_large_binary(stored) or pa.types.is_binary_view(stored)):
-        raise DataError(f"{path}: column image is {image}: expected encoded images, binary or struct<bytes: binary>")
-    if not pa.types.is_integer(label):
-        raise DataError(f"{path}: column label is {label}: expected whole numbers")
+def _shard_files(path: Path) -> list[Path]:
+    """The file itself, or a folder's Parquet files by name, hidden ones apart. Raises DataError if there are none."""
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise DataError(f"no Parquet file {path}: name the file itself, or a folder of shards")
+    files = sorted(
+        (file for file in path.glob("*.parquet") if file.is_file() and not file.name.startswith(".")),
+        key=lambda file: file.name,
+    )
+    if not files:
+        raise DataError(f"no Parquet file in {path}: name a file, or the folder that holds the shards, *.parquet")
+    _check_complete(path, [file.name for file in files])
+    return files
+
+
+def _check_complete(path: Path, names: list[str]) -> None:
+    """Shards that say of how many they are one (train-00000-of-00002.parquet) must all be there, and of one split: an
+    index would mean another image. Raises DataError."""
+    counted = [match for match in map(_COUNTED.fullmatch, names) if match]
+    if len(counted) < len(names):
+        return
+    splits = sorted({match["split"] for match in counted})
+    if len(splits) > 1:
+        raise DataError(f"{path} holds shards of {' and '.join(splits)}: name a folder that holds one of them alone")
+    count = int(counted[0]["count"])
+    missing = sorted({*range(count)} - {int(match["number"]) for match in counted})
+    if missing:
+        raise DataError(
+            f"{path} lacks {len(missing)} of the {count} shards that {names[0]} is one of, the first of them number "
+            f"{missing[0]:05}: bring them all together"
+        )
+
+
+def _chunks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        yield from iter(lambda: file.read(BYTES_AT_ONCE), b"")
+
+
+def _open(
+    section: DataSettings, input_shape: tuple[int, int, int], class_count: int | None, download: bool
+) -> ParquetImages:
+    if section.split is not None:
+        raise DataError(
+            f"split is {section.split!r}, but a Parquet file has no splits: name the file to use, without split"
+        )
+    path = KIND.path_of(section)
+    return ParquetImages(path, input_shape, class_count, section.image_column, section.label_column)
+
+
+KIND = Kind("parquet", _open, takes=("image_column", "label_column"))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from typing import Protocol
+import operator
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from srs_ray.errors import DataError
+from srs_ray.errors import DataError, PointError
 
 
 class PointDataset(Protocol):
@@ -22,18 +23,39 @@ class PointDataset(Protocol):
         """How many classes a label chooses from."""
 
     @property
-    def identity(self) -> dict[str, str | int]:
+    def identity(self) -> Mapping[str, Any]:
         """What makes an index mean an image: kind, split, number of points, sha256 digests of class list and content,
-        preprocessing. The same wherever the files lie. Computed when first asked for: it may read every byte."""
+        preprocessing. JSON values by name, the same wherever the files lie. Computed when first asked for: it may read
+        every byte."""
 
     def label(self, index: int) -> int:
-        """The true class. Raises PointError where the file gives none in [0, class_count)."""
+        """The true class. Raises PointError where the data gives none in [0, class_count)."""
 
     def image(self, index: int) -> Tensor:
         """x_CHW, float32 in [0, 1], of exactly the input shape. Raises PointError naming the point and the reason."""
 
     def name(self, index: int) -> str:
         """The point in words for messages, such as 'row 17 of cifar10-test.parquet'."""
+
+
+def class_label(label: object, class_count: int, name: str) -> int:
+    """The label as a class, 0 <= label < class_count. Raises PointError, which starts with `name`, for anything else.
+
+    Whole numbers are taken as int, as a numpy integer, or as an array or tensor of no dimension. True and 1.0 are not:
+    they mean that something else than a label was returned.
+    """
+    boolean = isinstance(label, bool) or str(getattr(label, "dtype", "")) in ("bool", "torch.bool")
+    try:
+        found = None if boolean or getattr(label, "ndim", 0) else operator.index(label)  # type: ignore[arg-type]
+    except TypeError:
+        found = None
+    if found is None:
+        raise PointError(
+            f"{name}: label is {label!r} ({type(label).__name__}), expected a whole number, 0 to {class_count - 1}"
+        )
+    if not 0 <= found < class_count:
+        raise PointError(f"{name}: label is {found}, expected 0 to {class_count - 1}")
+    return found
 
 
 def point_indices(length: int, start: int = 0, stop: int | None = None, every: int = 1) -> range:

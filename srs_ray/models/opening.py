@@ -190,7 +190,7 @@ def read_model(settings: ArchitectureSettings | ImportedModelSettings, dtype: st
 
 
 def _read_imported(settings: ImportedModelSettings, dtype: str) -> ImportedSource:
-    built = build(Import.parse(settings.imported), settings.args, JobError)
+    built = build(Import.parse(settings.import_), settings.args, JobError)
     network, card = built.value, dict[str, Any]()
     if all(hasattr(network, part) for part in EQUILIBRIUM_PARTS) and not is_equilibrium(network):
         raise JobError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, ConfigDict, Discriminator, Field, Tag, model_serializer
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_serializer
 
 from srs_ray.models.families import architectures
 from srs_ray.models.user_code import Import
@@ -43,9 +43,7 @@ class ImportedModelSettings(Settings):
     `reference` is the solver setting of an equilibrium's base classifier.
     """
 
-    model_config = ConfigDict(validate_by_name=True, serialize_by_alias=True)
-
-    imported: Annotated[str, AfterValidator(_import_text)] = Field(alias="import")
+    import_: Annotated[str, AfterValidator(_import_text)] = Field(alias="import")
     args: dict[str, Any] = Field(default_factory=dict)
     weights: PathOrName | None = None
     input_shape: tuple[Count, Count, Count]
@@ -55,15 +53,15 @@ class ImportedModelSettings(Settings):
 
     @model_serializer(mode="wrap")
     def _without_what_is_not_set(self, serialize: Any) -> dict[str, Any]:
-        return {name: value for name, value in serialize(self).items() if value is not None}
+        return {name.removesuffix("_"): value for name, value in serialize(self).items() if value is not None}
 
 
 def _section_for(raw: Any) -> str:
-    imported = "import" in raw or "imported" in raw if isinstance(raw, Mapping) else hasattr(raw, "imported")
-    return "import" if imported else "arch"
+    imported = "import" in raw if isinstance(raw, Mapping) else hasattr(raw, "import_")
+    return "(import)" if imported else "(arch)"
 
 
 ModelSettings = Annotated[
-    Annotated[ArchitectureSettings, Tag("arch")] | Annotated[ImportedModelSettings, Tag("import")],
+    Annotated[ArchitectureSettings, Tag("(arch)")] | Annotated[ImportedModelSettings, Tag("(import)")],
     Discriminator(_section_for),
 ]

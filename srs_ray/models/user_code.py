@@ -124,13 +124,19 @@ def describe_failure(error: BaseException, built_or_roots: Built | Iterable[str 
 def distributions_of(modules: Iterable[str]) -> dict[str, str]:
     """The installed distributions that modules of these names come from, and their versions.
 
-    The standard library and the user's files have none. torch is left out on purpose: its version is recorded for each
-    session of a run, and a change of it is noted and not refused. So is srs-ray, which has a version of its sampling.
+    A local label (`+cu128`) is left out: it says how a version was built for a node, not which one it is. The standard
+    library and the user's files have none. torch is left out on purpose: its version is recorded for each session of a
+    run, and a change of it is noted and not refused. So is srs-ray, which has a version of its sampling.
     """
     tops = {module.partition(".")[0] for module in modules if not user_files.is_users(module)}
     owners = _owners(tuple(sys.path))
     names = {name for top in tops - sys.stdlib_module_names for name in owners.get(top, ())}
-    return {name: importlib.metadata.version(name) for name in sorted(names.difference(_UNVERSIONED))}
+    return {name: installed_version(name) for name in sorted(names.difference(_UNVERSIONED))}
+
+
+def installed_version(distribution: str) -> str:
+    """The version here, without a local label. Raises importlib.metadata.PackageNotFoundError."""
+    return importlib.metadata.version(distribution).partition("+")[0]
 
 
 def _load(what: Import, error: type[SrsRayError]) -> tuple[str, Path | None]:

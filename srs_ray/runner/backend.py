@@ -9,9 +9,8 @@ from typing import Protocol
 import torch
 
 from srs_ray.errors import JobError, SrsRayError
-from srs_ray.models.opening import ModelSource
 from srs_ray.runner.settings import ExecutionSettings
-from srs_ray.runner.worker import PointWorker, Row, WorkerSpec, failed_row, measure_batch
+from srs_ray.runner.worker import Cargo, PointWorker, Row, WorkerSpec, failed_row, measure_batch
 from srs_ray.smoothing.batch_size import MeasuredBatch
 
 log = logging.getLogger(__name__)
@@ -37,11 +36,11 @@ class Backend(Protocol):
         """In words, what was chosen."""
         ...
 
-    def fastest_batch(self, spec: WorkerSpec, source: ModelSource) -> MeasuredBatch | None:
+    def fastest_batch(self, spec: WorkerSpec, cargo: Cargo) -> MeasuredBatch | None:
         """The fastest batch on one of the workers to be; None where that cannot be measured now."""
         ...
 
-    def rows(self, spec: WorkerSpec, source: ModelSource, indices: Sequence[int]) -> Rows:
+    def rows(self, spec: WorkerSpec, cargo: Cargo, indices: Sequence[int]) -> Rows:
         """One row for each point, in the order they finish; None now and then while there is nothing new."""
         ...
 
@@ -71,11 +70,11 @@ class InProcess:
     def describe(self, workers: int) -> str:
         return f"this process, device {self.device}"
 
-    def fastest_batch(self, spec: WorkerSpec, source: ModelSource) -> MeasuredBatch | None:
-        return measure_batch(spec, source, spec.job.execution.cpus_per_worker)
+    def fastest_batch(self, spec: WorkerSpec, cargo: Cargo) -> MeasuredBatch | None:
+        return measure_batch(spec, cargo, spec.job.execution.cpus_per_worker)
 
-    def rows(self, spec: WorkerSpec, source: ModelSource, indices: Sequence[int]) -> Rows:
-        worker = PointWorker(spec, source, spec.job.execution.cpus_per_worker)
+    def rows(self, spec: WorkerSpec, cargo: Cargo, indices: Sequence[int]) -> Rows:
+        worker = PointWorker(spec, cargo, spec.job.execution.cpus_per_worker)
         for index in indices:
             yield _certify(worker, index, spec.job.execution.attempts)
 

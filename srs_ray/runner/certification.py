@@ -97,7 +97,7 @@ def _run(inputs: JobInputs, backend: Backend, lease: Lease, console: Console) ->
         run,
         lease,
         inputs.indices,
-        lambda indices: backend.rows(spec, inputs.source, indices),
+        lambda indices: backend.rows(spec, inputs.cargo, indices),
         lambda: backend.ready,
         median_low(job.report.radii) if job.report.radii else 0.0,
         console,
@@ -118,7 +118,7 @@ def _with_batch(inputs: JobInputs, spec: WorkerSpec, backend: Backend, console: 
                 return replace(spec, batch=session["batch"]), f"{session['batch']} as before"
         if len(inputs.indices) * job.sampling.n >= MEASURED_SAMPLES:
             with console.status("measuring how many samples at once are fastest"):
-                measured = backend.fastest_batch(spec, inputs.source)
+                measured = backend.fastest_batch(spec, inputs.cargo)
             if measured is not None:
                 return replace(spec, batch=measured.batch), str(measured)
     return spec, str(spec.batch)

@@ -13,7 +13,7 @@ from srs_ray.data import PointDataset, point_indices
 from srs_ray.errors import JobError
 from srs_ray.job import Job
 from srs_ray.models.opening import ModelSource, read_model
-from srs_ray.runner.worker import WorkerSpec, open_job_data
+from srs_ray.runner.worker import Cargo, WorkerSpec, open_job_data
 from srs_ray.smoothing.batch_size import default_batch
 from srs_ray.smoothing.judge import lacking_parts
 from srs_ray.smoothing.noise import noise_generator, resolve_generator, self_check
@@ -42,6 +42,11 @@ class JobInputs:
         dataset = open_job_data(job, source, path, download)
         indices = point_indices(len(dataset), job.data.start, job.data.stop, job.data.every)
         return JobInputs(job, source, path, dataset, indices)
+
+    @property
+    def cargo(self) -> Cargo:
+        """What workers get: an object of the user's own goes along, other data are opened where the worker is."""
+        return Cargo(self.source, self.dataset if self.job.data.import_ is not None else None)
 
     @property
     def points(self) -> dict[str, int]:

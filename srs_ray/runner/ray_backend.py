@@ -10,13 +10,13 @@ import ray
 from ray.exceptions import RayError
 
 from srs_ray.errors import JobError
-from srs_ray.models.opening import ModelSource
 from srs_ray.runner.backend import Rows
+from srs_ray.runner.carrying import Carried, carry
 from srs_ray.runner.connection import attach, named_address, nodes_alive
 from srs_ray.runner.metrics import RunMetrics
 from srs_ray.runner.pool import WorkerPool
 from srs_ray.runner.settings import ExecutionSettings
-from srs_ray.runner.worker import PointWorker, Row, WorkerSpec, failed_row, measure_batch
+from srs_ray.runner.worker import Cargo, PointWorker, Row, WorkerSpec, failed_row, measure_batch
 from srs_ray.smoothing.batch_size import MeasuredBatch
 
 log = logging.getLogger(__name__)
@@ -31,8 +31,8 @@ class CertifierActor:
     def __init__(self) -> None:
         self.worker: PointWorker | None = None
 
-    def prepare(self, spec: WorkerSpec, source: ModelSource, threads: int) -> str:
-        self.worker = PointWorker(spec, source, threads)
+    def prepare(self, spec: WorkerSpec, carried: Carried, threads: int) -> str:
+        self.worker = PointWorker(spec, carried.open(), threads)
         return self.node()
 
     def node(self) -> str:
@@ -41,6 +41,17 @@ class CertifierActor:
     def certify(self, index: int, attempt: int) -> Row:
         assert self.worker is not None
         return self.worker.certify(index, attempt)
+
+
+def carried_cargo(cargo: Cargo) -> Carried:
+    """The cargo on its way to workers, with the user's own code in it; JobError where it cannot be sent."""
+    built = [each for each in (cargo.source.built, getattr(cargo.dataset, "built", None)) if each is not None]
+    return carry(cargo, built, cargo.source.packages)
+
+
+def measure_carried(spec: WorkerSpec, carried: Carried, threads: int) -> MeasuredBatch:
+    """`measure_batch` on a worker."""
+    return measure_batch(spec, carried.open(), threads)
 
 
 class RayBackend:
@@ -88,11 +99,11 @@ class RayBackend:
         resource, share = self._needs()
         return {"num_gpus": share, "num_cpus": 0} if resource == "GPU" else {"num_cpus": share}
 
-    def fastest_batch(self, spec: WorkerSpec, source: ModelSource) -> MeasuredBatch | None:
+    def fastest_batch(self, spec: WorkerSpec, cargo: Cargo) -> MeasuredBatch | None:
         if not self._room():  # and a run that waits for nodes need not wait for this besides
             return None
-        measure = ray.remote(measure_batch).options(**self._options(), max_retries=0)
-        call = measure.remote(spec, source, self.execution.cpus_per_worker)
+        measure = ray.remote(measure_carried).options(**self._options(), max_retries=0)
+        call = measure.remote(spec, carried_cargo(cargo), self.execution.cpus_per_worker)
         try:
             return ray.get(call, timeout=MEASURE_SECONDS)
         except RayError as error:
@@ -101,13 +112,13 @@ class RayBackend:
             ray.cancel(call, force=True)
             return None
 
-    def rows(self, spec: WorkerSpec, source: ModelSource, indices: Sequence[int]) -> Rows:
+    def rows(self, spec: WorkerSpec, cargo: Cargo, indices: Sequence[int]) -> Rows:
         wanted = self.execution.workers
         # A worker that dies is replaced by a new actor, which Ray places wherever there is room, and at once.
         actor_class = ray.remote(CertifierActor).options(**self._options(), max_restarts=0)
         self._pool = WorkerPool(
             actor_class.remote,
-            (ray.put(spec), ray.put(source), self.execution.cpus_per_worker),
+            (ray.put(spec), ray.put(carried_cargo(cargo)), self.execution.cpus_per_worker),
             indices,
             room=self._room if wanted == "auto" else lambda: wanted,
             attempts=self.execution.attempts,

@@ -6,6 +6,7 @@ import gc
 import logging
 import socket
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 import srs_ray
-from srs_ray.data import PointDataset, open_dataset
+from srs_ray.data import PointDataset, open_data
 from srs_ray.errors import DataError, JobError, PointError
 from srs_ray.job import Job
 from srs_ray.models.opened import Opened
@@ -42,16 +43,24 @@ class WorkerSpec:
     data_path: str | None
     device: str
     batch: int
-    data_identity: dict[str, str | int]
+    data_identity: Mapping[str, Any]
     generator: str
     noise_check: str
     sampling_version: int
 
 
+@dataclass(frozen=True)
+class Cargo:
+    """All that a worker gets besides the spec: the model, and the data set where that is the user's own object."""
+
+    source: ModelSource
+    dataset: PointDataset | None = None
+
+
 def open_job_data(job: Job, source: ModelSource, path: str | None, download: bool = False) -> PointDataset:
     """The job's data set, checked against its model."""
-    data = job.data
-    return open_dataset(data.kind, path, data.split, source.input_shape, download, source.classes)
+    section = job.data.model_copy(update={"path": path})
+    return open_data(section, source.input_shape, source.classes, download)
 
 
 def open_job_model(job: Job, source: ModelSource, device: str) -> Opened:
@@ -60,13 +69,13 @@ def open_job_model(job: Job, source: ModelSource, device: str) -> Opened:
     return source.open(device, job.execution.dtype).with_reference(None if reference is None else reference.setting())
 
 
-def measure_batch(spec: WorkerSpec, source: ModelSource, threads: int) -> MeasuredBatch:
+def measure_batch(spec: WorkerSpec, cargo: Cargo, threads: int) -> MeasuredBatch:
     """The batch that is fastest here for the job's model and sampling, `spec.batch` or one near it."""
     torch.set_num_threads(threads)
     keep_freed_memory()
     use_exact_float32()
     job = spec.job
-    model = open_job_model(job, source, spec.device)
+    model = open_job_model(job, cargo.source, spec.device)
     generator = noise_generator(spec.generator, spec.device)
     return fastest_batch(model, job.sampling, job.noise.sigma, generator, spec.batch)
 
@@ -74,17 +83,17 @@ def measure_batch(spec: WorkerSpec, source: ModelSource, threads: int) -> Measur
 class PointWorker:
     """Certifies points of one job. A point that cannot be read becomes an error row."""
 
-    def __init__(self, spec: WorkerSpec, source: ModelSource, threads: int) -> None:
+    def __init__(self, spec: WorkerSpec, cargo: Cargo, threads: int) -> None:
         job = spec.job
         torch.set_num_threads(threads)
         keep_freed_memory()
         if spec.device == "cuda" and not torch.cuda.is_available():
             raise JobError(f"{socket.gethostname()}: the job asks for CUDA, but torch finds none in this worker")
-        self.dataset = open_job_data(job, source, spec.data_path)
+        self.dataset = cargo.dataset or open_job_data(job, cargo.source, spec.data_path)
         self._check_same(spec)
         self.sigma = job.noise.sigma
         self.judge = SmoothingJudge(
-            model=open_job_model(job, source, spec.device),
+            model=open_job_model(job, cargo.source, spec.device),
             smoothing=job.smoothing,
             generator=noise_generator(spec.generator, spec.device),
             seed=job.execution.seed,

@@ -36,6 +36,16 @@ class CertificateSettings(Settings):
 class UnauditedCertificate(CertificateSettings):
     """On the counts of standard sampling: Clopper-Pearson's bound, or `mixture`, which holds at every sample size."""
 
+    @property
+    def audit(self) -> int:
+        """Standard sampling needs none."""
+        return 0
+
+    @property
+    def audit_share(self) -> float | None:
+        """Nor this."""
+        return None
+
 
 class AuditedCertificate(CertificateSettings):
     """A certificate on the counts of serialized sampling, corrected by an audit of `audit` (K) of its hits.
@@ -54,10 +64,10 @@ class AuditedCertificate(CertificateSettings):
 def _section_for(raw: Any) -> str:
     kind = raw.get("kind") if isinstance(raw, Mapping) else getattr(raw, "kind", None)
     bound = BOUNDS.get(kind) if isinstance(kind, str) else None
-    return "unaudited" if bound is not None and not bound.audited else "audited"
+    return "(unaudited)" if bound is not None and not bound.audited else "(audited)"
 
 
 Certificate = Annotated[
-    Annotated[UnauditedCertificate, Tag("unaudited")] | Annotated[AuditedCertificate, Tag("audited")],
+    Annotated[UnauditedCertificate, Tag("(unaudited)")] | Annotated[AuditedCertificate, Tag("(audited)")],
     Discriminator(_section_for),
 ]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from srs_ray.data import open_dataset, point_indices
+from srs_ray.data import open_data, point_indices
 from srs_ray.data.points import PointDataset
 from srs_ray.data.settings import DataSettings
 from srs_ray.errors import DataError, PointError
@@ -55,9 +55,7 @@ class Images:
     def __init__(
         self, section: DataSettings, config: MDEQConfig, device: torch.device, in_memory_bytes: int = IN_MEMORY_BYTES
     ) -> None:
-        dataset = open_dataset(
-            section.kind, section.path, section.split, config.input_shape, class_count=config.classes
-        )
+        dataset = open_data(section, config.input_shape, config.classes)
         rows = point_indices(len(dataset), section.start, section.stop, section.every)
         self.device = device
         self.record: dict[str, Any] = {**dataset.identity, "start": rows.start, "stop": rows.stop, "every": rows.step}

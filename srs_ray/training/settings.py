@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from srs_ray.data.registry import kind_named
 from srs_ray.data.settings import DataSettings
 from srs_ray.models.settings import Architecture
 from srs_ray.settings import PathOrName, Settings
@@ -222,6 +223,6 @@ class TrainJob(Settings):
 
     @model_validator(mode="after")
     def _names_its_split(self) -> TrainJob:
-        if self.data.split is None and self.data.kind in ("cifar10", "digits", "imagenet"):
+        if self.data.split is None and kind_named(self.data.kind).default_split is not None:
             raise ValueError("data.split is missing: name the split to train on; left out, it is the test split")
         return self

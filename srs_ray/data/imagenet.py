@@ -1,0 +1,45 @@
+"""ImageNet (ILSVRC 2012) in its 1,000 class folders."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from srs_ray.data.folders import FolderImages
+from srs_ray.data.kind import Kind
+from srs_ray.errors import DataError
+
+if TYPE_CHECKING:
+    from srs_ray.data.settings import DataSettings
+
+IMAGENET_CLASSES = 1000
+
+
+def open_imagenet(path: Path, split: str, input_shape: tuple[int, int, int]) -> FolderImages:
+    """ImageNet (ILSVRC 2012): 1,000 folders named by WordNet id in path/<split>, or in `path` itself; labels in sorted
+    order of the ids. Raises DataError, saying what was found, for anything else."""
+    root = path / split if (path / split).is_dir() else path
+    if not root.is_dir():
+        raise DataError(f"no ImageNet at {path}: give a folder that holds {split}/n01440764 and the other classes")
+    folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
+    strange = [name for name in folders if not re.fullmatch(r"n\d{8}", name)]
+    if len(folders) != IMAGENET_CLASSES or strange:
+        found = f"{len(folders)} folders" + (
+            f", {len(strange)} named otherwise, such as {strange[0]!r}" if strange else ""
+        )
+        raise DataError(
+            f"{root} is not ImageNet: it holds {found}; expected {IMAGENET_CLASSES:,} named like n01440764, "
+            f"there or in {split}/ (for other classes: kind imagefolder)"
+        )
+    return FolderImages("imagenet", root, split, input_shape)
+
+
+def _open(
+    section: DataSettings, input_shape: tuple[int, int, int], class_count: int | None, download: bool
+) -> FolderImages:
+    return open_imagenet(KIND.path_of(section), KIND.split_of(section), input_shape)
+
+
+KIND = Kind("imagenet", _open, takes=("split",), default_split="val")
