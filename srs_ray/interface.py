@@ -22,6 +22,7 @@ from srs_ray.models.mdeq.family import opened_mdeq
 from srs_ray.models.mdeq.model import MDEQ
 from srs_ray.models.opened import Opened, is_equilibrium, opened, training_modules
 from srs_ray.smoothing.batch_size import default_batch
+from srs_ray.smoothing.bounds import BOUNDS
 from srs_ray.smoothing.certificate import AuditedCertificate
 from srs_ray.smoothing.judge import SmoothingJudge
 from srs_ray.smoothing.noise import noise_generator
@@ -231,7 +232,8 @@ def _judge(
     reference = {"solver": ready.reference.solver.name, "steps": ready.reference.steps}
     sampling = sampling_defaults(sampling, {**reference, "tolerance": ready.reference.tolerance})
     audits = {name: settings[name] for name in _OF_CERTIFICATES if name in settings}
-    if not kind.audited:
+    bound = BOUNDS.get(certificate or "")
+    if not kind.audited or (bound is not None and not bound.audited):
         audits = {name: value for name, value in audits.items() if name == "alpha"}
     elif sampling.get("target_radii") is not None:
         audits.pop("audit", None)

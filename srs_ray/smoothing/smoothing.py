@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import inf
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -18,6 +18,7 @@ from srs_ray.smoothing.plan import Goal, Plan
 from srs_ray.smoothing.radius import certified_radius
 from srs_ray.smoothing.samplers import SAMPLINGS, Sampling, SamplingSettings
 
+Section = TypeVar("Section")
 _SAMPLING: TypeAdapter[SamplingSettings] = TypeAdapter(Sampling)
 _CERTIFICATE: TypeAdapter[CertificateSettings] = TypeAdapter(Certificate)
 
@@ -101,12 +102,19 @@ def smoothing_of(sigma: float, sampling: Mapping[str, Any], certificate: Mapping
 
     Raises ValueError that names the first setting that is wrong.
     """
+    sections = _section("sampling", _SAMPLING, sampling), _section("certificate", _CERTIFICATE, certificate)
+    return Smoothing(sigma, *sections)
+
+
+def _section(name: str, kinds: TypeAdapter[Section], raw: Mapping[str, Any]) -> Section:
     try:
-        return Smoothing(sigma, _SAMPLING.validate_python(sampling), _CERTIFICATE.validate_python(certificate))
+        return kinds.validate_python(raw)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"{place}: {first['msg'].removeprefix('Value error, ')}, found {first['input']!r}") from error
+        place = ".".join([name, *map(str, first["loc"][1:])])  # the first part is the kind of section
+        message, found = first["msg"].removeprefix("Value error, "), first["input"]
+        shown = "" if isinstance(found, Mapping) else f", found {found!r}"
+        raise ValueError(f"{place}: {message}{shown}") from error
 
 
 def sampling_defaults(sampling: Mapping[str, Any], reference: Mapping[str, Any] | None) -> dict[str, Any]:
