@@ -12,20 +12,24 @@ from scipy.stats import binom
 from test_look_coverage import hiding
 
 from srs_ray.smoothing import estimation
-from srs_ray.smoothing.audit import NO_AUDIT, Audit, audit_samples
+from srs_ray.smoothing.audit import NO_AUDIT, Audit, Share, audit_samples
 from srs_ray.smoothing.base_classifier import Predictions
-from srs_ray.smoothing.estimation import Estimation, Goal, estimate_by_looks
+from srs_ray.smoothing.bounds import bound_named
+from srs_ray.smoothing.estimation import Estimation, estimate
 from srs_ray.smoothing.noise import NoisyPoint, Philox4x64
-from srs_ray.smoothing.plan import Plan
+from srs_ray.smoothing.plan import Goal, Plan
 
 FALSE_ALARM = 1e-6  # a sound procedure fails a simulated test with no more than this probability
 N, CHAINS, ALPHA, RUNS = 400, 10, 0.05, 1000
-PLAN = Plan.geometric("exact", ALPHA, N, first=50, growth=2.0, power=0.5, audit_share=0.3)
+EXACT = bound_named("exact")
+PLAN = Plan.geometric(EXACT, ALPHA, N, first=50, growth=2.0, power=0.5, audit=Share(0.3))
 Hits = NDArray[np.bool_]
 
 
 class Answers:
     """A sampler, or a base classifier, whose answers to all samples are laid down beforehand: class 1, a hit, or 0."""
+
+    method, chains = "srs", CHAINS
 
     def __init__(self, hit_N: Hits) -> None:
         self.classes_N = hit_N.astype(np.int64)
@@ -60,7 +64,7 @@ def simulated(sampler: str, p_a: float, p_target: float, plan: Plan = PLAN) -> l
         f_N = rng.random(N) < p_a
         point = NoisyPoint(torch.zeros(1), 1.0, 5, index, Philox4x64())
         answers = Answers(SAMPLERS[sampler](f_N, rng, p_a))
-        made.append(estimate_by_looks(answers, Answers(f_N), point, 1, 1.0, plan, Goal((p_target,), 0.01), CHAINS))
+        made.append(estimate(answers, Answers(f_N), point, 1, 1.0, plan, Goal((p_target,), 0.01)))
     return made
 
 
@@ -75,7 +79,7 @@ def test_no_sampler_breaks_the_bound_more_often_than_alpha_though_looks_are_left
 ) -> None:
     made = simulated(sampler, p_a, p_target)
     assert violations(made, p_a) <= binom.isf(FALSE_ALARM, RUNS, ALPHA)
-    left_out = sum(len(point.looks) < PLAN.sizes.index(len(point.classes_N)) + 1 for point in made)
+    left_out = sum(len(point.read) < PLAN.sizes.index(len(point.classes_N)) + 1 for point in made)
     assert left_out > RUNS // 10, "the simulation is of audits that wait"
 
 
@@ -89,7 +93,7 @@ def test_a_bound_read_on_earlier_audits_alone_is_broken_by_a_sampler_that_is_fal
         audited_before.add(point.index)
         return NO_AUDIT if again else audit_samples(base, point, numbers, selected)
 
-    plan = Plan.geometric("exact", ALPHA, N, first=100, growth=4.0, power=0.5, audit_share=0.7)
+    plan = Plan.geometric(EXACT, ALPHA, N, first=100, growth=4.0, power=0.5, audit=Share(0.7))
     p_a, p_target = 0.7, 0.65
     assert violations(simulated("false later", p_a, p_target, plan), p_a) <= binom.isf(FALSE_ALARM, RUNS, ALPHA)
     monkeypatch.setattr(estimation, "audit_samples", only_the_first)

@@ -10,16 +10,18 @@ import torch
 import srs_ray
 from srs_ray.data import open_dataset
 from srs_ray.errors import PointError
+from srs_ray.models.mdeq.family import opened_mdeq
 from srs_ray.runs.schema import RESULT_COLUMNS, ROW_SCHEMA
-from srs_ray.smoothing.audit import audit_hits
+from srs_ray.smoothing.audit import Audit, Fixed, audit_samples
 from srs_ray.smoothing.base_classifier import NO_CLASS, BaseClassifier
 from srs_ray.smoothing.bounds import p_lower
-from srs_ray.smoothing.certificate import Certificate
+from srs_ray.smoothing.certificate import AuditedCertificate, UnauditedCertificate
 from srs_ray.smoothing.judge import SmoothingJudge, selected_class, sparse_counts
 from srs_ray.smoothing.noise import Domain, NoisyPoint, Philox4x64
 from srs_ray.smoothing.radius import certified_radius
 from srs_ray.smoothing.row import PointRow
 from srs_ray.smoothing.samplers import SerializedSampler, SerializedSampling, StandardSampling
+from srs_ray.smoothing.smoothing import Smoothing, smoothing_of
 from srs_ray.solvers.iteration import SolverSetting
 
 HERE = {"index": 4, "label": 6, "sigma": 0.25, "alpha": 0.001}
@@ -94,7 +96,7 @@ class OtherDigitInEstimation(Philox4x64):
 def test_the_class_is_fixed_by_the_selection_samples_alone(model, digit):
     """What estimation says most often must not become the candidate, or its count would be of a class chosen by it."""
     other = open_dataset("digits", None, "test", (1, 16, 16)).image(5)
-    row = _certifier(model, OtherDigitInEstimation(digit, other, 0.25)).certify(digit, 4, 6)
+    row = _judge(model, OtherDigitInEstimation(digit, other, 0.25)).certify(digit, 4, 6)
     said = dict(zip(row.classes, row.counts, strict=True))
     assert row.selected == 6
     assert max(said, key=said.__getitem__) == 7
@@ -137,6 +139,13 @@ def test_float32_means_float32(model, digit):
     assert not torch.backends.cuda.matmul.allow_tf32
 
 
+def audit_hits(base: BaseClassifier, point: NoisyPoint, hits: np.ndarray, selected: int, audit: int) -> Audit:
+    """The audit of `audit` of these hits, as a plan of fixed n has it."""
+    hit_N = np.zeros(100, dtype=bool)
+    hit_N[hits] = True
+    return audit_samples(base, point, Fixed(audit).due(point, hit_N), selected)
+
+
 def test_an_audit_counts_the_samples_on_which_the_base_classifier_says_something_else(model, point):
     base = BaseClassifier(model, model.config.reference, 32)
     said = base.predict(point, Domain.ESTIMATION, range(60)).classes_N
@@ -159,8 +168,8 @@ def test_an_audited_sample_that_is_not_finite_is_a_disagreement(model, point, br
 
 def test_samples_without_a_prediction_stay_in_n_and_are_no_hits(model, digit, broken_samples):
     broken = set(range(0, 100, 10))
-    certifier = _certifier(model, broken_samples(broken))
-    row, whole = certifier.certify(digit, 4, 6), _certifier(model, Philox4x64()).certify(digit, 4, 6)
+    judge = _judge(model, broken_samples(broken))
+    row, whole = judge.certify(digit, 4, 6), _judge(model, Philox4x64()).certify(digit, 4, 6)
     counts, before = (
         dict(zip(row.classes, row.counts, strict=True)),
         dict(zip(whole.classes, whole.counts, strict=True)),
@@ -171,10 +180,9 @@ def test_samples_without_a_prediction_stay_in_n_and_are_no_hits(model, digit, br
     assert row.p_lower < whole.p_lower
 
 
-def _certifier(model, generator):
-    return SmoothingJudge(
-        model, StandardSampling(model.config.reference, 20, 100), Certificate("cohen"), 0.25, generator, 0, 32
-    )
+def _judge(model, generator):
+    smoothing = Smoothing(0.25, StandardSampling(n0=20, n=100), UnauditedCertificate(kind="cohen"))
+    return SmoothingJudge(opened_mdeq(model), smoothing, generator, 0, 32)
 
 
 @pytest.fixture(scope="module")
@@ -247,17 +255,20 @@ def test_settings_that_do_not_go_together_are_refused(model, digit):
         ({"sigma": 0.0}, "sigma is 0.0"),
         ({"sigma": float("nan")}, "sigma is nan"),
         ({"sigma": float("inf")}, "sigma is inf"),
-        ({"n0": 0}, "n0 is 0"),
-        ({"n": 0}, "n is 0"),
-        ({"chains": 0}, "chains is 0"),
-        ({"warmup_steps": 0}, "warmup_steps is 0"),
-        ({"steps": 0}, "not 0"),
-        ({"solver": ""}, "no solver ''"),
+        ({"n0": 0}, "n0: .*equal to 1, found 0"),
+        ({"n": 0}, r"\bn: .*equal to 1, found 0"),
+        ({"chains": 0}, "chains: .*equal to 1, found 0"),
+        ({"warmup_steps": 0}, "warmup_steps: .*equal to 1, found 0"),
+        ({"warmup_steps": 2}, r"warmup_steps \(2\) is below steps \(3\)"),
+        ({"steps": 0}, r"\.steps: .*equal to 1, found 0"),
+        ({"solver": ""}, "solver: .*'naive', 'anderson' or 'broyden', found ''"),
         ({"batch": 0}, "batch is 0"),
-        ({"audit": -1}, "audit is -1"),
-        ({"alpha": 1.0}, "alpha .*found 1.0"),
+        ({"audit": -1}, "audit: .*equal to 0, found -1"),
+        ({"alpha": 1.0}, "alpha: .*found 1.0"),
+        ({"alpha": 0.0}, "alpha: .*found 0.0"),
         ({"certificate": "exat"}, "certificate 'exat'"),
-        ({"max_nonfinite": 1.5}, "max_nonfinite is 1.5"),
+        ({"max_nonfinite": 1.5}, "max_nonfinite: .*equal to 1, found 1.5"),
+        ({"max_nonfinite": -0.1}, "max_nonfinite: .*equal to 0, found -0.1"),
         ({"seed": -1}, "seed is -1"),
         ({"seed": 2**63}, "seed is 9223372036854775808"),
         ({"index": -1}, "index is -1"),
@@ -269,29 +280,71 @@ def test_a_setting_out_of_range_is_refused_with_what_was_found(model, digit, set
         srs_ray.certify_point(model, digit, **(SRS | setting))
 
 
-@pytest.mark.parametrize("certificate", [Certificate("exat"), Certificate("exact", alpha=1.0)])
-def test_a_wrong_certificate_is_refused_before_anything_is_sampled(model, certificate):
-    sampling = SerializedSampling(model.config.reference, model.config.reference)
-    with pytest.raises(ValueError, match=r"'exat'|found 1\.0"):
-        SmoothingJudge(model, sampling, certificate, 0.25, Philox4x64(), 0, 32)
+@pytest.mark.parametrize(
+    ("certificate", "found"),
+    [
+        ({"kind": "exat"}, "certificate.kind: unknown certificate 'exat'"),
+        ({"kind": "exact", "alpha": 1.0}, r"certificate\.alpha: .*found 1\.0"),
+        ({"kind": "cohen"}, "certificate.kind cohen does not go with sampling.method srs"),
+    ],
+    ids=str,
+)
+def test_a_wrong_certificate_is_refused_before_anything_is_sampled(certificate, found):
+    sampling = {"method": "srs", "solver": "anderson"}
+    with pytest.raises(ValueError, match=found):
+        smoothing_of(0.25, sampling, certificate)
+
+
+def test_sections_are_refused_where_they_do_not_go_together_however_they_were_made(model):
+    serialized, standard = SerializedSampling(solver="anderson"), StandardSampling()
+    audited, unaudited = AuditedCertificate(kind="exact"), UnauditedCertificate(kind="cohen")
+    for sampling, certificate in ((serialized, unaudited), (standard, audited)):
+        with pytest.raises(ValueError, match="does not go with"):
+            Smoothing(0.25, sampling, certificate)
+    with pytest.raises(ValueError, match="sigma is 0.0"):
+        Smoothing(0.0, serialized, audited)
+    for setting, found in (({"seed": -1}, "seed is -1"), ({"batch": 0}, "batch is 0")):
+        with pytest.raises(ValueError, match=found):
+            SmoothingJudge(
+                opened_mdeq(model),
+                Smoothing(0.25, serialized, audited),
+                **{"generator": Philox4x64(), "seed": 0, "batch": 32, **setting},
+            )
+
+
+def test_a_model_in_training_mode_is_refused(model, digit):
+    training = copy.deepcopy(model).train()
+    with pytest.raises(ValueError, match=r"training mode.*call model\.eval\(\)"):
+        srs_ray.certify_point(training, digit, **SRS)
+    smoothing = Smoothing(0.25, SerializedSampling(solver="anderson"), AuditedCertificate(kind="exact"))
+    with pytest.raises(ValueError, match=r"training mode.*call model\.eval\(\)"):
+        SmoothingJudge(opened_mdeq(training), smoothing, Philox4x64(), 0, 32)
 
 
 @pytest.mark.parametrize(
     ("image", "found"),
     [
-        (torch.full((1, 16, 16), 255, dtype=torch.uint8), "torch.uint8: divide 8-bit pixels by 255"),
-        (torch.full((1, 16, 16), 1.001), "found 1.001 to 1.001"),
-        (torch.full((1, 16, 16), -0.5), "found -0.5 to -0.5"),
-        (torch.zeros(1, 16, 16).index_fill_(2, torch.tensor([3]), torch.nan), "found nan to nan"),
-        (torch.full((1, 16, 16), torch.inf), "found inf to inf"),
-        (torch.zeros(3, 16, 16), r"\(1, 16, 16\), found \(3, 16, 16\)"),
+        (torch.full((1, 16, 16), 255, dtype=torch.int32), "torch.int32"),
+        (torch.full((1, 16, 16), 1.001), "1.001 to 1.001"),
+        (torch.full((1, 16, 16), -0.5), "-0.5 to -0.5"),
+        (torch.zeros(1, 16, 16).index_fill_(2, torch.tensor([3]), torch.nan), "nan to nan"),
+        (torch.full((1, 16, 16), torch.inf), "inf to inf"),
+        (torch.zeros(3, 16, 16), r"\(3, 16, 16\)"),
     ],
 )
 def test_what_is_no_image_is_the_callers_mistake_here_and_an_error_row_in_a_run(model, image, found):
     with pytest.raises(ValueError, match=found):
         srs_ray.certify_point(model, image, sigma=0.5)
     with pytest.raises(PointError, match=found):
-        _certifier(model, Philox4x64()).certify(image, 4, 6)
+        _judge(model, Philox4x64()).certify(image, 4, 6)
+
+
+def test_8_bit_pixels_are_divided_by_255_for_the_caller_and_refused_from_a_data_set(model, digit):
+    image = digit.mul(255).round().to(torch.uint8)
+    row = srs_ray.certify_point(model, image, **(STANDARD | {"n": 50}))
+    assert results(row) == results(srs_ray.certify_point(model, image / 255, **(STANDARD | {"n": 50})))
+    with pytest.raises(PointError, match=r"torch.uint8: divide 8-bit pixels by 255"):
+        _judge(model, Philox4x64()).certify(image, 4, 6)
 
 
 def test_serialized_and_standard_sampling_agree_on_the_shipped_model(model, digit):

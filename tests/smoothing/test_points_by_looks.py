@@ -10,14 +10,18 @@ import pytest
 import srs_ray
 from srs_ray import Looks
 from srs_ray.errors import PointError
+from srs_ray.models.mdeq.family import opened_mdeq
+from srs_ray.smoothing.audit import Fixed, Share
 from srs_ray.smoothing.base_classifier import NO_CLASS, BaseClassifier
-from srs_ray.smoothing.bounds import Evidence
-from srs_ray.smoothing.certificate import Certificate
+from srs_ray.smoothing.bounds import Evidence, bound_named
+from srs_ray.smoothing.certificate import UnauditedCertificate
 from srs_ray.smoothing.judge import SmoothingJudge, sparse_counts
 from srs_ray.smoothing.noise import Domain, NoisyPoint, Philox4x64
+from srs_ray.smoothing.plan import Plan
 from srs_ray.smoothing.radius import certified_radius
 from srs_ray.smoothing.row import PointRow
 from srs_ray.smoothing.samplers import AutoSampling, SerializedSampler, StandardSampler, StandardSampling
+from srs_ray.smoothing.smoothing import Smoothing
 from srs_ray.solvers.iteration import SolverSetting
 
 HERE = {"sigma": 0.5, "alpha": 0.01, "index": 12, "label": 6, "n0": 30, "n": 600}
@@ -101,9 +105,10 @@ def test_every_read_look_is_of_all_hits_below_the_share_run_again_by_the_base_cl
 def test_the_bound_is_that_of_the_plan_on_the_looks_of_the_row(model, digit, settings, kind):
     looks = by_looks(0.1, 0.33)
     row = srs_ray.certify_point(model, digit, **settings, certificate=kind, looks=looks)
-    share = 0.5 if settings is SRS else 0.0
-    assert row.audit_share == share
-    assert row.p_lower == looks.plan(kind, 0.01, 600, share).p_lower(read_looks(row)) > 0.5
+    audit = Share(0.5) if settings is SRS else Fixed(0)
+    plan = Plan.geometric(bound_named(kind), 0.01, 600, first=50, growth=1.5, power=1.0, audit=audit)
+    assert row.audit_share == audit.share == (0.5 if settings is SRS else 0.0)
+    assert row.p_lower == plan.p_lower(read_looks(row)) > 0.5
     assert row.radius == certified_radius(row.p_lower, 0.5)
     assert (row.n, row.look_n[-1], sum(row.counts)) == (row.look_n[-1], row.n, row.n)
     assert (row.method, row.predicted) == ("srs" if settings is SRS else "standard", row.selected)
@@ -138,26 +143,31 @@ def test_a_point_beyond_hope_abstains_at_the_first_looks_and_nothing_of_it_is_au
     assert sum(row.counts) == row.n, "what was drawn is in the row"
 
 
+def judged(model, generator, digit, **settings) -> PointRow:
+    """The digit by standard sampling and the mixture."""
+    smoothing = Smoothing(0.5, StandardSampling(n0=30, **settings), UnauditedCertificate(kind="mixture"))
+    return SmoothingJudge(opened_mdeq(model), smoothing, generator, 0, 64).certify(digit, 12, 6)
+
+
 def test_a_selection_without_a_class_draws_and_reads_nothing(model, digit):
     class NothingIsFinite(Philox4x64):
         def normals(self, seed, point, stage, samples, size):
             return super().normals(seed, point, stage, samples, size) * float("inf")
 
-    sampling = StandardSampling(model.config.reference, 30, 600, 1.0, Looks((0.0,)))
-    row = SmoothingJudge(model, sampling, Certificate("mixture"), 0.5, NothingIsFinite(), 0, 64).certify(digit, 12, 6)
+    row = judged(model, NothingIsFinite(), digit, n=600, max_nonfinite=1.0, target_radii=(0.0,))
     assert (row.selected, row.predicted, row.n, row.stopped, row.look_n) == (NO_CLASS, -1, 0, None, None)
 
 
 def test_too_many_samples_without_a_prediction_are_an_error_at_the_first_look_that_sees_them(
     model, digit, broken_samples
 ):
-    sampling = StandardSampling(model.config.reference, 30, 600, 0.1, by_looks(1.9, 0.3))
+    looks = by_looks(1.9, 0.3)
+    settings = {"target_radii": looks.target_radii, "looks": looks.model_dump(exclude={"target_radii"})}
     generator = broken_samples(set(range(20)))
     with pytest.raises(PointError, match=r"^20 of 54 estimation samples"):
-        SmoothingJudge(model, sampling, Certificate("mixture"), 0.5, generator, 0, 64).certify(digit, 12, 6)
-    shorter = dataclasses.replace(sampling, n=200)
+        judged(model, generator, digit, n=600, max_nonfinite=0.1, **settings)
     with pytest.raises(PointError, match=r"^20 of 60"):
-        SmoothingJudge(model, shorter, Certificate("mixture"), 0.5, generator, 0, 64).certify(digit, 12, 6)
+        judged(model, generator, digit, n=200, max_nonfinite=0.1, **settings)
 
 
 @BOTH
@@ -172,20 +182,18 @@ def test_another_batch_gives_the_same_looks(model, digit, settings):
 @pytest.mark.parametrize(
     ("change", "found"),
     [
-        ({"certificate": "released"}, "no certificate 'released' for looks"),
-        ({"certificate": "mixture"}, "does not go with SerializedSampling"),
-        ({"audit_share": 0.0}, "audit share above 0"),
-        ({"audit_share": 1.5}, "audit share above 0, up to 1"),
-        ({"looks": Looks(())}, "at least one target radius"),
-        ({"looks": Looks((-0.1,))}, "target radius is at least 0"),
+        ({"certificate": "released"}, "released does not go with sampling.method srs and target_radii"),
+        ({"certificate": "mixture"}, "mixture does not go with sampling.method srs and target_radii"),
+        ({"audit_share": 0.0}, "audit_share: .*greater than 0, found 0.0"),
+        ({"audit_share": 1.5}, "audit_share: .*less than or equal to 1, found 1.5"),
+        ({"looks": ()}, "target_radii: .*at least 1 item"),
+        ({"looks": (-0.1,)}, "target_radii.0: .*greater than or equal to 0, found -0.1"),
         ({"looks": Looks((50.0,))}, "no probability below 1 earns radius 50"),
-        ({"looks": Looks((0.1,), first=0)}, "at least 1"),
-        ({"looks": Looks((0.1,), growth=1.0)}, "grow by a factor above 1"),
-        ({"looks": Looks((0.1,), power=0.0)}, "no level"),
-        ({"looks": Looks((0.1,), futility=1.0)}, "futility is 1.0"),
-        ({"method": "auto", "looks": None}, "name their target radii"),
-        ({"method": "standard", "certificate": "exact"}, "does not go with StandardSampling"),
-        ({"method": "standard", "looks": None, "certificate": "mixture"}, "unknown certificate 'mixture'"),
+        ({"looks": Looks((0.1,), power=1e-18)}, "no level"),
+        ({"method": "auto", "looks": None}, "auto needs sampling.target_radii"),
+        ({"method": "auto", "most_lost": 1.1}, "most_lost: .*less than or equal to 1, found 1.1"),
+        ({"method": "standard", "certificate": "exact"}, "exact does not go with sampling.method standard"),
+        ({"method": "standard", "looks": None, "certificate": "mixture"}, "mixture does not go with .*which takes cohen"),
     ],
     ids=str,
 )
@@ -195,8 +203,26 @@ def test_settings_of_looks_out_of_range_are_refused_before_anything_is_sampled(m
         srs_ray.certify_point(model, digit, **settings)
 
 
-def test_a_share_of_lost_targets_out_of_range_is_refused(model):
-    setting = SolverSetting.named("anderson", 1)
-    sampling = AutoSampling(setting, model.config.reference, looks=Looks((0.1,)), most_lost=1.1)
-    with pytest.raises(ValueError, match=r"most_lost is 1\.1"):
-        SmoothingJudge(model, sampling, Certificate("exact"), 0.5, Philox4x64(), 0, 64)
+@pytest.mark.parametrize(
+    ("radii", "settings", "found"),
+    [
+        ((), {}, r"target_radii[\s\S]*at least 1 item"),
+        ((-0.1,), {}, r"target_radii.0[\s\S]*greater than or equal to 0"),
+        ((float("nan"),), {}, r"target_radii.0[\s\S]*finite number"),
+        ((0.1,), {"first": 0}, r"first[\s\S]*greater than or equal to 1"),
+        ((0.1,), {"growth": 1.0}, r"growth[\s\S]*greater than 1"),
+        ((0.1,), {"power": 0.0}, r"power[\s\S]*greater than 0"),
+        ((0.1,), {"futility": 0.0}, r"futility[\s\S]*greater than 0"),
+        ((0.1,), {"futility": 1.0}, r"futility[\s\S]*less than 1"),
+        ((0.1,), {"grwoth": 2.0}, r"grwoth[\s\S]*not permitted"),
+    ],
+    ids=str,
+)
+def test_looks_out_of_range_cannot_be_made(radii, settings, found):
+    with pytest.raises(ValueError, match=found):
+        Looks(radii, **settings)
+
+
+def test_a_share_of_lost_targets_out_of_range_is_refused():
+    with pytest.raises(ValueError, match=r"most_lost[\s\S]*less than or equal to 1"):
+        AutoSampling(solver="anderson", steps=1, target_radii=(0.1,), most_lost=1.1)
