@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from srs_ray.models.mdeq.architectures import ARCHITECTURES
+from srs_ray.models.mdeq.family import opened_mdeq
+from srs_ray.models.opened import Opened
 from srs_ray.smoothing.batch_size import (
     climb,
     default_batch,
@@ -21,13 +23,18 @@ from srs_ray.smoothing.samplers import SerializedSampling, StandardSampling
 from srs_ray.solvers.iteration import SolverSetting
 
 REFERENCE = SolverSetting.named("anderson", 12, 1e-2)
-SERIALIZED = SerializedSampling(SolverSetting.named("anderson", 2), REFERENCE, n0=20, n=100, chains=24, warmup_steps=5)
-STANDARD = StandardSampling(REFERENCE, n0=20, n=100)
+SERIALIZED = SerializedSampling(solver="anderson", steps=2, n0=20, n=100, chains=24, warmup_steps=5)
+STANDARD = StandardSampling(n0=20, n=100)
+
+
+@pytest.fixture(scope="module")
+def opened(model) -> Opened:
+    return opened_mdeq(model).with_reference(REFERENCE)
 
 
 @pytest.mark.parametrize("device_type", ["cpu", "cuda"])
 def test_the_default_batch_falls_with_the_size_of_a_state(device_type):
-    batches = [default_batch(config, device_type) for config in ARCHITECTURES.values()]
+    batches = [default_batch(it.state_size, it.input_shape, device_type) for it in ARCHITECTURES.values()]
     assert batches == sorted(batches, reverse=True)
     assert all(1 <= batch <= 1024 for batch in batches)
 
@@ -61,19 +68,19 @@ def test_noise_below_half_of_the_gain_leaves_the_rules_batch(power, most, noise)
 
 
 @pytest.mark.parametrize("sampling", [SERIALIZED, STANDARD])
-def test_the_measured_batch_is_one_of_those_whose_time_was_taken(model, sampling):
-    found = fastest_batch(model, sampling, 0.25, Philox4x64(), 16)
+def test_the_measured_batch_is_one_of_those_whose_time_was_taken(opened, sampling):
+    found = fastest_batch(opened, sampling, 0.25, Philox4x64(), 16)
     assert {16} < set(found.seconds) <= {4, 8, 16, 32, 64}
     assert all(0 < seconds < math.inf for seconds in found.seconds.values())
     assert str(found).startswith(f"{found.batch}, measured (ms a sample: ")
     assert not (isinstance(sampling, SerializedSampling) and 32 in found.seconds), "there are 24 chains"
 
 
-def test_a_measurement_draws_whole_batches_by_the_steps_of_the_sampling(model, point, monkeypatch):
+def test_a_measurement_draws_whole_batches_by_the_steps_of_the_sampling(model, opened, point, monkeypatch):
     """Counted, not timed: the base classifier's one step, then three rounds of each chain's two steps."""
     evaluated: list[int] = []
     monkeypatch.setattr(type(model), "f", counting(type(model).f, evaluated))
-    seconds_a_sample(model, SERIALIZED, point, 8)
+    seconds_a_sample(opened, SERIALIZED, point, 8)
     assert evaluated == [8] * (1 + 3 * 2)
 
 
@@ -85,14 +92,14 @@ def counting(f, evaluated: list[int]):
     return counted
 
 
-def test_a_batch_that_memory_does_not_suffice_for_takes_forever(model, point):
-    assert seconds_a_sample(model, SERIALIZED, point, 2**40) == math.inf
+def test_a_batch_that_memory_does_not_suffice_for_takes_forever(opened, point):
+    assert seconds_a_sample(opened, SERIALIZED, point, 2**40) == math.inf
 
 
 def test_other_errors_are_not_taken_for_too_large_a_batch(model, point):
     broken = copy.deepcopy(model)
     broken.classifier = torch.nn.Linear(3, 10)
     with pytest.raises(RuntimeError, match="shapes"):
-        seconds_a_sample(broken, SERIALIZED, point, 4)
+        seconds_a_sample(opened_mdeq(broken).with_reference(REFERENCE), SERIALIZED, point, 4)
     assert is_out_of_memory(MemoryError())
     assert not is_out_of_memory(RuntimeError("shapes cannot be multiplied"))

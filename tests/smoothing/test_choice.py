@@ -10,77 +10,88 @@ import pytest
 
 import srs_ray
 from srs_ray import Looks
-from srs_ray.smoothing.audit import Audit
+from srs_ray.models.mdeq.family import opened_mdeq
+from srs_ray.smoothing.audit import Audit, AuditRule, Fixed, Share
 from srs_ray.smoothing.base_classifier import BaseClassifier
-from srs_ray.smoothing.bounds import Evidence
-from srs_ray.smoothing.certificate import Certificate
-from srs_ray.smoothing.choice import RATES, Pilot, Way, choose, forecast
-from srs_ray.smoothing.estimation import Goal
+from srs_ray.smoothing.bounds import Evidence, bound_named
+from srs_ray.smoothing.certificate import AuditedCertificate
+from srs_ray.smoothing.choice import RATES, Way, choose, forecast
 from srs_ray.smoothing.judge import SmoothingJudge
 from srs_ray.smoothing.noise import Domain, NoisyPoint, Philox4x64
+from srs_ray.smoothing.plan import Goal, Plan
+from srs_ray.smoothing.radius import target_p
 from srs_ray.smoothing.row import PointRow
-from srs_ray.smoothing.samplers import AutoSampling, SerializedSampler
+from srs_ray.smoothing.samplers import AutoSampling, LookSettings, SerializedSampler, auto
 from srs_ray.smoothing.samplers.auto import AUDIT_SHARES, SELECTION_AUDITS
+from srs_ray.smoothing.samplers.sampler import Selection
+from srs_ray.smoothing.smoothing import Smoothing
 from srs_ray.solvers.iteration import SolverSetting
 
 N, ALPHA, SIGMA = 10_000, 0.001, 0.5
 
 
-def ways(looks: Looks, reference: float, steps: float = 1.0) -> list[Way]:
+LOOKS = LookSettings()
+
+
+def plan_of(kind: str, audit: AuditRule = Fixed(0)) -> Plan:
+    """A plan by the usual looks."""
+    looks = {"first": LOOKS.first, "growth": LOOKS.growth, "power": LOOKS.power}
+    return Plan.geometric(bound_named(kind), ALPHA, N, **looks, audit=audit)
+
+
+def goal_of(*radii: float) -> Goal:
+    return Goal(tuple(target_p(radius, SIGMA) for radius in radii), LOOKS.futility)
+
+
+def ways(reference: float, steps: float = 1.0) -> list[Way]:
     """Standard sampling, and chains with each share of audits."""
-    serialized = [Way(looks.plan("exact", ALPHA, N, share), steps, reference) for share in AUDIT_SHARES]
-    return [Way(looks.plan("mixture", ALPHA, N), reference), *serialized]
+    serialized = [Way(plan_of("exact", Share(share)), steps, reference) for share in AUDIT_SHARES]
+    return [Way(plan_of("mixture"), reference), *serialized]
 
 
-def chosen(radii: tuple[float, ...], pilot: Pilot, reference: float, most_lost: float = 0.02) -> str:
-    looks = Looks(radii)
-    goal = Goal(looks.p_targets(SIGMA), looks.futility)
-    return choose(ways(looks, reference), pilot, goal, most_lost).plan.kind
+def chosen(radii: tuple[float, ...], shown: Evidence, reference: float, most_lost: float = 0.02) -> str:
+    return choose(ways(reference), shown, goal_of(*radii), most_lost).plan.bound.name
 
 
 @pytest.mark.parametrize("radii", [(0.0,), (0.0, 0.25), (0.25,)])
 def test_chains_where_an_evaluation_of_theirs_is_cheap_and_hardly_ever_denied(radii):
-    assert chosen(radii, Pilot(100, 80, 16, 0), reference=18) == "exact"
+    assert chosen(radii, Evidence(100, 80, 16, 0), reference=18) == "exact"
 
 
 @pytest.mark.parametrize("disagreed", [8, 14])
 def test_standard_where_audits_deny_so_many_hits_that_chains_need_more_than_they_save(disagreed):
-    pilot = Pilot(100, 95, 16, disagreed)
-    assert chosen((0.0,), pilot, reference=2) == "mixture"
-    assert chosen((0.0,), dataclasses.replace(pilot, disagreed=0), reference=18) == "exact"
+    shown = Evidence(100, 95, 16, disagreed)
+    assert chosen((0.0,), shown, reference=2) == "mixture"
+    assert chosen((0.0,), dataclasses.replace(shown, disagreed=0), reference=18) == "exact"
 
 
 def test_standard_where_p_is_near_1_and_a_radius_is_wanted_that_audits_cap():
     """3.1 sigma: with three quarters of all hits audited p is bounded below that, and by standard sampling above."""
-    sure, wanted = Pilot(100, 100, 16, 0), (0.0, 1.55)
-    looks = Looks(wanted)
-    assert all(way.plan.p_cap < looks.p_targets(SIGMA)[1] for way in ways(looks, 18)[1:])
+    sure, wanted = Evidence(100, 100, 16, 0), (0.0, 1.55)
+    assert all(way.plan.p_cap < goal_of(*wanted).p_targets[1] for way in ways(18)[1:])
     assert chosen(wanted, sure, reference=18, most_lost=0.01) == "mixture"
     assert chosen(wanted, sure, reference=18, most_lost=1.0) == "exact", "who may lose it all takes what is cheapest"
     assert chosen((0.0, 0.25), sure, reference=18) == "exact"
 
 
 def test_chains_that_must_be_warmed_up_first_cost_that_much_more():
-    looks = Looks((0.0, 0.25))
-    goal = Goal(looks.p_targets(SIGMA), looks.futility)
-    plan = looks.plan("exact", ALPHA, N, 0.15)
+    goal, plan = goal_of(0.0, 0.25), plan_of("exact", Share(0.15))
     few, many = (Way(plan, 1.0, 5.0, warm_up=9.0, chains=chains) for chains in (100, 10**6))
-    pilot = Pilot(100, 80, 16, 0)
-    free = forecast(Way(plan, 1.0, 5.0), pilot, goal).evaluations
-    samples = forecast(Way(plan, 1.0), pilot, goal).evaluations
-    assert forecast(few, pilot, goal).evaluations == pytest.approx(free), "selection has warmed them up"
-    assert forecast(many, pilot, goal).evaluations == pytest.approx(free + 9.0 * (samples - 100))
+    shown = Evidence(100, 80, 16, 0)
+    free = forecast(Way(plan, 1.0, 5.0), shown, goal).evaluations
+    samples = forecast(Way(plan, 1.0), shown, goal).evaluations
+    assert forecast(few, shown, goal).evaluations == pytest.approx(free), "selection has warmed them up"
+    assert forecast(many, shown, goal).evaluations == pytest.approx(free + 9.0 * (samples - 100))
 
 
 @pytest.mark.parametrize("most_lost", [0.0, 0.02, 0.3, 1.0])
 def test_what_is_chosen_loses_no_more_than_it_may_and_nothing_cheaper_does(most_lost):
-    looks = Looks((0.0, 0.25, 0.5, 1.0, 1.5))
-    goal = Goal(looks.p_targets(SIGMA), looks.futility)
+    goal = goal_of(0.0, 0.25, 0.5, 1.0, 1.5)
     for hits, disagreed in product((55, 80, 100), (0, 4)):
-        pilot = Pilot(100, hits, 16, disagreed)
-        all_ways = ways(looks, 18)
-        at = {way: forecast(way, pilot, goal) for way in all_ways}
-        way = choose(all_ways, pilot, goal, most_lost)
+        shown = Evidence(100, hits, 16, disagreed)
+        all_ways = ways(18)
+        at = {way: forecast(way, shown, goal) for way in all_ways}
+        way = choose(all_ways, shown, goal, most_lost)
         needed = max(forecast.certified for forecast in at.values()) - most_lost * 5
         assert at[way].certified >= needed
         assert all(at[other].evaluations >= at[way].evaluations for other in all_ways if at[other].certified >= needed)
@@ -89,22 +100,20 @@ def test_what_is_chosen_loses_no_more_than_it_may_and_nothing_cheaper_does(most_
 @pytest.mark.parametrize(("kind", "share"), [("mixture", 0.0), ("exact", 0.15)])
 @pytest.mark.parametrize("rate", RATES[[8, 13, 18]])  # 0.58, 0.83, 0.96
 def test_a_forecast_is_within_two_looks_of_what_points_of_that_rate_draw(kind, share, rate):
-    looks = Looks((0.0, 0.25))
-    goal = Goal(looks.p_targets(SIGMA), looks.futility)
-    plan = looks.plan(kind, ALPHA, N, share)
+    goal, plan = goal_of(0.0, 0.25), plan_of(kind, Share(share) if share else Fixed(0))
     way = Way(plan, 1.0)
-    expected = forecast(way, Pilot(10**7, int(rate * 10**7), 10**7, 0), goal).evaluations
+    expected = forecast(way, Evidence(10**7, int(rate * 10**7), 10**7, 0), goal).evaluations
     rng = np.random.default_rng(3)
     drawn = []
     for _ in range(40):
         sums = np.cumsum(rng.random(N) < rate)
         u_N = np.cumsum((rng.random(N) < share) & (np.diff(sums, prepend=0) > 0))
         for n in plan.sizes:
-            counts = Evidence(n, int(sums[n - 1]), int(u_N[n - 1]) if plan.is_audited else 0)
+            counts = Evidence(n, int(sums[n - 1]), int(u_N[n - 1]) if plan.bound.audited else 0)
             if plan.verdict([counts], goal.p_targets, goal.futility) is not None:
                 break
         drawn.append(n)
-    assert np.mean(drawn) / looks.growth**2 < expected < np.mean(drawn) * looks.growth**2
+    assert np.mean(drawn) / LOOKS.growth**2 < expected < np.mean(drawn) * LOOKS.growth**2
 
 
 HERE = {"alpha": 0.01, "index": 12, "label": 6, "n0": 30, "n": 600}
@@ -132,15 +141,44 @@ def test_a_point_that_goes_by_chains_is_that_of_srs_with_the_share_it_was_given(
     assert auto.reference_evaluations == alone.reference_evaluations + pilot.evaluations
 
 
-def test_a_selection_without_chained_samples_says_nothing_of_disagreement_but_what_f_costs(model, digit):
-    setting, looks = SolverSetting.named("anderson", 1), Looks((0.0, 0.25), first=50)
-    sampling = AutoSampling(setting, model.config.reference, 30, 600, 30, looks=looks)
-    certifier = SmoothingJudge(model, sampling, Certificate("exact", 0.01), 0.5, Philox4x64(), 0, 64)
+def auto_judge(model, chains: int, sigma: float = 0.5, generator: Philox4x64 | None = None) -> SmoothingJudge:
+    """Of points that go either way, as their selection speaks for."""
+    sampling = AutoSampling(
+        solver="anderson", steps=1, chains=chains, n0=30, n=600, target_radii=(0.0, 0.25), looks={"first": 50}
+    )
+    smoothing = Smoothing(sigma, sampling, AuditedCertificate(kind="exact", alpha=0.01, audit=0))
+    return SmoothingJudge(opened_mdeq(model), smoothing, generator or Philox4x64(), 0, 64)
+
+
+def test_a_selection_without_chained_samples_says_nothing_of_disagreement_but_what_f_costs(model, digit, monkeypatch):
+    judge = auto_judge(model, chains=30)
+    smoothing = judge.smoothing
+    point, asked = NoisyPoint(digit, 0.5, 0, 12, Philox4x64()), []
+    base = BaseClassifier(judge.model, judge.model.reference, 64)
+
+    def planned(hits: np.ndarray, audit: Audit) -> Plan:
+        def made(base, point, numbers, selected, domain):
+            asked.append((numbers.tolist(), selected, domain))
+            return audit
+
+        with monkeypatch.context() as patched:
+            patched.setattr(auto, "audit_samples", made)
+            shown, sampler = Selection(6, hits), smoothing.sampling.sampler(base, point)
+            _, plan, made_audit = smoothing.sampling.decide(
+                smoothing.certificate, smoothing.goal, base, point, sampler, shown
+            )
+        assert made_audit == audit, "what it cost is the point's"
+        return plan
+
     denied, agreed = Audit(16, 8, evaluations=160), Audit(16, 0, evaluations=160)
-    assert certifier._chosen(25, denied, chained=True).kind == "mixture"
-    assert certifier._chosen(25, agreed, chained=True).kind == "exact"
-    assert certifier._chosen(25, denied, chained=False) == certifier._chosen(25, agreed, chained=False)
-    assert certifier.certify(digit, 12, 6).status == "ok"
+    firsts, chained = np.arange(25), np.arange(25) + 30
+    assert planned(chained, denied).bound.name == "mixture"
+    assert planned(chained, agreed).bound.name == "exact"
+    assert planned(firsts, denied) == planned(firsts, agreed)
+    assert planned(firsts, agreed) != planned(firsts, dataclasses.replace(agreed, evaluations=16)), "what F costs"
+    assert asked[0] == (chained[-16:].tolist(), 6, Domain.SELECTION)
+    assert asked[2] == (firsts[-16:].tolist(), 6, Domain.SELECTION)
+    assert judge.certify(digit, 12, 6).status == "ok"
 
 
 def test_a_point_that_goes_by_standard_sampling_is_that_of_standard_but_for_its_selection(model, digit):
@@ -164,11 +202,8 @@ class OtherEstimation(Philox4x64):
 
 @pytest.mark.parametrize("sigma", [0.25, 0.5])
 def test_way_share_and_class_are_the_selections_whatever_estimation_says(model, digit, sigma):
-    setting, looks = SolverSetting.named("anderson", 1), Looks((0.0, 0.25), first=50)
-    sampling = AutoSampling(setting, model.config.reference, 30, 600, 20, looks=looks)
     rows = [
-        SmoothingJudge(model, sampling, Certificate("exact", 0.01), sigma, generator, 0, 64).certify(digit, 12, 6)
-        for generator in (Philox4x64(), OtherEstimation())
+        auto_judge(model, 20, sigma, generator).certify(digit, 12, 6) for generator in (Philox4x64(), OtherEstimation())
     ]
     assert rows[0].counts != rows[1].counts
     assert rows[0].p_lower > 0.5 > rows[1].p_lower
