@@ -167,8 +167,6 @@ def predict(
     ready = as_opened(model, _shape_of(image) if not isinstance(model, Opened | MDEQ) else None)
     ready = ready.with_reference(reference)
     _refuse_training(ready)
-    if not sigma > 0:
-        raise ValueError(f"sigma is {sigma}, expected above 0")
     x_CHW = _as_image(image, ready.input_shape)
     size = _batch(ready, batch)
     return predict_point(ready, x_CHW, sigma, n, alpha, seed, index, size, noise_generator(noise, ready.device))

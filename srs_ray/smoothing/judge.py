@@ -42,10 +42,7 @@ class SmoothingJudge:
     batch: int
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed < 2**63:
-            raise ValueError(f"seed is {self.seed}, expected 0 to 2^63 - 1")
-        if self.batch < 1:
-            raise ValueError(f"batch is {self.batch}, expected at least 1")
+        check_seed_and_batch(self.seed, self.batch)
         sampling = self.smoothing.sampling
         missing = [part for part in sampling.needs if part not in self.model.parts]
         if missing:
@@ -125,6 +122,14 @@ class SmoothingJudge:
             "look_audited": [look.audited for look in done.read],
             "look_disagreed": [look.disagreed for look in done.read],
         }
+
+
+def check_seed_and_batch(seed: int, batch: int) -> None:
+    """Raise ValueError for a seed that generators do not take, and for a batch without samples."""
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"seed is {seed}, expected 0 to 2^63 - 1")
+    if batch < 1:
+        raise ValueError(f"batch is {batch}, expected at least 1")
 
 
 def lacking_parts(label: str, method: str, needs: Sequence[str], missing: Sequence[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor
 
 from srs_ray.models.opened import Opened
 from srs_ray.smoothing.base_classifier import NO_CLASS, BaseClassifier
+from srs_ray.smoothing.bounds.tails import check_alpha
+from srs_ray.smoothing.judge import check_seed_and_batch, use_exact_float32
 from srs_ray.smoothing.noise import Domain, NoiseGenerator, NoisyPoint
 
 
@@ -43,10 +46,17 @@ def predict_point(
     n noisy copies are classified by the base classifier; a two-sided binomial test of the most frequent class against
     the second decides. With probability at least 1 - alpha over the sampling it is the smoothed classifier's own class,
     argmax_c P(F(x + e) = c), or an abstention. The noise has a domain of its own: no certificate shares it. Source:
-    Cohen, Rosenfeld, Kolter, ICML 2019, proposition 2. Raises ValueError for n below 1 and alpha outside (0, 1).
+    Cohen, Rosenfeld, Kolter, ICML 2019, proposition 2. Raises ValueError for settings that are out of range.
     """
+    if not 0 < sigma < inf:
+        raise ValueError(f"sigma is {sigma}, expected above 0 and finite")
     if n < 1:
         raise ValueError(f"n is {n}, expected at least 1")
+    if index < 0:
+        raise ValueError(f"index is {index}, expected at least 0")
+    check_alpha(alpha)
+    check_seed_and_batch(seed, batch)
+    use_exact_float32()
     point = NoisyPoint(x_CHW.to(model.device, torch.float32), sigma, seed, index, generator)
     said = BaseClassifier(model, model.reference, batch).predict(point, Domain.PREDICTION, np.arange(n))
     return prediction_of(said.classes_N, alpha)
@@ -54,8 +64,7 @@ def predict_point(
 
 def prediction_of(classes_N: np.ndarray, alpha: float) -> Prediction:
     """What these predictions of independent noisy copies say. A copy without a class counts for none."""
-    if not 0.0 < alpha < 1.0:
-        raise ValueError(f"alpha must lie between 0 and 1, found {alpha}")
+    check_alpha(alpha)
     classes, counts = np.unique(classes_N, return_counts=True)
     order = np.argsort(-counts, kind="stable")
     classes, counts = classes[order], counts[order]
