@@ -301,7 +301,7 @@ def test_sections_are_refused_where_they_do_not_go_together_however_they_were_ma
     for sampling, certificate in ((serialized, unaudited), (standard, audited)):
         with pytest.raises(ValueError, match="does not go with"):
             Smoothing(0.25, sampling, certificate)
-    with pytest.raises(ValueError, match="sigma is 0.0"):
+    with pytest.raises(ValueError, match=r"sigma is 0\.0"):
         Smoothing(0.0, serialized, audited)
     for setting, found in (({"seed": -1}, "seed is -1"), ({"batch": 0}, "batch is 0")):
         with pytest.raises(ValueError, match=found):
