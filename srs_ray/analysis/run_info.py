@@ -89,7 +89,7 @@ class RunInfo:
             data=" ".join(filter(None, [_name_of(data, "kind"), data.get("split")])),
             method=sampling.method_name,
             setting=sampling.title(base).strip(),
-            reference=(base or "the classifier itself") + ("" if tolerance is None else f", tolerance {tolerance:g}"),
+            reference=(base or _name_of(model, "arch")) + ("" if tolerance is None else f", tolerance {tolerance:g}"),
             sigma=smoothing.sigma,
             n0=sampling.n0,
             n=sampling.n,

@@ -13,7 +13,7 @@ from srs_ray.data.images import image_tensor, preprocessing_name
 from srs_ray.data.kind import Kind
 from srs_ray.data.points import class_label, class_list_digest, digest
 from srs_ray.errors import DataError, PointError
-from srs_ray.models.user_code import Built, Import, build, describe_failure
+from srs_ray.models.user_code import Built, Import, build, describe_failure, loaded_code
 
 if TYPE_CHECKING:
     from srs_ray.data.settings import DataSettings
@@ -63,16 +63,17 @@ class ImportedData:
 
         Raises DataError if one of these items is another image, or another label, when read again.
         """
-        identity: dict[str, Any] = {"kind": KIND.name, "import": self.built.label}
-        identity |= {f"code.{file}": content for file, content in self.built.code.items()}
-        identity["points"] = len(self)
+        identity: dict[str, Any] = {"kind": KIND.name, "import": self.built.label, "points": len(self)}
         if self.class_names is not None:
             identity["classes"] = class_list_digest(self.class_names)
         identity["preprocessing"] = preprocessing_name(self._input_shape)
         own = self._attribute("identity")
         if own is not None:
-            return identity | self._checked_identity(own)
-        return identity | _flat("args", self._args) | {"content": self._content_digest()}
+            identity |= self._checked_identity(own)
+        else:
+            identity |= _flat("args", self._args) | {"content": self._content_digest()}
+        # Last: reading items may have loaded further files.
+        return identity | {f"code.{file}": content for file, content in loaded_code(self.built).items()}
 
     def label(self, index: int) -> int:
         """The item's label. Raises PointError if the item cannot be had, or its label is no class."""

@@ -1,7 +1,7 @@
-"""Code of the user's that a job file names: imported, called, and told apart by digests of its files.
+"""The user's code that a job file names: imports it, calls it, and hashes its files.
 
 `import: my_models.py:resnet110` is a file beside the job, `import: torchvision.models:resnet18` an installed module.
-Whatever goes wrong in it is one message of the class that the caller asks for.
+Every mistake becomes one message, of the error class that the caller names.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Import:
 
 @dataclass(frozen=True)
 class Built:
-    """What calling the user's code gave, and what it consists of.
+    """The object that the user's code returned, and the files behind it.
 
     `code` has the sha256 of the file and of every module that it has loaded from its folder or below, by the path from
     there; `modules` are the names of these in `sys.modules`, that of the file first; `root` is the folder. For an
@@ -81,7 +81,7 @@ def build(what: Import, args: Mapping[str, Any], error: type[SrsRayError]) -> Bu
     """Imports `what` and calls it with `args`.
 
     A file is loaded once in a process, and again when it, or a module that it has loaded, has changed on disk. Raises
-    `error` for every mistake: what is named is missing, cannot be called like this, or raises.
+    `error` if the file, module or name is missing, if `args` do not fit, and if the user's code raises.
     """
     user_files.drop_edited()
     name, root = _load(what, error)
@@ -109,10 +109,10 @@ def loaded_modules(built: Built) -> tuple[str, ...]:
 
 
 def describe_failure(error: BaseException, built_or_roots: Built | Iterable[str | Path]) -> str:
-    """`ValueError: depth must be 6n + 2 (my_models.py, line 41, in resnet110)`: what the user's code raised, and where.
+    """`ValueError: depth must be 6n + 2 (my_models.py, line 41, in resnet110)`: an exception of the user's code, in one
+    line.
 
-    The place is the deepest one in the user's own files, which lie under the roots; where there is none, the deepest
-    one at all.
+    The place is the deepest frame in the user's own files, which lie under the roots; without one, the deepest frame.
     """
     roots = [built_or_roots.root] if isinstance(built_or_roots, Built) else built_or_roots
     message = (error.msg if isinstance(error, SyntaxError) else str(error)) or ""
@@ -225,7 +225,7 @@ def _check_arguments(target: Any, args: Mapping[str, Any], what: Import, error: 
 
 @contextmanager
 def _failures_as(error: type[SrsRayError], what: Import, root: Path | None) -> Iterator[None]:
-    """Has whatever the user's code raises be an `error`; only an interrupt from outside remains what it is."""
+    """Turns every exception of the user's code into `error`; KeyboardInterrupt passes."""
     try:
         yield
     except error:

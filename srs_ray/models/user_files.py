@@ -130,8 +130,11 @@ def _fresh_modules(root: Path) -> Iterator[tuple[str, UserSource]]:
 
 
 def refuse_ambiguous_names(newest: str) -> None:
-    """Raises AmbiguousImport, and forgets the entry that was opened last, where an import statement of a user's file
-    means a module beside it, or one that only another root has, and another file is loaded under that name."""
+    """Raises AmbiguousImport and forgets the entry `newest` if a file imports, now or later, a name that is taken.
+
+    A name is taken if there is a module of that name beside the file and another one is loaded, and if the loaded one
+    lies in another root. Names that are computed at run time are not seen.
+    """
     for name, entry in list(_entries.items()):
         for source in _closure(name).values():
             for wanted in sorted(source.imports - sys.stdlib_module_names):
@@ -142,7 +145,7 @@ def refuse_ambiguous_names(newest: str) -> None:
 
 
 def _ambiguity(wanted: str, source: UserSource, root: Path) -> str | None:
-    """What is wrong with the module that is loaded under the name `wanted`, for a file that imports it."""
+    """Why the module that is loaded under the name `wanted` is not the one that `source` means; None if it is."""
     loaded = file_of(sys.modules.get(wanted))
     if loaded is None or belongs(loaded, root):
         return None
@@ -163,7 +166,7 @@ def _ambiguity(wanted: str, source: UserSource, root: Path) -> str | None:
 
 
 def drop_edited() -> None:
-    """Has what changed on disk since it was loaded be loaded anew, and all that may have taken something from it."""
+    """Forgets all modules of each root in which a loaded file has changed on disk, so that they are loaded anew."""
     for root in sorted(_roots):  # a folder before those in it
         fresh = dict(_fresh_modules(root))
         if any(source.edited for source in fresh.values()):
@@ -184,23 +187,36 @@ def abandon(name: str, root: Path) -> None:
 
 
 def forget() -> None:
-    """Forgets all that was opened: the next job may use other folders with modules of the same names.
+    """Forgets all entries, so that the next job may use other folders with modules of the same names.
 
-    Objects that are built already remain usable, but for imports that they have yet to make.
+    Objects that are built already remain usable if they import nothing more.
     """
     for name, entry in list(_entries.items()):
         abandon(name, entry.root)
 
 
 def _evict(names: Iterable[str]) -> None:
-    """Has these modules be loaded again when they are next imported; what others had loaded before remains theirs."""
+    """Removes modules, but for those that were not loaded by this file, from `sys.modules` and from their packages."""
     for name in names:
         if is_fresh(sys.modules.get(name)):
-            del sys.modules[name]
+            _remove(name)
+
+
+def _remove(name: str) -> None:
+    """Removes a module, and its package if that has no file and is empty then: it would lead to the old folder."""
+    module = sys.modules.pop(name)
+    above, _, attribute = name.rpartition(".")
+    package = sys.modules.get(above)
+    if package is None:
+        return
+    if vars(package).get(attribute) is module:
+        delattr(package, attribute)
+    if file_of(package) is None and not any(other.startswith(f"{above}.") for other in sys.modules):
+        _remove(above)
 
 
 def _use(root: Path) -> None:
-    """Has modules be found in this folder, before others."""
+    """Puts a folder in front of `sys.path`."""
     if _finder not in sys.path_hooks:
         sys.path_hooks.insert(0, _finder)
     if root not in _roots:
@@ -225,6 +241,6 @@ def _finder(folder: str) -> UserFinder:
 
 
 def _ask_again_for(root: Path) -> None:
-    """Has Python ask `_finder` anew who finds modules in this folder and below."""
+    """Drops Python's cached finders of this folder and below, so that it asks `_finder` again."""
     for folder in [folder for folder in sys.path_importer_cache if Path(folder).is_relative_to(root)]:
         del sys.path_importer_cache[folder]

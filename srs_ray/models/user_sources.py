@@ -23,8 +23,10 @@ _LIBRARIES = (
 
 
 class UserSource(SourceFileLoader):
-    """One file of the user's. What is run is what `digest` is of: Python's own loader would take cached bytecode of an
-    older text that is as long and was written in the same second."""
+    """Loads one file of the user's from the bytes that it hashes.
+
+    Python's own loader may run cached bytecode of an older text, of the same length and written in the same second.
+    """
 
     @cached_property
     def content(self) -> bytes:
@@ -37,7 +39,7 @@ class UserSource(SourceFileLoader):
 
     @property
     def edited(self) -> bool:
-        """Whether the file is another one now than the one that was loaded, or gone."""
+        """Whether the file has changed or gone since it was loaded."""
         try:
             return Path(self.path).read_bytes() != self.content
         except OSError:
@@ -48,7 +50,7 @@ class UserSource(SourceFileLoader):
 
     @cached_property
     def imports(self) -> frozenset[str]:
-        """The modules that its import statements name, wherever they stand; some of these may be attributes."""
+        """The names in its import statements, also in functions; `from a import b` gives `a` and `a.b`."""
         try:
             nodes = list(ast.walk(ast.parse(self.content)))
         except (SyntaxError, ValueError):
@@ -73,7 +75,7 @@ class UserFinder(FileFinder):
 
 
 def belongs(path: Path, root: Path) -> bool:
-    """Whether a file or folder is the user's own under `root`: in no environment, installation or library there."""
+    """Whether a file or folder lies under `root` and is the user's own: in no environment, installation or library."""
     if not path.is_relative_to(root):
         return False
     below = [path, *path.parents][: len(path.parts) - len(root.parts)]

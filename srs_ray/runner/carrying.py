@@ -1,7 +1,7 @@
-"""Objects that the user's code built, on their way to worker nodes, where its files are not.
+"""Takes objects that the user's code built to worker nodes, which do not have its files.
 
-They are pickled once, on the driver, with the code of the user's own modules in them; installed packages are imported
-on each node, and must be of the versions that the driver has.
+They are pickled once, on the driver, by value: with the code of the user's own modules. Installed packages are imported
+on each node, and must have the driver's versions there.
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ class Carried:
 
 
 def carry(value: Any, built: Sequence[Built], packages: Mapping[str, str]) -> Carried:
-    """`value`, which `built` or parts of it are of, for `Carried.open` on any node; `packages` by name and version.
+    """Pickles `value`, which consists of what `built` gave; `packages` are the distributions that it needs, by version.
 
-    The user's modules travel as they are now, with what their globals are, so that a module which is first imported
-    when the object is used is there as well. A global that cannot be pickled stays behind, and using it on a node is an
-    error that says so. Raises JobError where the object itself cannot be pickled.
+    The modules of `built` go along, with the present values of their globals, so that the object can import them on a
+    node. A global that cannot be pickled stays behind; importing it on a node raises ImportError with the reason.
+    Raises JobError if the object itself cannot be pickled.
     """
     label = ", ".join(dict.fromkeys(each.label for each in built)) or type(value).__name__
     modules = {name: module for each in built for name, module in _modules_of(each).items()}
@@ -143,18 +143,24 @@ class _Pickler(cloudpickle.CloudPickler):
             source = source_of(obj)
             place = obj.__name__, source.digest if source else "", getattr(obj, "__file__", None), _is_package(obj)
             return _place, place
-        if (
-            isinstance(obj, _LRU_CACHE) and getattr(obj, "__module__", None) in self._modules
-        ):  # by its name it would not be found there
-            return _cached, (obj.__wrapped__, obj.cache_parameters())
+        if isinstance(obj, _LRU_CACHE) and getattr(obj, "__module__", None) in self._modules:
+            return _lru_cached, (obj.__wrapped__, obj.cache_parameters())  # or a node would look for it by its name
+        if type(obj) is functools.cached_property:
+            return _cached_property, (obj.func, obj.attrname)  # Python 3.11 has a lock in it
         return super().reducer_override(obj)
 
 
 _LRU_CACHE = type(functools.lru_cache(lambda: None))
 
 
-def _cached(function: Callable[..., Any], parameters: Mapping[str, Any]) -> Any:
+def _lru_cached(function: Callable[..., Any], parameters: Mapping[str, Any]) -> Any:
     return functools.lru_cache(**parameters)(function)
+
+
+def _cached_property(function: Callable[[Any], Any], name: str | None) -> Any:
+    made = functools.cached_property(function)
+    made.attrname = name
+    return made
 
 
 def _pickled(value: Any, modules: Mapping[str, ModuleType]) -> bytes:

@@ -12,6 +12,7 @@ from typing import Any
 from srs_ray.data import PointDataset, point_indices
 from srs_ray.errors import JobError
 from srs_ray.job import Job
+from srs_ray.models import user_files
 from srs_ray.models.opening import ModelSource, read_model
 from srs_ray.runner.worker import Cargo, WorkerSpec, open_job_data
 from srs_ray.smoothing.batch_size import default_batch
@@ -36,6 +37,7 @@ class JobInputs:
     @staticmethod
     def read(job: Job, download: bool = False) -> JobInputs:
         """Raises WeightsError or DataError for what is missing or does not fit."""
+        user_files.forget()  # the files of another job in this process
         source = read_model(job.model, job.execution.dtype)
         job = completed(job, source)
         path = None if job.data.path is None else str(Path(job.data.path).expanduser().absolute())

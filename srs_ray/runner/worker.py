@@ -113,8 +113,9 @@ class PointWorker:
                 for key in self.dataset.identity.keys() | spec.data_identity.keys()
                 if self.dataset.identity.get(key) != spec.data_identity.get(key)
             )
+            place = spec.data_path or spec.job.data.import_
             raise DataError(
-                f"{socket.gethostname()}: the data at {spec.data_path} is not what the driver sees "
+                f"{socket.gethostname()}: the data at {place} is not what the driver sees "
                 f"({', '.join(differing)} differ): put the same files on every node"
             )
         if self_check(noise_generator(spec.generator, "cpu")) != spec.noise_check:

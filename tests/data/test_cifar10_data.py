@@ -16,7 +16,7 @@ import torch
 from torchvision.datasets import CIFAR10
 
 from srs_ray.data import open_dataset
-from srs_ray.errors import DataError
+from srs_ray.errors import DataError, PointError
 
 SHAPE = (3, 32, 32)
 NAMES = [f"class {label}" for label in range(10)]
@@ -100,3 +100,10 @@ def test_a_download_without_a_connection_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(CIFAR10, "url", "http://127.0.0.1:9/cifar-10-python.tar.gz")
     with pytest.raises(DataError, match="could not be downloaded"):
         open_dataset("cifar10", tmp_path, None, SHAPE, download=True)
+
+
+def test_a_label_that_is_no_class_fails_its_point_alone(layout):
+    dataset = open_dataset("cifar10", layout(labels=[*range(9), 10]), "test", SHAPE, class_count=10)
+    with pytest.raises(PointError, match=r"^CIFAR-10 test image 9: label is 10, expected 0 to 9$"):
+        dataset.label(9)
+    assert dataset.label(8) == 8

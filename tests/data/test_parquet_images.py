@@ -92,7 +92,7 @@ def test_an_index_column_must_count_the_rows(opened, images):
 @pytest.mark.parametrize(
     ("columns", "found"),
     [
-        ({"img": [b""], "label": [0]}, "columns img, label: expected image and label"),
+        ({"picture": [b""], "label": [0]}, "columns picture, label: expected image and label"),
         ({"image": ["text"], "label": [0]}, "column image is string"),
         ({"image": [{"path": "x.png"}], "label": [0]}, "column image is struct"),
         ({"image": [b""], "label": ["cat"]}, "column label is string"),
