@@ -15,7 +15,9 @@ from srs_ray.planning.target_radius import expected_bound, plan_target, with_set
 from srs_ray.planning.text import print_plan
 from srs_ray.runner.backend import InProcess
 from srs_ray.runs import RunDirectory
-from srs_ray.smoothing.bounds import Evidence, p_lower
+from srs_ray.smoothing.audit import Fixed, Share
+from srs_ray.smoothing.bounds import Evidence, bound_named, p_lower
+from srs_ray.smoothing.plan import Plan
 from srs_ray.smoothing.radius import certified_radius
 
 STANDARD = {"method": "standard", "n0": 20, "n": 80}
@@ -156,6 +158,13 @@ def test_points_in_error_are_counted_and_in_no_figure(digits_job, console):
     assert "no image [there]" in said(plan)
 
 
+def plan_of_looks(job, kind, n, share=0.0):
+    """The plan of a certificate by the job's own looks."""
+    looks = job.sampling.looks
+    schedule = {"first": looks.first, "growth": looks.growth, "power": looks.power}
+    return Plan.geometric(bound_named(kind), 0.01, n, **schedule, audit=Share(share) if share else Fixed(0))
+
+
 def counts(job, target, n, audited):
     """What a point of the target's p_A has on average, rounded against it."""
     hits = floor(n * target.p_true)
@@ -202,7 +211,7 @@ def test_standard_sampling_is_proposed_the_fewest_samples(remade_job, section):
     if job.sampling.looks is None:
         bound, short = p_lower("cohen", hits, n, 0, 0, 0.01), p_lower("cohen", hits // 2, n // 2, 0, 0, 0.01)
     else:
-        bound = plan_of_looks("mixture", 0.01, n, job.sampling.looks.model_dump()).p_lower([Evidence(n, hits)])
+        bound = plan_of_looks(job, "mixture", n).p_lower([Evidence(n, hits)])
         short = expected_bound(with_settings(job, n // 2), target.p_true, 0.0)
         assert target.proposal.settings["sampling.target_radii"] == [0.0, 0.1, 0.2]
     assert bound > target.p_needed >= short
@@ -221,13 +230,13 @@ def test_a_job_by_looks_is_planned(remade_job, method, console):
     share = settings.get("certificate.audit_share", 0.0)
     n = settings["sampling.n"]
     kind = "exact" if method == "srs" else "mixture"
-    looks = plan_of_looks(kind, 0.01, n, job.sampling.looks.model_dump(), share)
+    looks = plan_of_looks(job, kind, n, share)
     hits = floor(n * plan.target.p_true)
     audited = floor(hits * share)
     disagreed = ceil(audited * plan.target.disagreement.rate)
     assert certified_radius(looks.p_lower([Evidence(n, hits, audited, disagreed)]), 0.25) >= 0.125
     if method == "srs":
-        half = with_settings(job, n, audit_share=share / 2)
+        half = with_settings(job, n, Share(share / 2))
         assert expected_bound(half, plan.target.p_true, plan.target.disagreement.rate) <= plan.target.p_needed
     text = said(plan)
     assert "samples drawn to estimate" in text
