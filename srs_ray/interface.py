@@ -180,7 +180,7 @@ def predict(
 def as_opened(model: Any, input_shape: tuple[int, int, int] | None = None) -> Opened:
     """Any model as samplers take it; `input_shape` is that of the images for one that does not say it itself.
 
-    One that is no Opened yet is tried out at its first use: ValueError where an image's logits do not depend on it alone.
+    One that is no Opened yet is tried out at its first use: ValueError where logits depend on more than one image.
     """
     if isinstance(model, Opened):
         return model
@@ -226,9 +226,7 @@ def _classes_of(model: Any, input_shape: tuple[int, int, int], device: torch.dev
         injection = ready.inject(x_BCHW)
         logits_BK = ready.head(ready.f(ready.zero_state(2), injection))
     if logits_BK.dim() != 2 or len(logits_BK) != 2:
-        raise ValueError(
-            f"the model gives {tuple(logits_BK.shape)} for 2 images, expected logits of shape (2, classes)"
-        )
+        raise ValueError(f"the model gives {tuple(logits_BK.shape)} for 2 images, expected logits (2, classes)")
     return logits_BK.shape[1]
 
 
