@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,11 @@ from torch import Tensor, nn
 
 from srs_ray.data.images import image_tensor
 from srs_ray.data.points import class_label
-from srs_ray.errors import PointError
+from srs_ray.errors import JobError, PointError
 from srs_ray.models.mdeq.family import opened_mdeq
 from srs_ray.models.mdeq.model import MDEQ
 from srs_ray.models.opened import Opened, is_equilibrium, opened, training_modules
+from srs_ray.models.trial import try_out
 from srs_ray.smoothing.batch_size import default_batch
 from srs_ray.smoothing.bounds import BOUNDS
 from srs_ray.smoothing.certificate import AuditedCertificate
@@ -35,6 +38,7 @@ from srs_ray.solvers.iteration import SolverSetting
 Picture = Tensor | np.ndarray[Any, Any] | Image.Image
 _OF_CERTIFICATES = frozenset(AuditedCertificate.model_fields) - {"kind"}
 _OF_SAMPLINGS = frozenset(name for kind in SAMPLINGS.values() for name in kind.model_fields) - {"method", "reference"}
+_TRIED: dict[int, tuple[weakref.ref[Any], tuple[int, int, int], int]] = {}  # models by id, their input and classes
 _UNNAMED: dict[tuple[int, str], str] = {}  # the image that each seed's noise was used for where no index was given
 
 
@@ -173,7 +177,10 @@ def predict(
 
 
 def as_opened(model: Any, input_shape: tuple[int, int, int] | None = None) -> Opened:
-    """Any model as samplers take it; `input_shape` is that of the images for one that does not say it itself."""
+    """Any model as samplers take it; `input_shape` is that of the images for one that does not say it itself.
+
+    One that is no Opened yet is tried out at its first use: ValueError where logits depend on more than one image.
+    """
     if isinstance(model, Opened):
         return model
     if isinstance(model, MDEQ):
@@ -188,21 +195,38 @@ def as_opened(model: Any, input_shape: tuple[int, int, int] | None = None) -> Op
     tensor = next(iter(model.parameters()), None) if isinstance(model, nn.Module) else None
     device = torch.device("cpu") if tensor is None else tensor.device
     dtype = torch.float32 if tensor is None or not tensor.is_floating_point() else tensor.dtype
-    if isinstance(model, nn.Module) and training_modules(model):
-        raise ValueError(_in_training(training_modules(model)))
-    ready = opened(model, label=type(model).__name__, input_shape=input_shape, classes=1, device=device, dtype=dtype)
+    training = training_modules(model)
+    if training:
+        raise ValueError(_in_training(training))
+    tried = _TRIED.get(id(model))
+    if tried is not None and tried[0]() is model and tried[1] == input_shape:
+        classes = tried[2]
+    else:
+        classes = _classes_of(model, input_shape, device, dtype)
+    ready = opened(
+        model, label=type(model).__name__, input_shape=input_shape, classes=classes, device=device, dtype=dtype
+    )
+    if tried is None or tried[0]() is not model or tried[1] != input_shape:
+        try:
+            try_out(ready)
+        except JobError as error:
+            raise ValueError(str(error)) from error
+        with suppress(TypeError):  # an object that cannot be referred to is tried each time
+            _TRIED[id(model)] = (weakref.ref(model), input_shape, classes)
+    return ready
+
+
+def _classes_of(model: Any, input_shape: tuple[int, int, int], device: torch.device, dtype: torch.dtype) -> int:
+    """How many classes the model tells apart, by its logits of two images."""
+    label = type(model).__name__
+    ready = opened(model, label=label, input_shape=input_shape, classes=1, device=device, dtype=dtype)
     with torch.inference_mode():
         x_BCHW = torch.full((2, *input_shape), 0.5, device=device, dtype=ready.dtype)
         injection = ready.inject(x_BCHW)
         logits_BK = ready.head(ready.f(ready.zero_state(2), injection))
     if logits_BK.dim() != 2 or len(logits_BK) != 2:
-        raise ValueError(
-            f"the model gives {tuple(logits_BK.shape)} for 2 images, expected logits of shape (2, classes)"
-        )
-    classes = logits_BK.shape[1]
-    return opened(
-        model, label=type(model).__name__, input_shape=input_shape, classes=classes, device=device, dtype=dtype
-    )
+        raise ValueError(f"the model gives {tuple(logits_BK.shape)} for 2 images, expected logits (2, classes)")
+    return logits_BK.shape[1]
 
 
 def _judge(

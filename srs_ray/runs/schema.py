@@ -88,8 +88,8 @@ def schema_of(version: int) -> pa.Schema:
 def check_row(row: Row) -> None:
     """Raise ValueError where `row` could not be stored as it is, or could not be told from another when read.
 
-    A missing column counts as null. Rows that are `ok` have a label, a result and one kind of evidence for it, rows that
-    are `error` have the error's line and no result; `finished_at` knows its time zone, because the newest row is found by it.
+    A missing column counts as null. Rows that are `ok` have a label, a result and one kind of evidence; rows that
+    are `error` have the error's line and no result. `finished_at` knows its time zone: the newest row is found by it.
     """
     rows_to_table([row])
 
