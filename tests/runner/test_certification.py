@@ -23,8 +23,9 @@ from srs_ray.models.mdeq.checkpoints import random_weights, read_weights
 from srs_ray.models.weights import Weights, write_weights
 from srs_ray.runner.certification import MEASURED_SAMPLES
 from srs_ray.runner.preparation import JobInputs, fingerprint_of
-from srs_ray.runner.worker import SAMPLING_VERSION, PointWorker, sampling_of
+from srs_ray.runner.worker import PointWorker
 from srs_ray.runs import RunDirectory
+from srs_ray.smoothing.version import SAMPLING_VERSION
 
 
 def parts(path: str) -> set[str]:
@@ -77,7 +78,7 @@ def test_a_run_that_is_extended_does_only_what_is_missing(digits_job, run_in_pro
 )
 def test_whatever_can_change_a_count_or_a_bound_is_in_the_fingerprint(digits_job, change, setting):
     job, other = digits_job(), digits_job(**change)
-    before, after = (fingerprint_of(JobInputs.read(j).resolve("cpu"), JobInputs.read(j).weights) for j in (job, other))
+    before, after = (fingerprint_of(JobInputs.read(j).resolve("cpu"), JobInputs.read(j).source) for j in (job, other))
     assert setting in {key for key in before | after if before.get(key) != after.get(key)}
 
 
@@ -85,7 +86,7 @@ def test_weights_images_and_the_programs_own_sampling_are_in_the_fingerprint(dig
     random = tmp_path / "random.safetensors"
     write_weights(random_weights("mdeq-tiny-digits"), random)
     first, second = (
-        fingerprint_of(inputs.resolve("cpu"), inputs.weights)
+        fingerprint_of(inputs.resolve("cpu"), inputs.source)
         for inputs in (JobInputs.read(digits_job()), JobInputs.read(digits_job(model={"weights": str(random)})))
     )
     assert {key for key in first if first[key] != second[key]} == {"model.weights.digest"}
@@ -99,7 +100,7 @@ def test_where_how_fast_and_how_far_is_not_in_the_fingerprint(digits_job):
         output="else",
         execution={"workers": 2, "batch": 7, "attempts": 1, "point_seconds": 9},
     )
-    before, after = (fingerprint_of(JobInputs.read(j).resolve("cpu"), JobInputs.read(j).weights) for j in (job, other))
+    before, after = (fingerprint_of(JobInputs.read(j).resolve("cpu"), JobInputs.read(j).source) for j in (job, other))
     assert before == after
 
 
@@ -243,7 +244,7 @@ from srs_ray.runner.worker import PointWorker
 
 logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
 inputs = JobInputs.read(Job.model_validate_json(sys.argv[1]))
-worker = PointWorker(inputs.resolve("cpu"), inputs.weights, 1)
+worker = PointWorker(inputs.resolve("cpu"), inputs.cargo, 1)
 with open("/proc/self/statm") as file:
     used = int(file.read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 2**26, resource.RLIM_INFINITY))
@@ -267,7 +268,7 @@ def test_a_worker_that_runs_out_of_memory_goes_on_with_a_smaller_batch_and_the_s
     for row in rows:
         inputs = JobInputs.read(job)
         spec = dataclasses.replace(inputs.resolve("cpu"), batch=row["batch"])
-        undisturbed = PointWorker(spec, inputs.weights, 1).certify(row["index"])
+        undisturbed = PointWorker(spec, inputs.cargo, 1).certify(row["index"])
         times_and_places = ("seconds", "worker", "finished_at")
         assert {k: v for k, v in row.items() if k not in times_and_places} == {
             k: v for k, v in undisturbed.items() if k not in times_and_places
@@ -276,19 +277,19 @@ def test_a_worker_that_runs_out_of_memory_goes_on_with_a_smaller_batch_and_the_s
 
 def test_where_no_batch_fits_the_memory_the_error_goes_on(digits_job):
     inputs = JobInputs.read(digits_job(sampling={"chains": 10**12}, execution={"batch": 4}))
-    worker = PointWorker(inputs.resolve("cpu"), inputs.weights, 1)
+    worker = PointWorker(inputs.resolve("cpu"), inputs.cargo, 1)
     with pytest.raises((MemoryError, RuntimeError), match="memory"):
         worker.certify(40)
-    assert worker.certifier.batch == 1
+    assert worker.judge.batch == 1
 
 
 def test_an_error_that_is_not_about_memory_changes_no_batch(digits_job):
     inputs = JobInputs.read(digits_job())
-    worker = PointWorker(inputs.resolve("cpu"), inputs.weights, 1)
-    worker.certifier.model.classifier = torch.nn.Linear(3, 10)
+    worker = PointWorker(inputs.resolve("cpu"), inputs.cargo, 1)
+    worker.judge.model.network.classifier = torch.nn.Linear(3, 10)
     with pytest.raises(RuntimeError, match="shapes"):
         worker.certify(40)
-    assert worker.certifier.batch == 64
+    assert worker.judge.batch == 64
 
 
 def test_what_is_missing_or_wrong_is_said_before_anything_starts(digits_job, run_in_process):
@@ -305,11 +306,11 @@ def test_a_worker_that_sees_other_data_or_other_noise_refuses_to_start(digits_jo
     inputs = JobInputs.read(digits_job())
     spec = inputs.resolve("cpu")
     with pytest.raises(DataError, match="points differ"):
-        PointWorker(dataclasses.replace(spec, data_identity=spec.data_identity | {"points": 3}), inputs.weights, 1)
+        PointWorker(dataclasses.replace(spec, data_identity=spec.data_identity | {"points": 3}), inputs.cargo, 1)
     with pytest.raises(JobError, match="noise generator"):
-        PointWorker(dataclasses.replace(spec, noise_check="0" * 16), inputs.weights, 1)
+        PointWorker(dataclasses.replace(spec, noise_check="0" * 16), inputs.cargo, 1)
     with pytest.raises(JobError, match=rf"by version {SAMPLING_VERSION}, the driver's by version 0: install the same"):
-        PointWorker(dataclasses.replace(spec, sampling_version=0), inputs.weights, 1)
+        PointWorker(dataclasses.replace(spec, sampling_version=0), inputs.cargo, 1)
 
 
 def test_every_setting_of_a_job_reaches_the_point(digits_job):
@@ -322,7 +323,7 @@ def test_every_setting_of_a_job_reaches_the_point(digits_job):
         noise={"sigma": 0.4, "generator": "philox4x32"},
     )
     inputs = JobInputs.read(job)
-    worker = PointWorker(inputs.resolve("cpu"), inputs.weights, 1)
+    worker = PointWorker(inputs.resolve("cpu"), inputs.cargo, 1)
     row = worker.certify(40, attempt=2)
     expected = srs_ray.certify_point(
         srs_ray.load_model(job.model.arch, job.model.weights, dtype="float64"),
@@ -350,15 +351,15 @@ def test_every_setting_of_a_job_reaches_the_point(digits_job):
     }
     assert row["attempt"] == 2
     assert row["dtype"] == "float64"
-    assert worker.certifier.sampling.max_nonfinite == 0.3
+    assert worker.judge.smoothing.sampling.max_nonfinite == 0.3
     standard = {"sampling": {"method": "standard", "max_nonfinite": 0.3}, "certificate": {}}
-    assert sampling_of(Job.model_validate(job.model_dump() | standard)).max_nonfinite == 0.3
+    assert Job.model_validate(job.model_dump() | standard).smoothing.sampling.max_nonfinite == 0.3
 
 
 def test_a_worker_computes_in_float32_proper(digits_job):
     torch.backends.cudnn.allow_tf32 = True
     inputs = JobInputs.read(digits_job())
-    PointWorker(inputs.resolve("cpu"), inputs.weights, 1)
+    PointWorker(inputs.resolve("cpu"), inputs.cargo, 1)
     assert not torch.backends.cudnn.allow_tf32
 
 

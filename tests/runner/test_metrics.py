@@ -30,7 +30,7 @@ def scraped(run):
 job = load_job(sys.argv[1])
 inputs = JobInputs.read(job)
 backend = RayBackend(job.execution, sys.argv[2])
-rows = [row for row in backend.rows(inputs.resolve("cpu"), inputs.weights, list(inputs.indices)) if row]
+rows = [row for row in backend.rows(inputs.resolve("cpu"), inputs.cargo, list(inputs.indices)) if row]
 expected = {
     "ray_srs_ray_points_total ok": len(rows),
     "ray_srs_ray_function_evaluations_total sampler": sum(row["function_evaluations"] for row in rows),

@@ -62,7 +62,7 @@ def test_points_of_a_killed_worker_are_done_again_elsewhere(digits_job, tmp_path
     backend = RayBackend(job.execution, cluster)
     try:
         rows, dead = [], []
-        for row in backend.rows(inputs.resolve("cpu"), inputs.weights, list(inputs.indices)):
+        for row in backend.rows(inputs.resolve("cpu"), inputs.cargo, list(inputs.indices)):
             if not dead:
                 kill_a_worker(cluster, dead)
             if row is not None:
@@ -85,11 +85,12 @@ def test_a_worker_measures_the_batch_and_a_run_starts_where_it_cannot(digits_job
     spec = inputs.resolve("cpu")
     backend = RayBackend(job.execution, cluster)
     try:
-        measured = backend.fastest_batch(spec, inputs.weights)
+        measured = backend.fastest_batch(spec, inputs.cargo)
         assert measured is not None
         assert measured.seconds.keys() >= {spec.batch, measured.batch}
         assert not caplog.records
-        broken = replace(inputs.weights, tensors={})
+        weightless = replace(inputs.source, weights=replace(inputs.source.weights, tensors={}))
+        broken = replace(inputs.cargo, source=weightless)
         assert backend.fastest_batch(spec, broken) is None
         assert "the batch could not be measured" in caplog.text
     finally:

@@ -40,7 +40,7 @@ def job_by_looks(digits_job, tmp_path):
 
 def fingerprint(job) -> dict[str, object]:
     inputs = JobInputs.read(job)
-    return fingerprint_of(inputs.resolve("cpu"), inputs.weights)
+    return fingerprint_of(inputs.resolve("cpu"), inputs.source)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -74,7 +74,7 @@ def test_every_setting_of_looks_reaches_the_point(job_by_looks):
     looks = {"first": 40, "growth": 2.0, "power": 0.5, "futility": 0.2}
     job = job_by_looks("srs", {"looks": looks}, {"kind": "union", "audit_share": 0.6}, noise={"sigma": 0.4})
     inputs = JobInputs.read(job)
-    row = PointWorker(inputs.resolve("cpu"), inputs.weights, 1).certify(40)
+    row = PointWorker(inputs.resolve("cpu"), inputs.cargo, 1).certify(40)
     settings = {"sigma": 0.4, "n0": 20, "n": 400, "chains": 16, "steps": 1, "alpha": 0.01, "index": 40}
     expected = srs_ray.certify_point(
         srs_ray.load_model(job.model.arch, job.model.weights),
@@ -91,7 +91,7 @@ def test_every_setting_of_looks_reaches_the_point(job_by_looks):
     }
     auto = job_by_looks("auto", {"most_lost": 0.3})
     inputs = JobInputs.read(auto)
-    assert PointWorker(inputs.resolve("cpu"), inputs.weights, 1).certifier.sampling.most_lost == 0.3
+    assert PointWorker(inputs.resolve("cpu"), inputs.cargo, 1).judge.smoothing.sampling.most_lost == 0.3
 
 
 @pytest.mark.parametrize(
