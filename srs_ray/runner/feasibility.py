@@ -18,9 +18,13 @@ def check_feasible(job: Job) -> list[str]:
     JobError where nothing can be earned, and for looks or target radii that no plan can be made of.
     """
     try:
+        job.sampling.goal(job.noise.sigma)
+    except ValueError as error:
+        raise JobError(f"sampling.target_radii: {error}") from error
+    try:
         smoothing = job.smoothing
     except ValueError as error:
-        raise JobError(f"sampling: {error}") from error
+        raise JobError(f"sampling.looks: {error}") from error
     sigma, cap, kind = smoothing.sigma, smoothing.radius_cap, smoothing.plan.bound.name
     if cap == 0:
         raise JobError(

@@ -37,15 +37,15 @@ class AutoSampling(ChainSettings):
         return self
 
     def plan(self, certificate: CertificateSettings) -> Plan:
-        """That of standard sampling, whose bound is the largest."""
-        return self.plan_by(MIXTURE, certificate)
+        """That of standard sampling, whose bound is the largest. ValueError if any of the ways has none."""
+        return self.ways(certificate, 1.0)[0].plan
 
     def ways(self, certificate: CertificateSettings, reference_evaluations: float) -> list[Way]:
         """How a point may be certified, where one run of the base classifier costs that much."""
         steps = float(self.steps)
         plans = (self.plan_by(certificate.bound, certificate, Share(share)) for share in AUDIT_SHARES)
         serialized = [Way(plan, steps, reference_evaluations, self.warmup_steps - steps, self.chains) for plan in plans]
-        return [Way(self.plan(certificate), reference_evaluations), *serialized]
+        return [Way(self.plan_by(MIXTURE, certificate), reference_evaluations), *serialized]
 
     def decide(
         self, certificate: CertificateSettings, goal: Goal, base: BaseClassifier, point: NoisyPoint, sampler: Sampler,
