@@ -15,7 +15,9 @@ from srs_ray.errors import JobError, RunDirectoryError, SrsRayError
 from srs_ray.runner.feasibility import check_feasible
 from srs_ray.runner.preparation import JobInputs, fingerprint_of
 from srs_ray.runner.worker import PointWorker
-from srs_ray.smoothing.bounds import Evidence
+from srs_ray.smoothing.audit import Fixed, Share
+from srs_ray.smoothing.bounds import Evidence, bound_named
+from srs_ray.smoothing.plan import Plan
 from srs_ray.smoothing.radius import certified_radius
 
 TARGETS = [0, 0.125, 0.25]
@@ -152,7 +154,9 @@ def test_certificates_by_looks_are_computed_again_from_the_looks_of_each_row(job
         assert set(df["method"]) == {"srs", "standard"}, "each row by its own way"
     for row in smaller.itertuples():
         kind = "mixture" if row.method == "standard" else "exact"
-        plan = plan_of_looks(kind, 1e-5, 400, job.sampling.looks.model_dump(), row.audit_share)
+        audit = Share(row.audit_share) if row.audit_share else Fixed(0)
+        looks = {"first": 50, "growth": job.sampling.looks.growth, "power": job.sampling.looks.power}
+        plan = Plan.geometric(bound_named(kind), 1e-5, 400, **looks, audit=audit)
         counts = zip(row.look_n, row.look_hits, row.look_audited, row.look_disagreed, strict=True)
         assert row.p_lower == plan.p_lower([Evidence(*map(int, count)) for count in counts])
         assert row.radius == certified_radius(row.p_lower, 0.3)

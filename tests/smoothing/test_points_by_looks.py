@@ -179,6 +179,10 @@ def test_another_batch_gives_the_same_looks(model, digit, settings):
     assert rows[0] == rows[1] == rows[2]
 
 
+def never(*args, **settings):
+    raise AssertionError("a point was to be sampled")
+
+
 @pytest.mark.parametrize(
     ("change", "found"),
     [
@@ -190,6 +194,7 @@ def test_another_batch_gives_the_same_looks(model, digit, settings):
         ({"looks": (-0.1,)}, "target_radii.0: .*greater than or equal to 0, found -0.1"),
         ({"looks": Looks((50.0,))}, "no probability below 1 earns radius 50"),
         ({"looks": Looks((0.1,), power=1e-18)}, "no level"),
+        ({"method": "auto", "looks": Looks((0.1,), power=1e-18)}, "no level"),
         ({"method": "auto", "looks": None}, "auto needs sampling.target_radii"),
         ({"method": "auto", "most_lost": 1.1}, "most_lost: .*less than or equal to 1, found 1.1"),
         ({"method": "standard", "certificate": "exact"}, "exact does not go with sampling.method standard"),
@@ -197,7 +202,10 @@ def test_another_batch_gives_the_same_looks(model, digit, settings):
     ],
     ids=str,
 )
-def test_settings_of_looks_out_of_range_are_refused_before_anything_is_sampled(model, digit, change, found):
+def test_settings_of_looks_out_of_range_are_refused_before_anything_is_sampled(
+    model, digit, change, found, monkeypatch
+):
+    monkeypatch.setattr(SmoothingJudge, "certify", never)
     settings = SRS | {"looks": Looks((0.1,))} | change
     with pytest.raises(ValueError, match=found):
         srs_ray.certify_point(model, digit, **settings)
