@@ -190,7 +190,8 @@ def read_model(settings: ArchitectureSettings | ImportedModelSettings, dtype: st
 
 
 def _read_imported(settings: ImportedModelSettings, dtype: str) -> ImportedSource:
-    built = build(Import.parse(settings.import_), settings.args, JobError)
+    what = Import.parse(settings.import_)
+    built = build(what, settings.args, JobError)
     network, card = built.value, dict[str, Any]()
     if all(hasattr(network, part) for part in EQUILIBRIUM_PARTS) and not is_equilibrium(network):
         raise JobError(
@@ -224,7 +225,8 @@ def _read_imported(settings: ImportedModelSettings, dtype: str) -> ImportedSourc
     except Exception as error:
         shape = "x".join(map(str, settings.input_shape))
         raise JobError(f"{built.label}, tried on images of {shape}, raised {describe_failure(error, built)}") from error
-    packages = distributions_of(type(module).__module__ for module in modules_of(network))
+    made_of = [type(module).__module__ for module in modules_of(network)]
+    packages = distributions_of(made_of if what.is_file else [what.place, *made_of])
     identity = {
         "model.import": built.label,
         **flattened("model.args", settings.args),
