@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from srs_ray.execution import ExecutionSettings
     from srs_ray.runner.backend import Backend
-    from srs_ray.runner.settings import ExecutionSettings
 
 JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="The job file (YAML).")]
 Set = Annotated[

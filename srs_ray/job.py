@@ -8,9 +8,9 @@ from typing import Any
 from pydantic import model_validator
 
 from srs_ray.data.settings import DataSettings
+from srs_ray.execution import ExecutionSettings
 from srs_ray.models.families import family_of
 from srs_ray.models.settings import ModelSettings
-from srs_ray.runner.settings import ExecutionSettings
 from srs_ray.settings import PathOrName, Radius, Settings
 from srs_ray.smoothing.certificate import Certificate
 from srs_ray.smoothing.noise import NoiseSettings

@@ -18,7 +18,7 @@ from srs_ray.models.protocols import EQUILIBRIUM_PARTS
 from srs_ray.models.settings import ArchitectureSettings, ImportedModelSettings
 from srs_ray.models.trial import try_out
 from srs_ray.models.user_code import Built, Import, build, describe_failure, distributions_of, loaded_code
-from srs_ray.models.weights import Weights, named_briefly, read_tensors
+from srs_ray.models.weights import Weights, misfits_of, read_tensors, shown_briefly
 from srs_ray.settings import flattened
 from srs_ray.solvers.iteration import SolverSetting
 
@@ -190,7 +190,8 @@ def read_model(settings: ArchitectureSettings | ImportedModelSettings, dtype: st
 
 
 def _read_imported(settings: ImportedModelSettings, dtype: str) -> ImportedSource:
-    built = build(Import.parse(settings.import_), settings.args, JobError)
+    what = Import.parse(settings.import_)
+    built = build(what, settings.args, JobError)
     network, card = built.value, dict[str, Any]()
     if all(hasattr(network, part) for part in EQUILIBRIUM_PARTS) and not is_equilibrium(network):
         raise JobError(
@@ -224,7 +225,8 @@ def _read_imported(settings: ImportedModelSettings, dtype: str) -> ImportedSourc
     except Exception as error:
         shape = "x".join(map(str, settings.input_shape))
         raise JobError(f"{built.label}, tried on images of {shape}, raised {describe_failure(error, built)}") from error
-    packages = distributions_of(type(module).__module__ for module in modules_of(network))
+    made_of = [type(module).__module__ for module in modules_of(network)]
+    packages = distributions_of(made_of if what.is_file else [what.place, *made_of])
     identity = {
         "model.import": built.label,
         **flattened("model.args", settings.args),
@@ -245,23 +247,10 @@ def load_weights(network: Any, weights: Weights, label: str) -> None:
             "no state dict: leave weights out, and load them in the factory"
         )
     expected = {name: value for name, value in network.state_dict().items() if isinstance(value, Tensor)}
-    found = weights.tensors
-    optional = {name for name in expected if name.endswith("num_batches_tracked")}
-    missing, extra = expected.keys() - found.keys() - optional, found.keys() - expected.keys()
-    problems = []
-    if missing:
-        problems.append(f"missing: {named_briefly(missing)}")
-    if extra:
-        problems.append(f"not in this model: {named_briefly(extra)}")
-    for name in sorted(expected.keys() & found.keys()):
-        if expected[name].shape != found[name].shape:
-            problems.append(f"{name}: found shape {tuple(found[name].shape)}, expected {tuple(expected[name].shape)}")
-        elif not torch.isfinite(found[name]).all():
-            problems.append(f"{name}: holds values that are not finite")
+    problems = misfits_of(weights.tensors, expected, "model")
     if problems:
-        shown = problems[:8] + ([f"... {len(problems) - 8} more"] if len(problems) > 8 else [])
-        raise WeightsError(f"the weights do not fit {label}:\n  " + "\n  ".join(shown))
-    network.load_state_dict(found, strict=False)
+        raise WeightsError(f"the weights do not fit {label}:\n  {shown_briefly(problems)}")
+    network.load_state_dict(weights.tensors, strict=False)
 
 
 def moved(network: Any, device: torch.device, dtype: torch.dtype) -> Any:

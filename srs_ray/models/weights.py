@@ -113,6 +113,32 @@ def named_briefly(names: Iterable[str]) -> str:
     return ", ".join(listed[:NAMES_SHOWN]) + more
 
 
+def misfits_of(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str) -> list[str]:
+    """What keeps tensors from being those of a model: missing, extra, of the wrong shape, or not finite.
+
+    `what` is the model in words. Counts of batches are optional: nothing is computed with them.
+    """
+    optional = {name for name in expected if name.endswith("num_batches_tracked")}
+    missing, extra = expected.keys() - found.keys() - optional, found.keys() - expected.keys()
+    problems = []
+    if missing:
+        problems.append(f"missing: {named_briefly(missing)}")
+    if extra:
+        problems.append(f"not in this {what}: {named_briefly(extra)}")
+    for name in sorted(expected.keys() & found.keys()):
+        if expected[name].shape != found[name].shape:
+            problems.append(f"{name}: found shape {tuple(found[name].shape)}, expected {tuple(expected[name].shape)}")
+        elif not torch.isfinite(found[name]).all():
+            problems.append(f"{name}: holds values that are not finite")
+    return problems
+
+
+def shown_briefly(problems: list[str]) -> str:
+    """The first few problems, a line each."""
+    more = [f"... {len(problems) - NAMES_SHOWN} more"] if len(problems) > NAMES_SHOWN else []
+    return "\n  ".join(problems[:NAMES_SHOWN] + more)
+
+
 def write_weights(weights: Weights, path: Path) -> None:
     """Writes a safetensors file in our own format, whole or not at all; WeightsError if it cannot be written."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.tensors.items()}

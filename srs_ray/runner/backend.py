@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 
 from srs_ray.errors import JobError, SrsRayError
-from srs_ray.runner.settings import ExecutionSettings
+from srs_ray.execution import ExecutionSettings
 from srs_ray.runner.worker import Cargo, PointWorker, Row, WorkerSpec, failed_row, measure_batch
 from srs_ray.smoothing.batch_size import MeasuredBatch
 

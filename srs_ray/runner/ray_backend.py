@@ -10,12 +10,12 @@ import ray
 from ray.exceptions import RayError
 
 from srs_ray.errors import JobError
+from srs_ray.execution import ExecutionSettings
 from srs_ray.runner.backend import Rows
 from srs_ray.runner.carrying import Carried, carry
 from srs_ray.runner.connection import attach, named_address, nodes_alive
 from srs_ray.runner.metrics import RunMetrics
 from srs_ray.runner.pool import WorkerPool
-from srs_ray.runner.settings import ExecutionSettings
 from srs_ray.runner.worker import Cargo, PointWorker, Row, WorkerSpec, failed_row, measure_batch
 from srs_ray.smoothing.batch_size import MeasuredBatch
 

@@ -103,7 +103,7 @@ def test_a_cluster_without_a_gpu_refuses_a_job_that_asks_for_one(digits_job, clu
 
 
 def test_a_cluster_that_is_not_there_is_named():
-    from srs_ray.runner.settings import ExecutionSettings
+    from srs_ray.execution import ExecutionSettings
 
     with pytest.raises(SrsRayError, match=r"127\.0\.0\.1:1"):
         RayBackend(ExecutionSettings(), "127.0.0.1:1")

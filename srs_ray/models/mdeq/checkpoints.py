@@ -16,7 +16,7 @@ from srs_ray.errors import WeightsError
 from srs_ray.models.mdeq.architectures import ARCHITECTURES, architecture
 from srs_ray.models.mdeq.inference import arrange_for_inference
 from srs_ray.models.mdeq.model import MDEQ
-from srs_ray.models.weights import NAMES_SHOWN, Weights, named_briefly, read_tensors
+from srs_ray.models.weights import Weights, misfits_of, read_tensors, shown_briefly
 
 
 def read_weights(source: str | Path) -> Weights:
@@ -55,20 +55,7 @@ def misfits(weights: Weights, arch: str) -> list[str]:
     """What keeps these weights from fitting: tensors missing, extra, of the wrong shape, or not finite."""
     with torch.device("meta"):
         expected = MDEQ(architecture(arch)).state_dict()
-    optional = {name for name in expected if name.endswith("num_batches_tracked")}
-    found = weights.tensors
-    missing, extra = expected.keys() - found.keys() - optional, found.keys() - expected.keys()
-    problems = []
-    if missing:
-        problems.append(f"missing: {named_briefly(missing)}")
-    if extra:
-        problems.append(f"not in this architecture: {named_briefly(extra)}")
-    for name in sorted(expected.keys() & found.keys()):
-        if expected[name].shape != found[name].shape:
-            problems.append(f"{name}: found shape {tuple(found[name].shape)}, expected {tuple(expected[name].shape)}")
-        elif not torch.isfinite(found[name]).all():
-            problems.append(f"{name}: holds values that are not finite")
-    return problems
+    return misfits_of(weights.tensors, expected, "architecture")
 
 
 def fitting_architectures(weights: Weights) -> list[str]:
@@ -82,10 +69,7 @@ def build_model(arch: str, weights: Weights, device: str | torch.device = "cpu",
     if problems:
         fitting = fitting_architectures(weights)
         hint = f"these weights fit {', '.join(fitting)}" if fitting else "they fit none of the known architectures"
-        shown = problems[:NAMES_SHOWN] + (
-            [f"... {len(problems) - NAMES_SHOWN} more"] if len(problems) > NAMES_SHOWN else []
-        )
-        raise WeightsError(f"the weights do not fit {arch} ({hint}):\n  " + "\n  ".join(shown))
+        raise WeightsError(f"the weights do not fit {arch} ({hint}):\n  {shown_briefly(problems)}")
     model = MDEQ(architecture(arch))
     model.load_state_dict(weights.tensors, strict=False)
     model.requires_grad_(False)
