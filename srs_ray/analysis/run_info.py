@@ -11,6 +11,7 @@ import pandas as pd
 from srs_ray.errors import RunDirectoryError, SrsRayError
 from srs_ray.smoothing.bounds import BOUNDS
 from srs_ray.smoothing.radius import certified_radius
+from srs_ray.smoothing.samplers import SAMPLINGS
 from srs_ray.smoothing.smoothing import Smoothing, smoothing_of
 
 ATTRIBUTE = "run"  # the key in `df.attrs`
@@ -81,15 +82,15 @@ class RunInfo:
         reference = sampling.reference
         tolerance = None if reference is None else reference.tolerance
         base = "" if reference is None else str(reference.setting())
-        model, data = setting_of(job, "model"), setting_of(job, "data")
+        arch, split = _name_of(job, "model.arch"), setting_of(job, "data").get("split")
         return cls(
             name=(path.partition("?")[0] if "://" in path else path).rstrip("/").rsplit("/", 1)[-1],
             path=path,
-            arch=_name_of(model, "arch"),
-            data=" ".join(filter(None, [_name_of(data, "kind"), data.get("split")])),
+            arch=arch,
+            data=" ".join(filter(None, [_name_of(job, "data.kind"), split])),
             method=sampling.method_name,
             setting=sampling.title(base).strip(),
-            reference=(base or _name_of(model, "arch")) + ("" if tolerance is None else f", tolerance {tolerance:g}"),
+            reference=(base or arch) + ("" if tolerance is None else f", tolerance {tolerance:g}"),
             sigma=smoothing.sigma,
             n0=sampling.n0,
             n=sampling.n,
@@ -122,7 +123,18 @@ class RunInfo:
         df.attrs[ATTRIBUTE] = asdict(self)
 
 
+# What certificates rest on and tables say: where run.json lacks it, a default of today would pass for the run's own.
+_STATED = ("sampling.n0", "sampling.n", "certificate.kind", "certificate.alpha")
+_STATED_OF_CHAINS = ("sampling.chains", "sampling.solver", "sampling.steps", "certificate.audit")
+_STATED_OF_ARCHITECTURES = tuple(f"sampling.reference.{name}" for name in ("solver", "steps", "tolerance"))
+
+
 def _smoothing_of(job: Mapping[str, Any]) -> Smoothing:
+    kind = SAMPLINGS.get(setting_of(job, "sampling.method"))
+    chains = _STATED_OF_CHAINS if kind is not None and kind.audited else ()
+    reference = _STATED_OF_ARCHITECTURES if "arch" in setting_of(job, "model") else ()
+    for name in (*_STATED, *chains, *reference):
+        setting_of(job, name)
     sections = setting_of(job, "noise.sigma"), setting_of(job, "sampling"), setting_of(job, "certificate")
     try:
         return smoothing_of(*sections)
@@ -130,11 +142,12 @@ def _smoothing_of(job: Mapping[str, Any]) -> Smoothing:
         raise RunDirectoryError(f"run.json holds settings that do not go together: {error}") from error
 
 
-def _name_of(section: Mapping[str, Any], kind: str) -> str:
-    """The name that a section has in the package's own lists, or what it imports, by the last part of its path."""
+def _name_of(job: Mapping[str, Any], dotted: str) -> str:
+    """What a section is called in the package's own lists, or what it imports, by the last part of its path."""
+    section = setting_of(job, dotted.partition(".")[0])
     if "import" in section:
         return str(section["import"]).rsplit("/", 1)[-1]
-    return str(setting_of(section, kind))
+    return str(setting_of(job, dotted))
 
 
 def setting_of(job: Mapping[str, Any], dotted: str) -> Any:
