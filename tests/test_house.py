@@ -19,16 +19,15 @@ ROWS = [
     {"settings", "errors"},
     {"solvers"},
     {"models"},
-    {"smoothing", "lipschitz", "runs", "data"},
+    {"smoothing", "lipschitz", "runs", "data", "execution"},
     {"training"},
     {"runner", "job", "job_file", "interface"},
     {"planning", "analysis"},
     {"cli", "cli_options", "cli_plan", "cli_weights"},
 ]
 ROW_OF = {room: row for row, rooms in enumerate(ROWS) for room in rooms}
-# A job is made of its sections, the runner's among them; job files hold jobs, and the cli is one room in four files.
+# Job files hold jobs, and the cli is one room in four files.
 BESIDE = {
-    "srs_ray.job": {"srs_ray.runner.settings"},
     "srs_ray.job_file": {"srs_ray.job"},
     "srs_ray.interface": {"srs_ray.job_file"},
     "srs_ray.runner": {"srs_ray.job"},
@@ -117,7 +116,7 @@ def test_imports_point_one_way(imports: Imports) -> None:
         ("srs_ray.solvers.naive", "from srs_ray.models.opened import Opened"),
         ("srs_ray.settings", "from srs_ray.solvers.settings import SolverSettings"),
         ("srs_ray.training.trainer", "from srs_ray.job import Job"),
-        ("srs_ray.interface", "from srs_ray.runner.settings import ExecutionSettings"),
+        ("srs_ray.interface", "from srs_ray.runner.worker import WorkerSpec"),
         ("srs_ray.job", "from srs_ray.runner.worker import Row"),
         ("srs_ray.runner.worker", "from srs_ray.planning.plan import JobPlan"),
         ("srs_ray.runner.worker", "from srs_ray.interface import certify_point"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from datetime import timedelta
 
 import pandas as pd
@@ -98,10 +99,28 @@ def test_a_missing_run_is_a_run_directory_error(tmp_path):
         load_points(tmp_path / "nothing")
 
 
-def test_a_setting_missing_from_run_json_is_named(write_run, points):
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "certificate.audit",
+        "certificate.alpha",
+        "certificate.kind",
+        "noise.sigma",
+        "model.arch",
+        "data.kind",
+        *(f"sampling.{name}" for name in ("method", "n0", "n", "chains", "solver", "steps")),
+        *(f"sampling.reference.{name}" for name in ("solver", "steps", "tolerance")),
+    ],
+)
+def test_a_setting_missing_from_run_json_is_named(write_run, points, setting):
     path = write_run("small", points)
     run = RunDirectory.open(path)
-    job = {**run.job, "certificate": {"kind": "exact", "alpha": 0.001}}
+    job = copy.deepcopy(run.job)
+    *sections, name = setting.split(".")
+    section = job
+    for each in sections:
+        section = section[each]
+    del section[name]
     RunDirectory.create_or_continue(path, job, run.fingerprint, run.points, run.sessions[-1])
-    with pytest.raises(RunDirectoryError, match=r"certificate\.audit"):
+    with pytest.raises(RunDirectoryError, match=rf"no setting {setting}: "):
         load_points(path)
