@@ -194,8 +194,10 @@ def submit(
 ) -> None:
     """Run `certify` on a cluster elsewhere and follow its log; the same command continues a run that was stopped.
 
-    Paths (output, data.path, model.weights) are the cluster's. Ctrl-C stops following, not the job. Exit codes: those
-    of `certify` there; 130 no longer followed; 143 stopped.
+    Paths (output, data.path, model.weights, and those in args) are the cluster's. The files of model.import and
+    data.import are this machine's: they go along, with every file in their folders that their import statements name.
+    MODULE:NAME must be installed on the cluster. Ctrl-C stops following, not the job. Exit codes: those of `certify`
+    there; 130 no longer followed; 143 stopped.
     """
     from srs_ray.job_file import load_job
     from srs_ray.runner.submission import submit as send
