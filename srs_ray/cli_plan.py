@@ -70,7 +70,7 @@ def plan(
 
     console = Console(stderr=form == "json")
     done = run_pilot(job, open_backend, console, pilot, download)
-    made = plan_job(job, done.indices, done.pilot, done.rows, done.workers, target)
+    made = plan_job(done.job, done.indices, done.pilot, done.rows, done.workers, target)
     if form == "json":
         typer.echo(json.dumps(asdict(made), indent=2))
     else:

@@ -75,7 +75,7 @@ def _logits(model: Opened, x_BCHW: Tensor) -> Tensor:
     if len(injection) != len(x_BCHW):
         raise JobError(f"{model.label}: inject gives {len(injection)} samples for {len(x_BCHW)} images")
     z_BD = model.zero_state(len(x_BCHW))
-    for _ in range(EVALUATIONS):
+    for _ in range(EVALUATIONS if model.parts else 1):
         after_BD = model.f(z_BD, injection)
         if not isinstance(after_BD, Tensor):
             raise JobError(f"{model.label} gives {type(after_BD).__name__}, expected a tensor of logits")

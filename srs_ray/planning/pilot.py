@@ -39,12 +39,13 @@ _COLUMNS = (
 
 @dataclass(frozen=True)
 class Pilot:
-    """What a pilot leaves: the points the job asks for, those of the pilot, and rows of the run directory.
+    """What a pilot leaves: the job as its model completes it, the points it asks for, those of the pilot, and rows.
 
     `rows` has the effective row of each of the job's points that ended; `workers` is how many the points still to do
     get, None where nothing was started to ask. `summary` is how sampling ended, None where nothing was to be sampled.
     """
 
+    job: Job
     indices: range
     pilot: range
     rows: list[Row]
@@ -91,7 +92,7 @@ def run_pilot(
     else:
         thinned = job.data.model_copy(update={"every": chosen.step})
         summary = certify(job.model_copy(update={"data": thinned}), open_and_ask, console)
-    return Pilot(inputs.indices, chosen, _rows(job.output, inputs.indices), workers, summary)
+    return Pilot(inputs.job, inputs.indices, chosen, _rows(job.output, inputs.indices), workers, summary)
 
 
 def _refuse_other(run: RunDirectory, inputs: JobInputs) -> None:

@@ -14,10 +14,14 @@ READABLE_VERSIONS = (1, 2)  # 1 had none of the columns by looks
 
 Row = dict[str, Any]
 
-_RESULT_FIELDS = [
+_CORE_FIELDS = [
     ("predicted", pa.int32()),  # the certified class, -1 for abstain
     ("radius", pa.float64()),  # l2, in pixel units of [0, 1]
     ("correct", pa.bool_()),  # predicted == label
+]
+
+# The evidence of certificates by smoothing. An `ok` row has all columns of one kind of evidence.
+_SAMPLING_FIELDS = [
     ("selected", pa.int32()),  # the candidate class, fixed by the selection samples
     ("p_lower", pa.float64()),  # the lower bound behind the radius
     ("n0", pa.int64()),  # selection samples drawn
@@ -50,7 +54,8 @@ ROW_SCHEMA = pa.schema(
         ("label", pa.int32()),  # true class
         ("status", pa.string()),  # ok | error
         ("error", pa.string()),  # the error's one line, null in ok rows
-        *_RESULT_FIELDS,
+        *_CORE_FIELDS,
+        *_SAMPLING_FIELDS,
         *_BY_LOOKS_FIELDS,
         ("sigma", pa.float64()),  # the noise, in pixel units of [0, 1]
         ("seconds", pa.float64()),  # wall time of the point in its worker
@@ -63,13 +68,15 @@ ROW_SCHEMA = pa.schema(
     ]
 )
 
-RESULT_COLUMNS = tuple(name for name, _ in _RESULT_FIELDS)
+CORE_COLUMNS = tuple(name for name, _ in _CORE_FIELDS)
+EVIDENCE = {"sampling": tuple(name for name, _ in _SAMPLING_FIELDS)}  # columns by kind of evidence
+RESULT_COLUMNS = (*CORE_COLUMNS, *(name for columns in EVIDENCE.values() for name in columns))
 BY_LOOKS_COLUMNS = tuple(name for name, _ in _BY_LOOKS_FIELDS)
 
 _WHOLE = [field.name for field in ROW_SCHEMA if pa.types.is_integer(field.type)]
 _LISTS_OF_WHOLE = [field.name for field in ROW_SCHEMA if pa.types.is_list(field.type)]
 _ALWAYS = ("index", "status", "attempt", "finished_at")
-_NEEDED = {"ok": (*_ALWAYS, "label", *RESULT_COLUMNS), "error": (*_ALWAYS, "error")}
+_NEEDED = {"ok": (*_ALWAYS, "label", *CORE_COLUMNS), "error": (*_ALWAYS, "error")}
 _FORBIDDEN = {"ok": ("error",), "error": (*RESULT_COLUMNS, *BY_LOOKS_COLUMNS)}
 
 
@@ -81,8 +88,8 @@ def schema_of(version: int) -> pa.Schema:
 def check_row(row: Row) -> None:
     """Raise ValueError where `row` could not be stored as it is, or could not be told from another when read.
 
-    A missing column counts as null. Rows that are `ok` have every result and a label, rows that are `error` have the
-    error's line and no result; `finished_at` knows its time zone, because the newest row is found by it.
+    A missing column counts as null. Rows that are `ok` have a label, a result and one kind of evidence for it, rows that
+    are `error` have the error's line and no result; `finished_at` knows its time zone, because the newest row is found by it.
     """
     rows_to_table([row])
 
@@ -110,9 +117,22 @@ def _check_columns(row: Row) -> None:
     for names, fault in ((unknown, "unknown column"), (missing, "no value for"), (excess, "expected null in")):
         if names:
             raise ValueError(f"{status} row of index {row.get('index')}: {fault} {', '.join(names)}")
+    if status == "ok":
+        _check_evidence(row)
     finished_at = row["finished_at"]
     if not isinstance(finished_at, datetime) or finished_at.tzinfo is None:
         raise ValueError(f"row of index {row['index']}: finished_at {finished_at!r} is no time with a time zone")
+
+
+def _check_evidence(row: Row) -> None:
+    """Refuse a row without evidence, or with a part of it."""
+    given = {kind: [name for name in columns if row.get(name) is not None] for kind, columns in EVIDENCE.items()}
+    if not any(given.values()):
+        raise ValueError(f"ok row of index {row.get('index')}: no evidence, expected that of {' or '.join(EVIDENCE)}")
+    for kind, names in given.items():
+        missing = [name for name in EVIDENCE[kind] if name not in names]
+        if names and missing:
+            raise ValueError(f"ok row of index {row.get('index')}: no value for {', '.join(missing)}")
 
 
 def _check_whole_numbers(row: Row) -> None:
