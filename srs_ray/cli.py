@@ -33,6 +33,7 @@ from srs_ray.cli_options import (
     overrides,
 )
 from srs_ray.cli_plan import PLAN_EXAMPLE, plan
+from srs_ray.cli_predict import PREDICT_EXAMPLE, predict
 from srs_ray.cli_weights import weights_app
 from srs_ray.errors import SrsRayError
 
@@ -173,6 +174,7 @@ def certify(
 
 
 app.command(epilog=PLAN_EXAMPLE)(plan)
+app.command(epilog=PREDICT_EXAMPLE)(predict)
 
 
 @app.command(

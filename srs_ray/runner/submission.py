@@ -1,4 +1,4 @@
-"""A job on a cluster elsewhere, by Ray's job submission: the job and its files are sent, `srs-ray certify` runs there."""
+"""A job on a cluster elsewhere: the job and its files are sent by Ray, and `srs-ray certify` runs there."""
 
 from __future__ import annotations
 
