@@ -86,12 +86,14 @@ def _print_table(shown: Sequence[dict[str, Any]]) -> None:
     """A line per image that was classified or abstained on, and a line per image that failed."""
     from srs_ray.runs.printable import printable
 
-    lines = [("image", "class", "copies of the top two", "p-value")]
-    for image in shown:
-        if "error" not in image:
-            lines.append((printable(image["file"]), _answer(image), _top_two(image), f"{image['p_value']:.2g}"))
+    rows = [
+        (printable(image["file"]), _answer(image), _top_two(image), f"{image['p_value']:.2g}")
+        for image in shown
+        if "error" not in image
+    ]
+    lines = [("image", "class", "copies of the top two", "p-value"), *rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines if len(lines) > 1 else []:
+    for line in lines if rows else []:
         typer.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
     for image in shown:
         if "error" in image:

@@ -75,18 +75,19 @@ class JobInputs:
 
 def _refuse_other_size(dataset: PointDataset, indices: range, source: ModelSource) -> None:
     """Raises DataError where all of the first points asked for have another size than the model takes."""
+    misfits = []
     for index in indices[:SIZES_TRIED]:
         try:
             dataset.image(index)
         except ShapeError as error:
-            misfit = error
+            misfits.append(str(error))
         except PointError:
             return  # a point that is broken otherwise says nothing of the size
         else:
             return
     setting = "model.input_shape" if source.built is not None else f"the input of {source.label}"
     raise DataError(
-        f"{misfit}: so it is with each of the first {len(indices[:SIZES_TRIED])} points asked for, and {setting} is "
+        f"{misfits[0]}: so it is with each of the first {len(misfits)} points asked for, and {setting} is "
         f"{list(source.input_shape)}: choose data of that size"
         + (", or set model.input_shape to that of the data" if source.built is not None else "")
     )
