@@ -143,5 +143,5 @@ def test_weights_fit_with_and_without_module_before_the_names(tmp_path):
             torch.save({"state_dict": {f"{prefix}{name}": tensor + 1 for name, tensor in state.items()}}, path)
             load_weights(network, read_tensors(path), "net")
             assert all((network.state_dict()[name] != 0).any() for name in state)
-    with pytest.raises(WeightsError, match=r"missing: bias not in this model: bios"):
+    with pytest.raises(WeightsError, match=r"missing: bias\n  not in this model: bios"):
         load_weights(nn.Linear(2, 3), Weights({"weight": torch.ones(3, 2), "bios": torch.ones(3)}, {}), "net")
