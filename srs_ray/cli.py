@@ -33,6 +33,7 @@ from srs_ray.cli_options import (
     overrides,
 )
 from srs_ray.cli_plan import PLAN_EXAMPLE, plan
+from srs_ray.cli_predict import PREDICT_EXAMPLE, predict
 from srs_ray.cli_weights import weights_app
 from srs_ray.errors import SrsRayError
 
@@ -173,6 +174,7 @@ def certify(
 
 
 app.command(epilog=PLAN_EXAMPLE)(plan)
+app.command(epilog=PREDICT_EXAMPLE)(predict)
 
 
 @app.command(
@@ -194,8 +196,10 @@ def submit(
 ) -> None:
     """Run `certify` on a cluster elsewhere and follow its log; the same command continues a run that was stopped.
 
-    Paths (output, data.path, model.weights) are the cluster's. Ctrl-C stops following, not the job. Exit codes: those
-    of `certify` there; 130 no longer followed; 143 stopped.
+    Paths (output, data.path, model.weights, and those in args) are the cluster's. The files of model.import and
+    data.import are this machine's: they go along, with every file in their folders that their import statements name.
+    MODULE:NAME must be installed on the cluster. Ctrl-C stops following, not the job. Exit codes: those of `certify`
+    there; 130 no longer followed; 143 stopped.
     """
     from srs_ray.job_file import load_job
     from srs_ray.runner.submission import submit as send

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict
 from typing import Annotated
 
@@ -69,7 +71,8 @@ def plan(
     from srs_ray.planning.text import print_plan
 
     console = Console(stderr=form == "json")
-    done = run_pilot(job, open_backend, console, pilot, download)
+    with redirect_stdout(sys.stderr) if form == "json" else nullcontext():  # what the user's own code prints
+        done = run_pilot(job, open_backend, console, pilot, download)
     made = plan_job(done.job, done.indices, done.pilot, done.rows, done.workers, target)
     if form == "json":
         typer.echo(json.dumps(asdict(made), indent=2))

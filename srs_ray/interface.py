@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -35,6 +35,9 @@ from srs_ray.smoothing.samplers import SAMPLINGS, Looks
 from srs_ray.smoothing.smoothing import certificate_defaults, sampling_defaults, smoothing_of
 from srs_ray.solvers.iteration import SolverSetting
 
+if TYPE_CHECKING:
+    from srs_ray.job import Job
+
 Picture = Tensor | np.ndarray[Any, Any] | Image.Image
 _OF_CERTIFICATES = frozenset(AuditedCertificate.model_fields) - {"kind"}
 _OF_SAMPLINGS = frozenset(name for kind in SAMPLINGS.values() for name in kind.model_fields) - {"method", "reference"}
@@ -42,17 +45,27 @@ _TRIED: dict[int, tuple[weakref.ref[Any], tuple[int, int, int], int]] = {}  # mo
 _UNNAMED: dict[tuple[int, str], str] = {}  # the image that each seed's noise was used for where no index was given
 
 
-def open_model(section: Mapping[str, Any] | str | Path, device: str = "cpu", dtype: str = "float32") -> Opened:
-    """The model that a job's section `model` names, such as {"import": "my_models.py:net", ...}, or a job file's.
+def open_model(job: Mapping[str, Any] | str | Path | Job, device: str = "cpu", dtype: str | None = None) -> Opened:
+    """The model of a job or a job file, with the base classifier that the job asks for (`sampling.reference` and
+    `execution.dtype`); or that of a section `model` alone, such as {"import": "my_models.py:net", ...}.
 
-    Its class `Opened` gives logits of images in [0, 1] when it is called. Raises JobError and WeightsError as
-    `srs-ray certify` does, for a model that depends on the other images of a batch too.
+    `dtype` takes the place of the job's. The class `Opened` gives logits of images in [0, 1] when it is called. Raises
+    JobError and WeightsError as `srs-ray certify` does, for a model that depends on the other images of a batch too.
     """
+    from srs_ray.job import Job
     from srs_ray.job_file import load_job, load_model_section
     from srs_ray.models.opening import read_model
+    from srs_ray.runner.preparation import completed
+    from srs_ray.runner.worker import open_job_model
 
-    settings = load_model_section(section) if isinstance(section, Mapping) else load_job(section).model
-    return read_model(settings, dtype).open(device, dtype)
+    if isinstance(job, Mapping):
+        dtype = dtype or "float32"
+        return read_model(load_model_section(job), dtype).open(device, dtype)
+    job = job if isinstance(job, Job) else load_job(job)
+    if dtype is not None:
+        job = job.model_copy(update={"execution": job.execution.model_copy(update={"dtype": dtype})})
+    source = read_model(job.model, job.execution.dtype)
+    return open_job_model(completed(job, source), source, device)
 
 
 def certify_point(

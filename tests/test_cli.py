@@ -219,7 +219,18 @@ def test_version_and_unknown_commands(srs_ray_command):
 
 @pytest.mark.parametrize(
     "command",
-    [["certify"], ["plan"], ["submit"], ["compact"], ["aggregate"], ["plot"], ["export"], ["status"], ["train"]]
+    [
+        ["certify"],
+        ["plan"],
+        ["predict"],
+        ["submit"],
+        ["compact"],
+        ["aggregate"],
+        ["plot"],
+        ["export"],
+        ["status"],
+        ["train"],
+    ]
     + [["weights", name] for name in ("convert", "inspect", "init", "plot")],
     ids=" ".join,
 )
@@ -259,6 +270,7 @@ def test_help_and_the_commands_that_read_results_load_neither_torch_nor_ray(fold
         ["--help"],
         ["certify", "--help"],
         ["plan", "--help"],
+        ["predict", "--help"],
         ["status", "runs/srs"],
         ["aggregate", "runs/srs"],
         ["export", "runs/srs"],

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from srs_ray.errors import PointError
+from srs_ray.errors import PointError, ShapeError
 
 SHORTER_SIDE = 256
 CROPPED = (224, 224)
@@ -78,7 +78,7 @@ def to_input(image: Image.Image, input_shape: tuple[int, int, int], name: str) -
     """
     channels, height, width = input_shape
     if channels not in _PILLOW_MODES:
-        raise PointError(
+        raise ShapeError(
             f"{name}: is a PIL image, which gives 1 or 3 channels, and the model takes {channels}: "
             f"give a tensor or array of the shape {input_shape}"
         )
@@ -89,7 +89,7 @@ def to_input(image: Image.Image, input_shape: tuple[int, int, int], name: str) -
     if resized and _pixels_when_resized(image.size) > (Image.MAX_IMAGE_PIXELS or float("inf")):
         raise PointError(f"{name}: is {_size(image)}, too narrow to bring the shorter side to {SHORTER_SIDE}")
     if not resized and image.size != (width, height):
-        raise PointError(f"{name}: is {_size(image)}, the model takes {width}x{height}")
+        raise ShapeError(f"{name}: is {_size(image)}, the model takes {width}x{height}")
     image = image.convert(_PILLOW_MODES[channels])
     if resized:
         from torchvision.transforms import functional as transform  # imported here: it takes a worker seconds
@@ -129,7 +129,7 @@ def _channels_first(pixels: Tensor, input_shape: tuple[int, int, int], may_be_la
         return pixels.permute(2, 0, 1)
     expected = f"{input_shape}" + (f", or {channels_last} with the channels last" if may_be_last else "")
     turn = "; its channels are last: permute(2, 0, 1)" if shape == channels_last else ""
-    raise PointError(f"{name}: has the shape {shape}, the model takes {expected}{turn}")
+    raise ShapeError(f"{name}: has the shape {shape}, the model takes {expected}{turn}")
 
 
 def _check_pixel_type(dtype: object, known: bool, name: str) -> None:

@@ -12,8 +12,9 @@ from math import prod
 from typing import Any, Protocol, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from srs_ray.models.contents import modules_of
 from srs_ray.models.protocols import EQUILIBRIUM_PARTS, Classifier, Equilibrium, Shape, State
 from srs_ray.solvers.iteration import SolverSetting, solve
 
@@ -134,7 +135,8 @@ class FeedForward:
         return x_BCHW
 
     def f(self, z_BD: Tensor, injection: Tensor) -> Tensor:
-        return self.network(injection.to(self.network_dtype)).to(self.dtype)
+        logits: Any = self.network(injection.to(self.network_dtype))
+        return logits.to(self.dtype) if isinstance(logits, Tensor) else logits  # `try_out` refuses what is none
 
     def head(self, z_BD: Tensor) -> Tensor:
         return z_BD
@@ -200,12 +202,9 @@ def is_equilibrium(network: object) -> bool:
 
 def training_modules(network: object) -> list[str]:
     """The names of the submodules in training mode ('the model itself' for the root), in order."""
-    if not isinstance(network, nn.Module):
-        attributes = getattr(network, "__dict__", {}).values()
-        return [name for value in attributes if isinstance(value, nn.Module) for name in training_modules(value)]
     return [
         f"{name or 'the model itself'}: {type(module).__name__}"
-        for name, module in network.named_modules()
+        for name, module in modules_of(network)
         if module.training
     ]
 

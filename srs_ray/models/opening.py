@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from srs_ray.errors import JobError, WeightsError
+from srs_ray.errors import JobError, UserCodeError, WeightsError
+from srs_ray.models.contents import modules_of, move, tensors_of
 from srs_ray.models.families import family_of
+from srs_ray.models.guarded import Guarded
 from srs_ray.models.opened import ONE_EVALUATION, USUAL_REFERENCE, Opened, is_equilibrium, opened, state_shapes
 from srs_ray.models.protocols import EQUILIBRIUM_PARTS
 from srs_ray.models.settings import ArchitectureSettings, ImportedModelSettings
@@ -165,8 +166,9 @@ class ImportedSource:
 
     def open(self, device: str | torch.device = "cpu", dtype: str = "float32") -> Opened:
         settings = self.settings
-        return opened(
-            moved(self.built.value, torch.device(device), getattr(torch, dtype)),
+        move(self.built.value, torch.device(device), getattr(torch, dtype))
+        made = opened(
+            self.built.value,
             label=self.label,
             input_shape=self.input_shape,
             classes=self.classes,
@@ -175,6 +177,7 @@ class ImportedSource:
             reference=self.reference,
             class_names=settings.class_names,
         )
+        return replace(made, flat=Guarded(made.flat, self.built))
 
 
 def read_model(settings: ArchitectureSettings | ImportedModelSettings, dtype: str = "float32") -> ModelSource:
@@ -198,6 +201,8 @@ def _read_imported(settings: ImportedModelSettings, dtype: str) -> ImportedSourc
             f"{built.label} has inject, f and head, but no state_shape: give it the shape of one sample's state, or a "
             "list of shapes where that is several tensors"
         )
+    if is_equilibrium(network):
+        _check_state_shape(network, built.label)
     if not callable(network) and not is_equilibrium(network):
         raise JobError(
             f"{built.label} gives a {type(network).__name__}: expected a classifier, which is called with images, or "
@@ -212,10 +217,11 @@ def _read_imported(settings: ImportedModelSettings, dtype: str) -> ImportedSourc
         weights = read_tensors(settings.weights)
         load_weights(network, weights, built.label)
         card = weights.card
-    if isinstance(network, nn.Module):
-        network.requires_grad_(False)
-        if network.training:  # as factories leave it; one that was put into evaluation mode is left as it is
-            network.eval()
+    modules = [module for _, module in modules_of(network)]
+    for module in modules:
+        module.requires_grad_(False)
+    if isinstance(network, nn.Module) and network.training:  # as factories leave it; one in evaluation mode stays as is
+        network.eval()
     digest = Weights(dict(tensors_of(network)), {}).digest
     source = ImportedSource(settings, built, {}, {}, card)
     try:
@@ -224,9 +230,10 @@ def _read_imported(settings: ImportedModelSettings, dtype: str) -> ImportedSourc
         raise
     except Exception as error:
         shape = "x".join(map(str, settings.input_shape))
-        raise JobError(f"{built.label}, tried on images of {shape}, raised {describe_failure(error, built)}") from error
-    made_of = [type(module).__module__ for module in modules_of(network)]
-    packages = distributions_of(made_of if what.is_file else [what.place, *made_of])
+        reason = str(error) if isinstance(error, UserCodeError) else describe_failure(error, built)
+        raise JobError(f"{built.label}, tried on images of {shape}, raised {reason}") from error
+    made_of = {getattr(network, "__module__", ""), *(type(module).__module__ for module in modules)}
+    packages = distributions_of(made_of if what.is_file else {what.place, *made_of})
     identity = {
         "model.import": built.label,
         **flattened("model.args", settings.args),
@@ -239,6 +246,20 @@ def _read_imported(settings: ImportedModelSettings, dtype: str) -> ImportedSourc
     return ImportedSource(settings, built, identity, packages, card)
 
 
+def _check_state_shape(network: Any, label: str) -> None:
+    """Raises JobError unless state_shape is a shape, or several of them."""
+
+    def is_shape(value: Any) -> bool:
+        return isinstance(value, tuple | list) and bool(value) and all(type(size) is int and size > 0 for size in value)
+
+    found = network.state_shape
+    if not is_shape(found) and not (isinstance(found, tuple | list) and found and all(map(is_shape, found))):
+        raise JobError(
+            f"state_shape of {label} is {found!r}: expected the shape of one sample's state without the batch, such as "
+            "(64, 8, 8), or a list of shapes where that is several tensors"
+        )
+
+
 def load_weights(network: Any, weights: Weights, label: str) -> None:
     """Gives a network its state dict; WeightsError names what is missing, extra, of the wrong shape, or not finite."""
     if not isinstance(network, nn.Module):
@@ -247,63 +268,9 @@ def load_weights(network: Any, weights: Weights, label: str) -> None:
             "no state dict: leave weights out, and load them in the factory"
         )
     expected = {name: value for name, value in network.state_dict().items() if isinstance(value, Tensor)}
-    problems = misfits_of(weights.tensors, expected, "model")
+    in_full = {name.removeprefix("module."): name for name in expected}  # of a network that has a part `module` itself
+    found = {in_full.get(name, name): tensor for name, tensor in weights.tensors.items()}
+    problems = misfits_of(found, expected, "model")
     if problems:
         raise WeightsError(f"the weights do not fit {label}:\n  {shown_briefly(problems)}")
-    network.load_state_dict(weights.tensors, strict=False)
-
-
-def moved(network: Any, device: torch.device, dtype: torch.dtype) -> Any:
-    """The network on that device, its floating-point tensors in that type; an object's own modules and tensors too."""
-    if isinstance(network, nn.Module):
-        network = network.to(device=device, dtype=dtype)
-    for owner in modules_of(network):
-        for name, value in list(getattr(owner, "__dict__", {}).items()):
-            if isinstance(value, nn.Module):
-                value.to(device=device, dtype=dtype)
-            elif isinstance(value, Tensor):  # no parameter or buffer: torch leaves it where it is
-                setattr(owner, name, value.to(device, dtype if value.is_floating_point() else value.dtype))
-    return network
-
-
-def modules_of(network: Any) -> list[Any]:
-    """The object itself and all torch modules in it."""
-    if isinstance(network, nn.Module):
-        return list(network.modules())
-    inner = [value for value in getattr(network, "__dict__", {}).values() if isinstance(value, nn.Module)]
-    return [network, *(module for value in inner for module in value.modules())]
-
-
-def tensors_of(network: Any) -> Iterator[tuple[str, Tensor]]:
-    """All tensors that a network computes with, by name: parameters, buffers, and tensors that are plain attributes."""
-    if isinstance(network, nn.Module):
-        yield from network.named_parameters()
-        yield from network.named_buffers()
-        for prefix, module in network.named_modules():
-            yield from _plain_tensors(module, prefix)
-        return
-    yield from _plain_tensors(network, "")
-    for name, value in getattr(network, "__dict__", {}).items():
-        if isinstance(value, nn.Module):
-            yield from ((f"{name}.{inner}", tensor) for inner, tensor in tensors_of(value))
-
-
-def _plain_tensors(owner: Any, prefix: str) -> Iterator[tuple[str, Tensor]]:
-    attributes = getattr(owner, "__dict__", {}).items()
-    for name, value in attributes:
-        if name in ("_parameters", "_buffers", "_modules"):
-            continue
-        yield from _tensors_in(f"{prefix}.{name}" if prefix else name, value)
-
-
-def _tensors_in(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
-    if isinstance(value, Tensor):
-        yield name, value
-    elif isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
-        yield name, torch.from_numpy(np.ascontiguousarray(value))
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _tensors_in(f"{name}.{key}", item)
-    elif isinstance(value, list | tuple):
-        for number, item in enumerate(value):
-            yield from _tensors_in(f"{name}.{number}", item)
+    network.load_state_dict(found, strict=False)

@@ -81,8 +81,8 @@ def _logits(model: Opened, x_BCHW: Tensor) -> Tensor:
             raise JobError(f"{model.label} gives {type(after_BD).__name__}, expected a tensor of logits")
         if model.parts and after_BD.shape != z_BD.shape:
             raise JobError(
-                f"{model.label}: f gives {tuple(after_BD.shape[1:])} elements a sample, state_shape says "
-                f"{tuple(z_BD.shape[1:])}"
+                f"{model.label}: f gives {after_BD.shape[1:].numel()} elements a sample, state_shape says "
+                f"{z_BD.shape[1:].numel()}"
             )
         z_BD = after_BD
     return model.head(z_BD)

@@ -98,6 +98,11 @@ def build(what: Import, args: Mapping[str, Any], error: type[SrsRayError]) -> Bu
     return Built(value, what.label, code, modules, str(root))
 
 
+def file_of_import(what: Import, error: type[SrsRayError]) -> Path | None:
+    """The file that an import names, None for a module. Raises `error` if there is no such file."""
+    return _file(what, error) if what.is_file else None
+
+
 def loaded_code(built: Built) -> Mapping[str, str]:
     """`built.code` with what has been loaded since, such as a module that is imported when a model is first called."""
     return _now(built)[0]
@@ -144,7 +149,7 @@ def _load(what: Import, error: type[SrsRayError]) -> tuple[str, Path | None]:
 
     A module that is importable and not installed has no version, and is treated as a file is.
     """
-    path = _file(what, error) if what.is_file else None
+    path = file_of_import(what, error)
     root = path.parent.resolve() if path else root_of(what.place)
     with _failures_as(error, what, root):
         try:

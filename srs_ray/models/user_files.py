@@ -13,10 +13,19 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from importlib.machinery import EXTENSION_SUFFIXES, SOURCE_SUFFIXES, ExtensionFileLoader
 from pathlib import Path
 
-from srs_ray.models.user_sources import UserFinder, UserSource, belongs, file_of, is_fresh, source_of, with_parents
+from srs_ray.models.user_sources import (
+    UserFinder,
+    UserSource,
+    belongs,
+    file_of,
+    finder_of,
+    is_fresh,
+    source_in,
+    source_of,
+    with_parents,
+)
 
 
 class AmbiguousImport(Exception):
@@ -149,12 +158,11 @@ def _ambiguity(wanted: str, source: UserSource, root: Path) -> str | None:
     loaded = file_of(sys.modules.get(wanted))
     if loaded is None or belongs(loaded, root):
         return None
-    base = root.joinpath(*wanted.split("."))
-    beside = next((path for path in (base.with_name(base.name + ".py"), base / "__init__.py") if path.is_file()), None)
+    beside = source_in(root, wanted)
     user = Path(source.path).name
-    if beside is not None and beside != loaded.resolve():
+    if beside is not None and Path(beside.path) != loaded.resolve():
         return (
-            f"{user} imports {wanted}: that is {beside}, but {loaded} is loaded under the same name: "
+            f"{user} imports {wanted}: that is {beside.path}, but {loaded} is loaded under the same name: "
             "rename one of them, or put the files of one job into one folder"
         )
     if any(belongs(loaded, other) for other in _roots):
@@ -237,7 +245,7 @@ def _leave_if_unused(root: Path) -> None:
 def _finder(folder: str) -> UserFinder:
     if not any(belongs(Path(folder), root) for root in _roots):
         raise ImportError
-    return UserFinder(folder, (ExtensionFileLoader, EXTENSION_SUFFIXES), (UserSource, SOURCE_SUFFIXES))
+    return finder_of(folder)
 
 
 def _ask_again_for(root: Path) -> None:

@@ -8,7 +8,14 @@ import importlib.util
 import sys
 import sysconfig
 from functools import cached_property
-from importlib.machinery import FileFinder, ModuleSpec, SourceFileLoader
+from importlib.machinery import (
+    EXTENSION_SUFFIXES,
+    SOURCE_SUFFIXES,
+    ExtensionFileLoader,
+    FileFinder,
+    ModuleSpec,
+    SourceFileLoader,
+)
 from pathlib import Path
 from types import CodeType, ModuleType
 
@@ -72,6 +79,45 @@ class UserFinder(FileFinder):
 
     def find_spec(self, fullname: str, target: ModuleType | None = None) -> ModuleSpec | None:
         return None if fullname in sys.stdlib_module_names else super().find_spec(fullname, target)
+
+
+def finder_of(folder: str | Path) -> UserFinder:
+    """What finds the modules in a user's folder, without importing any."""
+    return UserFinder(str(folder), (ExtensionFileLoader, EXTENSION_SUFFIXES), (UserSource, SOURCE_SUFFIXES))
+
+
+def source_in(root: Path, dotted: str) -> UserSource | None:
+    """The file under `root` that a module of this name would be loaded from. Nothing is imported."""
+    folders, spec = [str(root)], None
+    for name in with_parents(dotted):
+        specs = (finder_of(folder).find_spec(name) for folder in folders)
+        spec = next((each for each in specs if each is not None), None)
+        if spec is None:
+            return None
+        folders = list(spec.submodule_search_locations or ())
+    if spec is None or spec.origin is None or not spec.has_location:  # a package without a file
+        return None
+    return UserSource(dotted, spec.origin) if belongs(Path(spec.origin), root) else None
+
+
+def importable_from(path: Path) -> dict[str, UserSource]:
+    """The file and every file in its folder or below that it can import, directly or through others, by the path from
+    that folder.
+
+    They are found by the import statements alone, as the files stand: nothing is imported. Raises OSError for a file
+    that cannot be read.
+    """
+    root = path.parent.resolve()
+    found: dict[str, UserSource] = {path.name: UserSource(path.stem, str(root / path.name))}
+    waiting = list(found.values())
+    while waiting:
+        for wanted in sorted(waiting.pop().imports):
+            source = source_in(root, wanted)
+            relative = Path(source.path).relative_to(root).as_posix() if source is not None else ""
+            if source is not None and relative not in found:
+                found[relative] = source
+                waiting.append(source)
+    return dict(sorted(found.items()))
 
 
 def belongs(path: Path, root: Path) -> bool:

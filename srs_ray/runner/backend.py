@@ -8,7 +8,7 @@ from typing import Protocol
 
 import torch
 
-from srs_ray.errors import JobError, SrsRayError
+from srs_ray.errors import JobError, SrsRayError, UserCodeError, reason_of
 from srs_ray.execution import ExecutionSettings
 from srs_ray.runner.worker import Cargo, PointWorker, Row, WorkerSpec, failed_row, measure_batch
 from srs_ray.smoothing.batch_size import MeasuredBatch
@@ -49,16 +49,21 @@ class Backend(Protocol):
         ...
 
 
+def device_here(execution: ExecutionSettings) -> str:
+    """The kind of device, `cpu` or `cuda`, that this process takes for the job; JobError where there is none such."""
+    available = torch.cuda.is_available()
+    if execution.device == "cuda" and not available:
+        raise JobError("the job asks for execution.device cuda, but torch finds no CUDA device on this machine")
+    return "cuda" if available and execution.device != "cpu" else "cpu"
+
+
 class InProcess:
     """This process, one point after another: for debugging, and where Ray is not installed."""
 
     def __init__(self, execution: ExecutionSettings) -> None:
-        available = torch.cuda.is_available()
         if execution.point_seconds is not None:
             raise JobError("execution.point_seconds needs workers that can be ended: set it to null, or run with Ray")
-        if execution.device == "cuda" and not available:
-            raise JobError("the job asks for execution.device cuda, but torch finds no CUDA device on this machine")
-        self.device: str = "cuda" if available and execution.device != "cpu" else "cpu"
+        self.device: str = device_here(execution)
 
     @property
     def ready(self) -> int:
@@ -90,6 +95,7 @@ def _certify(worker: PointWorker, index: int, attempts: int) -> Row:
         except SrsRayError:
             raise
         except Exception as error:
-            log.warning("point %d, attempt %d of %d", index, attempt, attempts, exc_info=True)
+            told = isinstance(error, UserCodeError) and not log.isEnabledFor(logging.DEBUG)
+            log.warning("point %d, attempt %d of %d: %s", index, attempt, attempts, reason_of(error), exc_info=not told)
             reason = error
-    return failed_row(worker.sigma, index, attempts, f"{type(reason).__name__}: {reason}")
+    return failed_row(worker.sigma, index, attempts, reason_of(reason))

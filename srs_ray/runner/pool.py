@@ -17,7 +17,7 @@ from typing import Any
 import ray
 from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError
 
-from srs_ray.errors import SrsRayError
+from srs_ray.errors import SrsRayError, reason_of
 from srs_ray.runs.schema import Row
 
 log = logging.getLogger(__name__)
@@ -194,7 +194,7 @@ class WorkerPool:
         try:
             value = ray.get(ref)
         except RayTaskError as error:
-            reason = f"{type(error.cause).__name__}: {error.cause}"
+            reason = reason_of(error.cause)
             if index is None and not self._begun:  # as it will be on every other node
                 if isinstance(error.cause, SrsRayError):
                     raise error.cause from None

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from srs_ray.data import PointDataset, point_indices
-from srs_ray.errors import JobError
+from srs_ray.errors import DataError, JobError, PointError, ShapeError
 from srs_ray.job import Job
 from srs_ray.models import user_files
 from srs_ray.models.opening import ModelSource, read_model
@@ -21,6 +21,7 @@ from srs_ray.smoothing.noise import noise_generator, resolve_generator, self_che
 from srs_ray.smoothing.version import SAMPLING_VERSION
 from srs_ray.solvers.settings import SolverSettings
 
+SIZES_TRIED = 4  # points whose images are read before anything starts
 _RECORDED_PACKAGES = ("srs-ray", "torch", "torchvision", "numpy", "scipy", "pillow", "pyarrow", "ray")
 
 
@@ -43,6 +44,7 @@ class JobInputs:
         path = None if job.data.path is None else str(Path(job.data.path).expanduser().absolute())
         dataset = open_job_data(job, source, path, download)
         indices = point_indices(len(dataset), job.data.start, job.data.stop, job.data.every)
+        _refuse_other_size(dataset, indices, source)
         return JobInputs(job, source, path, dataset, indices)
 
     @property
@@ -69,6 +71,26 @@ class JobInputs:
             noise_check=self_check(noise_generator(generator, "cpu")),
             sampling_version=SAMPLING_VERSION,
         )
+
+
+def _refuse_other_size(dataset: PointDataset, indices: range, source: ModelSource) -> None:
+    """Raises DataError where all of the first points asked for have another size than the model takes."""
+    misfits = []
+    for index in indices[:SIZES_TRIED]:
+        try:
+            dataset.image(index)
+        except ShapeError as error:
+            misfits.append(str(error))
+        except PointError:
+            return  # a point that is broken otherwise says nothing of the size
+        else:
+            return
+    setting = "model.input_shape" if source.built is not None else f"the input of {source.label}"
+    raise DataError(
+        f"{misfits[0]}: so it is with each of the first {len(misfits)} points asked for, and {setting} is "
+        f"{list(source.input_shape)}: choose data of that size"
+        + (", or set model.input_shape to that of the data" if source.built is not None else "")
+    )
 
 
 def session_record(spec: WorkerSpec, workers: int) -> dict[str, Any]:

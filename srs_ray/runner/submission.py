@@ -1,4 +1,4 @@
-"""A job on a cluster elsewhere, by Ray's job submission: the resolved job is sent, and `srs-ray certify` runs there."""
+"""A job on a cluster elsewhere: the job and its files are sent by Ray, and `srs-ray certify` runs there."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import aiohttp
-import yaml
 from ray.exceptions import RayError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from srs_ray.errors import JobError, SrsRayError
 from srs_ray.job import Job
 from srs_ray.models.weights import shipped_weights
+from srs_ray.runner.packing import JOB_FILE, pack
 from srs_ray.runs.storage import check_no_credentials
 
 STOPPED = 143
@@ -72,16 +72,16 @@ def submit(job: Job, address: str | None = None) -> Submission:
     """Hands a job to the cluster whose dashboard is at `address`, such as http://HEAD:8265.
 
     RAY_API_SERVER_ADDRESS and RAY_ADDRESS win over `address`, as they do for `ray job`; without any of them it is the
-    cluster of this machine. Raises JobError for paths that mean nothing on the cluster, SrsRayError where it cannot be
-    reached.
+    cluster of this machine. Files that the job imports go along (`srs_ray.runner.packing`). Raises JobError for paths
+    that mean nothing on the cluster and for files that cannot go along, SrsRayError where it cannot be reached.
     """
     _check_paths(job)
-    client = _connect(address)
     with tempfile.TemporaryDirectory() as folder:
-        text = yaml.safe_dump(job.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-        (Path(folder) / "job.yaml").write_text(text, encoding="utf-8")
+        pack(job, Path(folder))
+        client = _connect(address)
         try:
-            identity = client.submit_job(entrypoint="srs-ray certify job.yaml", runtime_env={"working_dir": folder})
+            command = f"srs-ray certify {JOB_FILE}"
+            identity = client.submit_job(entrypoint=command, runtime_env={"working_dir": folder})
         except (OSError, RuntimeError, RayError) as error:
             raise SrsRayError(f"{client.get_address()} did not take the job: {error}") from error
     return Submission(client, identity)

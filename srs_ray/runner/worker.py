@@ -19,8 +19,9 @@ from srs_ray.errors import DataError, JobError, PointError
 from srs_ray.job import Job
 from srs_ray.models.opened import Opened
 from srs_ray.models.opening import ModelSource
+from srs_ray.models.out_of_memory import is_out_of_memory
 from srs_ray.runner.allocator import keep_freed_memory
-from srs_ray.smoothing.batch_size import MeasuredBatch, fastest_batch, is_out_of_memory
+from srs_ray.smoothing.batch_size import MeasuredBatch, fastest_batch
 from srs_ray.smoothing.judge import SmoothingJudge, use_exact_float32
 from srs_ray.smoothing.noise import noise_generator, self_check
 from srs_ray.smoothing.row import PointRow

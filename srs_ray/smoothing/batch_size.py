@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from srs_ray.models.opened import Opened
+from srs_ray.models.out_of_memory import is_out_of_memory
 from srs_ray.smoothing.base_classifier import BaseClassifier
 from srs_ray.smoothing.noise import Domain, NoiseGenerator, NoisyPoint
 from srs_ray.smoothing.samplers import SamplingSettings, SerializedSampler
@@ -22,21 +23,6 @@ GAIN = 0.1  # of a sample's time: less is not worth another batch than the rule'
 ROUNDS = 3
 ROUNDS_SECONDS = 2.0  # after which no further round is begun
 STANDARD_STEPS = 5  # of standard sampling: about as many as a tolerance of 1e-3 takes
-
-# How torch, cuDNN, cuBLAS and oneDNN say, in a plain RuntimeError, that memory ran out.
-_OUT_OF_MEMORY = (
-    "out of memory",
-    "can't allocate memory",
-    "not enough memory",
-    "bad_alloc",
-    "ALLOC_FAILED",
-    "could not create a primitive",
-)
-
-
-def is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
-    """Whether that is what torch raised it for."""
-    return isinstance(error, MemoryError) or any(phrase in str(error) for phrase in _OUT_OF_MEMORY)
 
 
 def default_batch(state_size: int, input_shape: Sequence[int], device_type: str) -> int:

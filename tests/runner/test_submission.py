@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
@@ -21,6 +22,8 @@ from ray.job_submission import JobSubmissionClient
 
 from srs_ray.errors import JobError, RunDirectoryError, SrsRayError
 from srs_ray.job import Job
+from srs_ray.job_file import load_job
+from srs_ray.runner.packing import pack
 from srs_ray.runner.submission import Submission, submit
 from srs_ray.runs import RunDirectory
 
@@ -104,9 +107,11 @@ def job_file(digits_job, tmp_path) -> Callable[..., Path]:
     return write
 
 
-def run(command: list[str], head: dict[str, str]) -> tuple[int, str]:
+def run(command: list[str], head: dict[str, str], cwd: Path | None = None) -> tuple[int, str]:
     """Exit code and all that was written."""
-    done = subprocess.run(command, env=head, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=240)
+    done = subprocess.run(
+        command, env=head, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=240
+    )
     return done.returncode, done.stdout
 
 
@@ -119,6 +124,192 @@ def test_a_submitted_job_is_followed_to_its_table(head, job_file, tmp_path):
     assert "2 of 2 points certified, 2 of them now" in out
     assert "Certificate: exact" in out
     assert RunDirectory.open(output).finished() == {0, 10}
+
+
+NET = """
+    import torch
+    from parts.layers import PRINTED, Layers
+
+    def make(width):
+        print(PRINTED, flush=True)
+        torch.manual_seed(0)
+        return Layers(width).eval()
+"""
+LAYERS = """
+    from torch import nn
+    from . import names
+
+    PRINTED = names.PRINTED
+
+    class Layers(nn.Sequential):
+        def __init__(self, width):
+            super().__init__(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, 10))
+"""
+PATCHES = """
+    from reading import digits
+
+    class Patches:
+        class_names = [str(digit) for digit in range(10)]
+
+        def __init__(self):
+            self.images, self.labels = digits()
+
+        def __len__(self):
+            return len(self.labels)
+
+        def __getitem__(self, index):
+            return self.images[index], self.labels[index]
+"""
+READING = """
+    import numpy as np
+    from sklearn.datasets import load_digits
+
+    def digits():
+        bunch = load_digits()
+        return (bunch.images / 16).astype(np.float32), bunch.target
+"""
+
+
+@pytest.fixture
+def own_files(tmp_path) -> Path:
+    """A folder `mine` with a model in `nets` and a data set in `sets`, each with modules of its own."""
+    files = {
+        "nets/net.py": NET,
+        "nets/parts/__init__.py": "",
+        "nets/parts/layers.py": LAYERS,
+        "nets/parts/names.py": "PRINTED = 'made by the code that came along'",
+        "nets/train.py": "raise RuntimeError('nothing imports this')",
+        "sets/patches.py": PATCHES,
+        "sets/reading.py": READING,
+    }
+    for name, text in files.items():
+        path = tmp_path / "mine" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(textwrap.dedent(text))
+    return tmp_path / "mine"
+
+
+@pytest.fixture
+def job_of_own(digits_job, own_files) -> Callable[..., Job]:
+    """A job whose model and data are files in `own_files`; sections given replace its own."""
+
+    def make(**sections: Any) -> Job:
+        settings = digits_job().model_dump(mode="json") | {
+            "model": {
+                "import": f"{own_files}/nets/net.py:make",
+                "args": {"width": 16},
+                "input_shape": [1, 8, 8],
+                "classes": 10,
+            },
+            "data": {"import": f"{own_files}/sets/patches.py:Patches", "stop": 20, "every": 10},
+            "sampling": {"method": "standard", "n0": 20, "n": 100},
+            "certificate": {"alpha": 0.01},
+        }
+        return Job.model_validate(settings | sections)
+
+    return make
+
+
+def test_a_job_of_ones_own_code_is_submitted_with_its_files_and_is_the_same_run(
+    head, job_of_own, own_files, tmp_path, result_rows
+):
+    job_file = tmp_path / "mine" / "job.yaml"
+    model = {"import": "nets/net.py:make", "args": {"width": 16}, "input_shape": [1, 8, 8], "classes": 10}
+    data = {"import": "sets/patches.py:Patches", "stop": 20, "every": 10}
+    job_file.write_text(yaml.safe_dump(job_of_own().model_dump(mode="json") | {"model": model, "data": data}))
+    there, here = tmp_path / "there", tmp_path / "here"
+    code, out = run([*SUBMIT, "job.yaml", "--output", str(there)], head, cwd=own_files)
+    assert code == 0, out
+    assert "2 of 2 points certified, 2 of them now" in out
+    assert "made by the code that came along" in out
+    local = [sys.executable, "-m", "srs_ray.cli", "certify", "job.yaml", "--no-ray", "--output", str(here)]
+    code, out = run(local, head, cwd=own_files)
+    assert code == 0, out
+    assert RunDirectory.open(there).fingerprint == RunDirectory.open(here).fingerprint
+    code = {name for name in RunDirectory.open(there).fingerprint if ".code." in name}
+    assert code == {
+        "data.code.patches.py",
+        "data.code.reading.py",
+        "model.code.net.py",
+        "model.code.parts/__init__.py",
+        "model.code.parts/layers.py",
+        "model.code.parts/names.py",
+    }
+    assert result_rows(str(there)) == result_rows(str(here))
+
+
+def packed(job: Job, folder: Path) -> tuple[dict[str, Any], set[str]]:
+    """The job's settings as a cluster gets them, and all other files that go along."""
+    folder.mkdir()
+    pack(job, folder)
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    settings = yaml.safe_load((folder / "job.yaml").read_text())
+    assert load_job(folder / "job.yaml").model_dump(exclude={"model", "data"}) == job.model_dump(
+        exclude={"model", "data"}
+    )
+    return settings, files - {"job.yaml"}
+
+
+def test_only_files_that_can_be_imported_go_along_and_nothing_of_them_runs_here(job_of_own, own_files, tmp_path):
+    (own_files / "nets/parts/names.py").write_text("raise RuntimeError('this ran')")
+    settings, files = packed(job_of_own(), tmp_path / "packed")
+    assert files == {
+        "code-1/net.py",
+        "code-1/parts/__init__.py",
+        "code-1/parts/layers.py",
+        "code-1/parts/names.py",
+        "code-2/patches.py",
+        "code-2/reading.py",
+    }
+    assert settings["model"]["import"] == "code-1/net.py:make"
+    assert settings["data"]["import"] == "code-2/patches.py:Patches"
+    assert not [name for name in sys.modules if name.endswith(("_net", "_patches"))]
+
+
+def test_files_keep_their_places_to_each_other(job_of_own, own_files, tmp_path):
+    for name in ("patches.py", "reading.py"):
+        (own_files / "nets" / name).write_text((own_files / "sets" / name).read_text())
+    data = {"import": f"{own_files}/nets/patches.py:Patches"}
+    settings, _ = packed(job_of_own(data=data), tmp_path / "one folder")
+    assert (settings["model"]["import"], settings["data"]["import"]) == (
+        "code-1/net.py:make",
+        "code-1/patches.py:Patches",
+    )
+    (own_files / "nets/sub").mkdir()
+    for name in ("patches.py", "reading.py"):
+        (own_files / "nets" / name).rename(own_files / "nets/sub" / name)
+    data = {"import": f"{own_files}/nets/sub/patches.py:Patches"}
+    settings, files = packed(job_of_own(data=data), tmp_path / "one in the other")
+    assert settings["data"]["import"] == "code-1/sub/patches.py:Patches"
+    assert {"code-1/sub/patches.py", "code-1/sub/reading.py"} < files
+
+
+def test_an_installed_module_is_the_clusters(job_of_own, tmp_path):
+    model = {"import": "torchvision.models:resnet18", "input_shape": [3, 32, 32], "classes": 1000}
+    settings, files = packed(job_of_own(model=model), tmp_path / "packed")
+    assert settings["model"]["import"] == "torchvision.models:resnet18"
+    assert files == {"code-1/patches.py", "code-1/reading.py"}
+
+
+@pytest.mark.parametrize("section", ["model", "data"])
+def test_a_file_that_is_not_there_is_named_before_anything_is_sent(job_of_own, own_files, section):
+    job = job_of_own()
+    path = own_files / ("nets/net.py" if section == "model" else "sets/patches.py")
+    path.unlink()
+    with pytest.raises(JobError, match=f"there is no file {path}"):
+        submit(job, "http://127.0.0.1:1")
+
+
+def test_files_of_many_bytes_are_refused_with_the_largest_of_them(job_of_own, own_files):
+    (own_files / "nets/parts/names.py").write_text(f"PRINTED = {'7' * 50_000_000!r}")
+    with pytest.raises(JobError, match=r"50\.0 MB together, and 50 MB can be submitted \(the largest: names\.py"):
+        submit(job_of_own(), "http://127.0.0.1:1")
+
+
+def test_weights_of_a_model_of_ones_own_may_be_absent_and_are_the_clusters(job_of_own, own_files):
+    model = job_of_own().model_dump(mode="json")["model"] | {"weights": "mine.safetensors"}
+    with pytest.raises(JobError, match=r"model\.weights mine\.safetensors.*absolute"):
+        submit(job_of_own(model=model), "http://127.0.0.1:1")
 
 
 def test_a_cluster_that_asks_for_its_token_says_how_to_give_it(head, digits_job, monkeypatch):

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from srs_ray.models.mdeq.architectures import ARCHITECTURES
 from srs_ray.models.mdeq.family import opened_mdeq
 from srs_ray.models.opened import Opened
+from srs_ray.models.out_of_memory import is_out_of_memory
 from srs_ray.smoothing.batch_size import (
     climb,
     default_batch,
     fastest_batch,
-    is_out_of_memory,
     seconds_a_sample,
 )
 from srs_ray.smoothing.noise import Philox4x64
