@@ -5,7 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
+from srs_ray.interface import as_opened
 from srs_ray.smoothing.base_classifier import NO_CLASS, BaseClassifier
 from srs_ray.smoothing.noise import Domain
 from srs_ray.smoothing.samplers import SerializedSampler, StandardSampler
@@ -109,3 +111,33 @@ def test_standard_samples_that_are_drawn_in_pieces_are_those_drawn_at_once(model
     two = sampler.draw(Domain.ESTIMATION, 19, 11)
     assert [*one.classes_N, *two.classes_N] == whole.classes_N.tolist()
     assert one.evaluations + two.evaluations == whole.evaluations
+
+
+class Feedforward(nn.Module):
+    """A classifier that counts the images it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(16 * 16, 10)
+        self.images = 0
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        self.images += len(x_BCHW)
+        return self.linear(x_BCHW.flatten(1))
+
+
+def test_looks_at_samples_of_one_evaluation_pad_no_batch(point):
+    network = Feedforward().eval()
+    ready = as_opened(network, tuple(point.x_CHW.shape))
+    base = BaseClassifier(ready, ready.reference, 16)
+    whole = base.predict(point, Domain.ESTIMATION, range(100)).classes_N.tolist()
+    sampler = StandardSampler(base, point)
+    sampler.draw(Domain.SELECTION, 7)
+    network.images = 0
+    classes, sizes = [], (5, 2, 9, 4, 60, 20)
+    for size in sizes:
+        drawn = sampler.draw(Domain.ESTIMATION, size, len(classes))
+        assert (len(drawn.classes_N), drawn.evaluations) == (size, size)
+        classes += drawn.classes_N.tolist()
+    assert classes == whole
+    assert network.images == 7 * 16, "100 samples"
