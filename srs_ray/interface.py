@@ -52,11 +52,9 @@ def open_model(job: Mapping[str, Any] | str | Path | Job, device: str = "cpu", d
     `dtype` takes the place of the job's. The class `Opened` gives logits of images in [0, 1] when it is called. Raises
     JobError and WeightsError as `srs-ray certify` does, for a model that depends on the other images of a batch too.
     """
-    from srs_ray.job import Job
+    from srs_ray.job import Job, completed, open_job_model
     from srs_ray.job_file import load_job, load_model_section
     from srs_ray.models.opening import read_model
-    from srs_ray.runner.preparation import completed
-    from srs_ray.runner.worker import open_job_model
 
     if isinstance(job, Mapping):
         dtype = dtype or "float32"

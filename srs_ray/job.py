@@ -8,14 +8,19 @@ from typing import Any
 from pydantic import model_validator
 
 from srs_ray.data.settings import DataSettings
+from srs_ray.errors import JobError
 from srs_ray.execution import ExecutionSettings
 from srs_ray.models.families import family_of
+from srs_ray.models.opened import Opened
+from srs_ray.models.opening import ModelSource
 from srs_ray.models.settings import ModelSettings
 from srs_ray.settings import PathOrName, Radius, Settings
 from srs_ray.smoothing.certificate import Certificate
+from srs_ray.smoothing.judge import lacking_parts
 from srs_ray.smoothing.noise import NoiseSettings
 from srs_ray.smoothing.samplers import Sampling
 from srs_ray.smoothing.smoothing import Smoothing, certificate_defaults, check_together, sampling_defaults
+from srs_ray.solvers.settings import SolverSettings
 
 
 class ReportSettings(Settings):
@@ -75,3 +80,36 @@ def _reference_of(model: Any) -> dict[str, Any] | None:
     except ValueError:
         return None
     return {"solver": reference.solver.name, "steps": reference.steps}
+
+
+def completed(job: Job, source: ModelSource) -> Job:
+    """The job with the solver settings that only its model can tell.
+
+    Raises JobError where the model lacks what the way of sampling needs, and for solver settings of a model that has no
+    equilibrium.
+    """
+    sampling = job.sampling
+    missing = [part for part in sampling.needs if part not in source.parts]
+    if missing:
+        raise JobError(lacking_parts(source.label, sampling.method_name, sampling.needs, missing))
+    if not source.parts:
+        if sampling.reference is not None:
+            raise JobError(
+                f"sampling.reference is a solver setting of an equilibrium, and {source.label} has none: leave it out"
+            )
+        return job
+    found: dict[str, Any] = {}
+    if sampling.reference is None:
+        reference = source.reference
+        found["reference"] = SolverSettings(
+            solver=reference.solver.name, steps=reference.steps, tolerance=reference.tolerance
+        )
+    if getattr(sampling, "solver", "") is None:
+        found["solver"] = source.reference.solver.name
+    return job.model_copy(update={"sampling": sampling.model_copy(update=found)})
+
+
+def open_job_model(job: Job, source: ModelSource, device: str) -> Opened:
+    """The job's model on that device, with the base classifier that the job asks for."""
+    reference = job.sampling.reference
+    return source.open(device, job.execution.dtype).with_reference(None if reference is None else reference.setting())

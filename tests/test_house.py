@@ -29,7 +29,7 @@ ROW_OF = {room: row for row, rooms in enumerate(ROWS) for room in rooms}
 # Job files hold jobs, and the cli is one room in several files.
 BESIDE = {
     "srs_ray.job_file": {"srs_ray.job"},
-    "srs_ray.interface": {"srs_ray.job_file"},
+    "srs_ray.interface": {"srs_ray.job", "srs_ray.job_file"},
     "srs_ray.runner": {"srs_ray.job"},
     "srs_ray.cli": {"srs_ray.cli_options", "srs_ray.cli_plan", "srs_ray.cli_predict", "srs_ray.cli_weights"},
     "srs_ray.cli_plan": {"srs_ray.cli_options"},

@@ -10,16 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from srs_ray.data import PointDataset, point_indices
-from srs_ray.errors import DataError, JobError, PointError, ShapeError
-from srs_ray.job import Job
+from srs_ray.errors import DataError, PointError, ShapeError
+from srs_ray.job import Job, completed
 from srs_ray.models import user_files
 from srs_ray.models.opening import ModelSource, read_model
 from srs_ray.runner.worker import Cargo, WorkerSpec, open_job_data
 from srs_ray.smoothing.batch_size import default_batch
-from srs_ray.smoothing.judge import lacking_parts
 from srs_ray.smoothing.noise import noise_generator, resolve_generator, self_check
 from srs_ray.smoothing.version import SAMPLING_VERSION
-from srs_ray.solvers.settings import SolverSettings
 
 SIZES_TRIED = 4  # points whose images are read before anything starts
 _RECORDED_PACKAGES = ("srs-ray", "torch", "torchvision", "numpy", "scipy", "pillow", "pyarrow", "ray")
@@ -104,33 +102,6 @@ def session_record(spec: WorkerSpec, workers: int) -> dict[str, Any]:
         "batch": spec.batch,
         "workers": workers,
     }
-
-
-def completed(job: Job, source: ModelSource) -> Job:
-    """The job with the solver settings that only its model can tell.
-
-    Raises JobError where the model lacks what the way of sampling needs, and for solver settings of a model that has no
-    equilibrium.
-    """
-    sampling = job.sampling
-    missing = [part for part in sampling.needs if part not in source.parts]
-    if missing:
-        raise JobError(lacking_parts(source.label, sampling.method_name, sampling.needs, missing))
-    if not source.parts:
-        if sampling.reference is not None:
-            raise JobError(
-                f"sampling.reference is a solver setting of an equilibrium, and {source.label} has none: leave it out"
-            )
-        return job
-    found: dict[str, Any] = {}
-    if sampling.reference is None:
-        reference = source.reference
-        found["reference"] = SolverSettings(
-            solver=reference.solver.name, steps=reference.steps, tolerance=reference.tolerance
-        )
-    if getattr(sampling, "solver", "") is None:
-        found["solver"] = source.reference.solver.name
-    return job.model_copy(update={"sampling": sampling.model_copy(update=found)})
 
 
 def fingerprint_of(spec: WorkerSpec, source: ModelSource) -> dict[str, Any]:

@@ -16,8 +16,7 @@ from torch import Tensor
 import srs_ray
 from srs_ray.data import PointDataset, open_data
 from srs_ray.errors import DataError, JobError, PointError
-from srs_ray.job import Job
-from srs_ray.models.opened import Opened
+from srs_ray.job import Job, open_job_model
 from srs_ray.models.opening import ModelSource
 from srs_ray.models.out_of_memory import is_out_of_memory
 from srs_ray.runner.allocator import keep_freed_memory
@@ -62,12 +61,6 @@ def open_job_data(job: Job, source: ModelSource, path: str | None, download: boo
     """The job's data set, checked against its model."""
     section = job.data.model_copy(update={"path": path})
     return open_data(section, source.input_shape, source.classes, download)
-
-
-def open_job_model(job: Job, source: ModelSource, device: str) -> Opened:
-    """The job's model on that device, with the base classifier that the job asks for."""
-    reference = job.sampling.reference
-    return source.open(device, job.execution.dtype).with_reference(None if reference is None else reference.setting())
 
 
 def measure_batch(spec: WorkerSpec, cargo: Cargo, threads: int) -> MeasuredBatch:
