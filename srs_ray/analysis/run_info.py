@@ -81,7 +81,7 @@ class RunInfo:
         sampling, audits = smoothing.sampling, smoothing.certificate.audits
         reference = sampling.reference
         tolerance = None if reference is None else reference.tolerance
-        base = "" if reference is None else str(reference.setting())
+        base = "" if reference is None else reference.title
         arch, split = _name_of(job, "model.arch"), setting_of(job, "data").get("split")
         return cls(
             name=(path.partition("?")[0] if "://" in path else path).rstrip("/").rsplit("/", 1)[-1],

@@ -13,7 +13,7 @@ from srs_ray.runs.schema import Row
 from srs_ray.smoothing.audit import AuditRule, Fixed, Share
 from srs_ray.smoothing.bounds import p_lower
 from srs_ray.smoothing.radius import target_p
-from srs_ray.smoothing.samplers import StandardSampler
+from srs_ray.smoothing.samplers.standard import STANDARD
 
 MOST_SAMPLES = 10**7
 MARGIN = 1.1  # the true radius of the point that is to be certified, over the target
@@ -144,7 +144,7 @@ def _prices(job: Job, sample: Sequence[Row]) -> tuple[float, float]:
     by_reference = 1.0 if sampling.reference is None else float(sampling.reference.steps)
     per_sample = by_reference
     if not job.smoothing.plan.bound.audited:
-        sample = [row for row in sample if row["method"] in (None, StandardSampler.method)]
+        sample = [row for row in sample if row["method"] in (None, STANDARD)]
     elif sampling.steps_of_a_sample is not None:
         per_sample = float(sampling.steps_of_a_sample.steps)
     drawn = sum(row["n0"] + row["n"] for row in sample)

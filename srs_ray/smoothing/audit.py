@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import ceil, floor, sqrt
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from srs_ray.smoothing.base_classifier import BaseClassifier
-from srs_ray.smoothing.noise import Domain, NoisyPoint
+from srs_ray.smoothing.domain import Domain
+
+if TYPE_CHECKING:  # results are read without torch
+    from srs_ray.smoothing.base_classifier import BaseClassifier
+    from srs_ray.smoothing.noise import NoisyPoint
 
 
 @dataclass(frozen=True)

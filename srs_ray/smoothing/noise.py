@@ -11,7 +11,6 @@ import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import ClassVar, Literal, Protocol
 
 import numpy as np
@@ -20,6 +19,7 @@ from pydantic import Field
 from torch import Tensor
 
 from srs_ray.settings import Settings
+from srs_ray.smoothing.domain import Domain
 
 VERSION = 1
 NORMALS_AT_ONCE = 2**22  # on a GPU: more than a hundred kernels, most of them of 8 MiB each way
@@ -31,16 +31,6 @@ class NoiseSettings(Settings):
 
     sigma: float = Field(gt=0)
     generator: Literal["auto", "philox4x64", "philox4x32"] = "auto"
-
-
-class Domain(IntEnum):
-    """The domains of randomness of one point; none shares a counter with another."""
-
-    SELECTION = 0
-    ESTIMATION = 1
-    AUDIT_CHOICE = 2
-    AUDIT_UNIFORM = 3
-    PREDICTION = 4
 
 
 class NoiseGenerator(Protocol):

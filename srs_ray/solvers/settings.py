@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from srs_ray.settings import Settings
-from srs_ray.solvers.iteration import SolverSetting
+
+if TYPE_CHECKING:  # results are read without torch
+    from srs_ray.solvers.iteration import SolverSetting
 
 SolverName = Literal["naive", "anderson", "broyden"]
 
@@ -21,4 +23,16 @@ class SolverSettings(Settings):
 
     def setting(self) -> SolverSetting:
         """The value that the solver loop takes."""
+        from srs_ray.solvers.iteration import SolverSetting
+
         return SolverSetting.named(self.solver, self.steps, self.tolerance)
+
+    @property
+    def title(self) -> str:
+        """Steps and the solver's letter, as the literature writes it: 30A, 14B."""
+        return solver_title(self.solver, self.steps)
+
+
+def solver_title(solver: str, steps: int) -> str:
+    """Steps and the solver's letter, as the literature writes it: 1N, 3A, 14B."""
+    return f"{steps}{solver[0].upper()}"

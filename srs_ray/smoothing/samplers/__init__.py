@@ -1,15 +1,19 @@
-"""Ways to sample a point. To add one: a file here with its settings and its sampler, and its line in SAMPLINGS."""
+"""Ways to sample a point. To add one: a file here with its settings, its sampler, and its line in SAMPLINGS.
+
+Settings are read without torch, as results are; samplers are imported when they are first used.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Union
+import importlib
+from typing import TYPE_CHECKING, Annotated, Any, Union
 
 from pydantic import Field
 
 from srs_ray.smoothing.samplers.auto import AutoSampling
 from srs_ray.smoothing.samplers.sampler import Looks, LookSettings, Sampler, SamplingSettings
-from srs_ray.smoothing.samplers.serialized import SerializedSampler, SerializedSampling
-from srs_ray.smoothing.samplers.standard import StandardSampler, StandardSampling
+from srs_ray.smoothing.samplers.serialized import SerializedSampling
+from srs_ray.smoothing.samplers.standard import StandardSampling
 
 SAMPLINGS: dict[str, type[SamplingSettings]] = {
     settings.model_fields["method"].default: settings
@@ -20,6 +24,9 @@ SAMPLINGS: dict[str, type[SamplingSettings]] = {
     )
 }
 if TYPE_CHECKING:
+    from srs_ray.smoothing.samplers.chains import SerializedSampler
+    from srs_ray.smoothing.samplers.independent import StandardSampler
+
     Sampling = SamplingSettings
 else:
     Sampling = Annotated[Union[tuple(SAMPLINGS.values())], Field(discriminator="method")]  # noqa: UP007
@@ -37,3 +44,11 @@ __all__ = [
     "StandardSampler",
     "StandardSampling",
 ]
+
+_HOME_OF = {"SerializedSampler": "chains", "StandardSampler": "independent"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)

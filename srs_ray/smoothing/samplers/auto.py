@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
 from srs_ray.smoothing.audit import Audit, Share, audit_samples
-from srs_ray.smoothing.base_classifier import BaseClassifier
 from srs_ray.smoothing.bounds import MIXTURE, Evidence
 from srs_ray.smoothing.certificate import CertificateSettings
 from srs_ray.smoothing.choice import Way, choose
-from srs_ray.smoothing.noise import Domain, NoisyPoint
+from srs_ray.smoothing.domain import Domain
 from srs_ray.smoothing.plan import Goal, Plan
 from srs_ray.smoothing.samplers.sampler import Sampler, Selection
 from srs_ray.smoothing.samplers.serialized import ChainSettings
-from srs_ray.smoothing.samplers.standard import StandardSampler
+
+if TYPE_CHECKING:  # results are read without torch
+    from srs_ray.smoothing.base_classifier import BaseClassifier
+    from srs_ray.smoothing.noise import NoisyPoint
 
 AUDIT_SHARES = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75)  # candidate audit shares; one is chosen for each point
 SELECTION_AUDITS = 16  # selection hits that are audited to choose by
@@ -52,6 +54,8 @@ class AutoSampling(ChainSettings):
         selection: Selection,
     ) -> tuple[Sampler, Plan, Audit]:  # fmt: skip
         """An audit of some selection hits decides; only those that continue a chain say how often chains disagree."""
+        from srs_ray.smoothing.samplers.independent import StandardSampler
+
         hits = selection.hits
         chained = hits[hits >= self.chains]
         audited = (chained if len(chained) else hits)[-SELECTION_AUDITS:]
@@ -66,4 +70,4 @@ class AutoSampling(ChainSettings):
         return "audits of a share of the hits"
 
     def title(self, reference: str) -> str:
-        return f"auto SRS {self.steps_of_a_sample} / {reference}"
+        return f"auto {self.chain_title} / {reference}"

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from srs_ray.settings import Radius, Settings
 from srs_ray.smoothing.audit import NO_AUDIT, Audit, AuditRule, Fixed
-from srs_ray.smoothing.base_classifier import BaseClassifier, Predictions
 from srs_ray.smoothing.bounds import Bound
 from srs_ray.smoothing.certificate import CertificateSettings
-from srs_ray.smoothing.noise import Domain, NoisyPoint
 from srs_ray.smoothing.plan import Goal, Plan
 from srs_ray.smoothing.radius import target_p
-from srs_ray.solvers.iteration import SolverSetting
 from srs_ray.solvers.settings import SolverSettings
+
+if TYPE_CHECKING:  # results are read without torch
+    from srs_ray.smoothing.base_classifier import BaseClassifier, Predictions
+    from srs_ray.smoothing.domain import Domain
+    from srs_ray.smoothing.noise import NoisyPoint
+    from srs_ray.solvers.iteration import SolverSetting
 
 Row = Mapping[str, Any]
 

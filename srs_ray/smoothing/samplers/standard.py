@@ -2,54 +2,26 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-
-from srs_ray.models.opened import ONE_EVALUATION
-from srs_ray.smoothing.base_classifier import BaseClassifier, Predictions
-from srs_ray.smoothing.noise import Domain, NoisyPoint
 from srs_ray.smoothing.samplers.sampler import Sampler, SamplingSettings
+
+if TYPE_CHECKING:  # results are read without torch
+    from srs_ray.smoothing.base_classifier import BaseClassifier
+    from srs_ray.smoothing.noise import NoisyPoint
+
+STANDARD: Literal["standard"] = "standard"  # as rows name this way of sampling
 
 
 class StandardSampling(SamplingSettings):
     """Every noisy sample is solved from zero by the reference solver (Cohen et al. 2019)."""
 
-    method: Literal["standard"] = "standard"
+    method: Literal["standard"] = STANDARD
 
     def sampler(self, base: BaseClassifier, point: NoisyPoint) -> Sampler:
+        from srs_ray.smoothing.samplers.independent import StandardSampler
+
         return StandardSampler(base, point)
 
     def title(self, reference: str) -> str:
         return f"standard {reference}"
-
-
-class StandardSampler:
-    """Every sample is the base classifier's own: predictions are independent."""
-
-    method: ClassVar[str] = "standard"
-    chains: ClassVar[int] = 1
-
-    def __init__(self, base: BaseClassifier, point: NoisyPoint) -> None:
-        self.base = base
-        self.point = point
-        self._ahead: dict[tuple[Domain, int], np.ndarray] = {}  # classes from this sample on, drawn and not yet given
-
-    def draw(self, domain: Domain, count: int, first: int = 0) -> Predictions:
-        if self.base.setting == ONE_EVALUATION:
-            return self._of_whole_batches(domain, count, first)
-        return self.base.predict(self.point, domain, np.arange(first, first + count))
-
-    def _of_whole_batches(self, domain: Domain, count: int, first: int) -> Predictions:
-        """The samples, where each takes one evaluation: the last batch is filled up with those that come next.
-
-        Otherwise it would be padded, at each look anew. Only samples that are given count as evaluations.
-        """
-        classes_N = self._ahead.pop((domain, first), np.empty(0, dtype=np.int64))
-        missing = count - len(classes_N)
-        if missing > 0:
-            start, batch = first + len(classes_N), self.base.batch
-            drawn = self.base.predict(self.point, domain, np.arange(start, start + -(-missing // batch) * batch))
-            classes_N = np.concatenate([classes_N, drawn.classes_N])
-        self._ahead = {(domain, first + count): classes_N[count:]}
-        return Predictions(classes_N[:count], evaluations=count, fallbacks=0, unconverged=0)

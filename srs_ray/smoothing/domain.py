@@ -1,0 +1,15 @@
+"""The domains of randomness of one point."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Domain(IntEnum):
+    """The domains of randomness of one point; none shares a counter with another."""
+
+    SELECTION = 0
+    ESTIMATION = 1
+    AUDIT_CHOICE = 2
+    AUDIT_UNIFORM = 3
+    PREDICTION = 4
