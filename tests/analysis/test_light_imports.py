@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 MODULES = ["points", "recertification", "accuracy", "table", "plot", "export", "status"]
 
@@ -12,4 +13,16 @@ def test_results_are_read_without_torch_or_ray_and_matplotlib_waits_for_a_plot()
     imports = "; ".join(f"import srs_ray.analysis.{module}" for module in MODULES)
     check = "import sys; print([m for m in ('torch', 'ray', 'matplotlib') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", f"{imports}; {check}"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_runs_are_loaded_tabulated_and_recertified_without_torch_or_ray():
+    runs = sorted((Path(__file__).resolve().parent.parent / "stored" / "runs").iterdir())
+    script = (
+        "import sys; from srs_ray.analysis import comparison_table, load_points, recertify\n"
+        "frames = [load_points(run) for run in sys.argv[1:]]\n"
+        "comparison_table([recertify(frame) for frame in frames], '0, 0.1')\n"
+        "print([m for m in ('torch', 'ray') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script, *map(str, runs)], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
