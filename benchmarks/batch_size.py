@@ -12,18 +12,18 @@ import argparse
 import statistics
 
 import torch
-from point import SIGMA
+from point import SIGMA, usual_batch
 from rich.console import Console
 from rich.table import Table
 
 from srs_ray.models.mdeq.architectures import ARCHITECTURES
 from srs_ray.models.mdeq.checkpoints import inference_model, random_weights
+from srs_ray.models.mdeq.family import opened_mdeq
 from srs_ray.runner.allocator import keep_freed_memory
-from srs_ray.smoothing.batch_size import default_batch, seconds_a_sample
+from srs_ray.smoothing.batch_size import seconds_a_sample
 from srs_ray.smoothing.judge import device_name, use_exact_float32
 from srs_ray.smoothing.noise import NoisyPoint, noise_generator
 from srs_ray.smoothing.samplers import SerializedSampling, StandardSampling
-from srs_ray.solvers.iteration import SolverSetting
 
 
 def main() -> None:
@@ -41,14 +41,14 @@ def main() -> None:
     model = inference_model(given.arch, random_weights(given.arch), given.device)
     generator = noise_generator("auto", given.device)
     x_CHW = torch.full(model.config.input_shape, 0.5, device=model.device)
-    point, reference = NoisyPoint(x_CHW, SIGMA, 0, 0, generator), model.config.reference
+    point, opened, reference = NoisyPoint(x_CHW, SIGMA, 0, 0, generator), opened_mdeq(model), model.config.reference
     samplings: dict[str, StandardSampling | SerializedSampling] = {
-        f"SRS, {steps} step{'s' * (steps > 1)}": SerializedSampling(SolverSetting(reference.solver, steps), reference)
+        f"SRS, {steps} step{'s' * (steps > 1)}": SerializedSampling(solver=reference.solver.name, steps=steps)
         for steps in (1, 3)
     }
-    samplings["standard"] = StandardSampling(reference)
+    samplings["standard"] = StandardSampling()
 
-    rule = default_batch(model.config, model.device.type)
+    rule = usual_batch(model)
     doublings = range(-given.doublings, given.doublings + 1)
     batches = [batch for power in doublings if (batch := int(rule * 2.0**power)) > 0]
     table = Table(
@@ -59,7 +59,7 @@ def main() -> None:
         table.add_column(heading, justify="right")
     for name, sampling in samplings.items():
         rounds = [
-            {batch: seconds_a_sample(model, sampling, point, batch) for batch in batches} for _ in range(given.rounds)
+            {batch: seconds_a_sample(opened, sampling, point, batch) for batch in batches} for _ in range(given.rounds)
         ]
         ratios = (statistics.median(seconds[batch] / seconds[rule] for seconds in rounds) for batch in batches)
         table.add_row(name, *(f"{ratio:.2f}" for ratio in ratios))

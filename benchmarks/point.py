@@ -28,6 +28,7 @@ from rich.table import Table
 
 from srs_ray.models.mdeq.architectures import ARCHITECTURES
 from srs_ray.models.mdeq.checkpoints import build_model, inference_model, random_weights, read_weights
+from srs_ray.models.mdeq.model import MDEQ
 from srs_ray.runner.allocator import keep_freed_memory
 from srs_ray.smoothing.base_classifier import BaseClassifier
 from srs_ray.smoothing.batch_size import default_batch
@@ -41,6 +42,11 @@ SHIPPED = {"mdeq-small-cifar10": "mdeq-small-cifar10-sigma50", "mdeq-tiny-digits
 N0, N = 100, 10_000  # of a point
 STANDARD, SRS_1, SRS_3, FIRST, AUDIT = "standard", "SRS, 1 step", "SRS, 3 steps", "chains' first samples", "audit"
 WAYS = (STANDARD, SRS_1, SRS_3, FIRST, AUDIT)
+
+
+def usual_batch(model: MDEQ) -> int:
+    """The rule's batch for a model on its device."""
+    return default_batch(model.config.state_size, model.config.input_shape, model.device.type)
 
 
 @dataclass(frozen=True)
@@ -119,7 +125,7 @@ class Ours:
         weights = read_weights(setup.weights) if setup.weights else random_weights(setup.arch)
         self.setup, self.point = setup, setup.point()
         self.model = inference_model(setup.arch, weights, setup.device)
-        self.batch = setup.batch or default_batch(self.model.config, self.model.device.type)
+        self.batch = setup.batch or usual_batch(self.model)
         self.base = BaseClassifier(self.model, setup.reference, self.batch)
         self.chains = min(setup.samples, 400)
         self.samplers: dict[str, Sampler] = {

@@ -13,21 +13,22 @@ import argparse
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from point import SHIPPED, SIGMA
+from point import SHIPPED, SIGMA, usual_batch
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from srs_ray.data import open_dataset
 from srs_ray.models.mdeq.checkpoints import load_model
+from srs_ray.models.mdeq.family import opened_mdeq
 from srs_ray.models.mdeq.model import MDEQ
 from srs_ray.runner.allocator import keep_freed_memory
-from srs_ray.smoothing.batch_size import default_batch
-from srs_ray.smoothing.certificate import Certificate
+from srs_ray.smoothing.certificate import UnauditedCertificate
 from srs_ray.smoothing.judge import SmoothingJudge
 from srs_ray.smoothing.noise import noise_generator
 from srs_ray.smoothing.row import PointRow
 from srs_ray.smoothing.samplers import StandardSampling
+from srs_ray.smoothing.smoothing import Smoothing
 from srs_ray.solvers.iteration import SolverSetting
 
 ARCH, RADII = "mdeq-small-cifar10", (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -99,17 +100,15 @@ def main() -> None:
     for steps, tolerance in track(SETTINGS, "settings", transient=True):
         setting = SolverSetting(model.config.reference.solver, steps, tolerance)
         name = str(setting) if tolerance is None else f"{setting}, tolerance {tolerance:g}"
-        certifier = SmoothingJudge(
-            model=model,
-            sampling=StandardSampling(setting, 100, given.n),
-            certificate=Certificate("cohen"),
-            sigma=SIGMA,
+        judge = SmoothingJudge(
+            model=opened_mdeq(model).with_reference(setting),
+            smoothing=Smoothing(SIGMA, StandardSampling(n=given.n), UnauditedCertificate(kind="cohen")),
             generator=noise_generator("auto", "cpu"),
             seed=0,
-            batch=default_batch(model.config, "cpu"),
+            batch=usual_batch(model),
         )
         indices = range(0, len(dataset), len(dataset) // given.points)
-        rows = [certifier.certify(dataset.image(index), index, dataset.label(index)) for index in indices]
+        rows = [judge.certify(dataset.image(index), index, dataset.label(index)) for index in indices]
         lines.append((name, evaluations(rows), certified(rows)))
         accuracy = noisy_accuracy(model, images, labels, setting)
         cells = (f"{100 * share:.0f} %" for share in certified(rows))

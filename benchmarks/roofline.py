@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from point import SHIPPED
+from point import SHIPPED, usual_batch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -34,7 +34,6 @@ from srs_ray.models.mdeq.architectures import ARCHITECTURES
 from srs_ray.models.mdeq.checkpoints import build_model, inference_model, random_weights, read_weights
 from srs_ray.models.mdeq.model import MDEQ
 from srs_ray.runner.allocator import keep_freed_memory
-from srs_ray.smoothing.batch_size import default_batch
 from srs_ray.smoothing.judge import device_name, use_exact_float32
 from srs_ray.smoothing.noise import Domain, NoisyPoint, noise_generator
 from srs_ray.solvers.anderson import Anderson
@@ -189,7 +188,7 @@ def main() -> None:
     weights = read_weights(name) if name else random_weights(options.arch)
     model = inference_model(options.arch, weights, options.device, options.dtype)
     published = build_model(options.arch, weights, options.device, options.dtype)
-    device, batch = model.device, options.batch or default_batch(model.config, model.device.type)
+    device, batch = model.device, options.batch or usual_batch(model)
     image_CHW = torch.rand(model.config.input_shape, generator=torch.Generator().manual_seed(0)).to(device)
     point = NoisyPoint(image_CHW, 0.5, 0, 0, noise_generator("auto", device))
 

@@ -15,35 +15,37 @@ import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
-from point import SHIPPED
+from point import SHIPPED, usual_batch
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from srs_ray.data import open_dataset
+from srs_ray.models.mdeq.architectures import architecture
 from srs_ray.models.mdeq.checkpoints import load_model
 from srs_ray.models.mdeq.model import MDEQ
 from srs_ray.runner.allocator import keep_freed_memory
 from srs_ray.smoothing.base_classifier import NO_CLASS, BaseClassifier, Predictions
-from srs_ray.smoothing.batch_size import default_batch
 from srs_ray.smoothing.bounds import clopper_pearson_lower
-from srs_ray.smoothing.certificate import Certificate
-from srs_ray.smoothing.judge import SmoothingJudge, selected_class
+from srs_ray.smoothing.certificate import AuditedCertificate, UnauditedCertificate
+from srs_ray.smoothing.estimation import estimate
+from srs_ray.smoothing.judge import selected_class
 from srs_ray.smoothing.noise import Domain, NoisyPoint, noise_generator
 from srs_ray.smoothing.radius import target_p
 from srs_ray.smoothing.samplers import (
     AutoSampling,
-    Looks,
     Sampler,
     SerializedSampler,
     SerializedSampling,
     StandardSampler,
     StandardSampling,
 )
+from srs_ray.smoothing.samplers.sampler import Selection
+from srs_ray.smoothing.smoothing import Smoothing
 from srs_ray.solvers.iteration import SolverSetting
 
 ARCH = "mdeq-small-cifar10"
@@ -54,6 +56,10 @@ GRIDS = {"0, 0.25, ..., 1.5": np.arange(0, 1.75, 0.25), "0, 0.5, 1": np.arange(0
 @dataclass(frozen=True)
 class Recorded:
     """What F and the chains said of one point's samples, selection first, and the mean evaluations of one run of F."""
+
+    method: ClassVar[str] = SerializedSampler.method
+    chains: ClassVar[int] = CHAINS
+    setting: ClassVar[SolverSetting] = architecture(ARCH).reference
 
     index: int
     said_by_f_N: np.ndarray
@@ -95,7 +101,7 @@ def recorded(folder: Path, images: str, points: int) -> list[Recorded]:
     for index in track(range(0, len(dataset), len(dataset) // points), "points", transient=True):
         path = folder / f"{index}.npz"
         if not path.exists():
-            at = record(model, dataset.image(index), index, default_batch(model.config, "cpu"))
+            at = record(model, dataset.image(index), index, usual_batch(model))
             np.savez(path, f=at.said_by_f_N, srs=at.said_by_srs_N, reference_evaluations=at.reference_evaluations)
         stored = np.load(path)
         done.append(Recorded(index, stored["f"], stored["srs"], float(stored["reference_evaluations"])))
@@ -112,51 +118,46 @@ class Played:
     by_srs: bool
 
 
-def play(certifier: SmoothingJudge, at: Recorded) -> Played:
-    """Certifies a point from what is recorded of it, by the certifier's own code."""
-    point = NoisyPoint(torch.zeros(certifier.model.config.input_shape), SIGMA, SEED, at.index, certifier.generator)
-    base = cast(BaseClassifier, at)
-    is_standard = isinstance(certifier.sampling, StandardSampling)
-    sampler: Sampler = StandardSampler(base, point) if is_standard else at
+def play(smoothing: Smoothing, at: Recorded) -> Played:
+    """Certifies a point from what is recorded of it, by the code that certifies points."""
+    zeros_CHW = torch.zeros(architecture(ARCH).input_shape)
+    point = NoisyPoint(zeros_CHW, SIGMA, SEED, at.index, noise_generator("auto", "cpu"))
+    base, sampling, goal = cast(BaseClassifier, at), smoothing.sampling, smoothing.goal
+    sampler: Sampler = at if sampling.audited else StandardSampler(base, point)
     selection = sampler.draw(Domain.SELECTION, N0)
     selected = selected_class(selection.classes_N)
     if selected == NO_CLASS:
         return Played(0.0, N0, selection.evaluations, False)
     hits = np.flatnonzero(selection.classes_N == selected)
-    sampler, done = certifier._estimate(base, point, sampler, selected, hits)
-    evaluations = selection.evaluations + done.evaluations + done.audit.evaluations + done.pilot.evaluations
-    return Played(done.p_lower, N0 + len(done.classes_N), evaluations, not isinstance(sampler, StandardSampler))
+    shown = Selection(selected, hits)
+    sampler, plan, asked = sampling.decide(smoothing.certificate, goal, base, point, sampler, shown)
+    done = estimate(sampler, base, point, selected, sampling.max_nonfinite, plan, goal)
+    evaluations = selection.evaluations + done.evaluations + done.audit.evaluations + asked.evaluations
+    return Played(done.p_lower, N0 + len(done.classes_N), evaluations, sampler.method == at.method)
 
 
-def ways(
-    radii: np.ndarray, reference: SolverSetting, power: float
-) -> Iterator[tuple[str, StandardSampling | SerializedSampling, Certificate]]:
+def ways(radii: np.ndarray, power: float) -> Iterator[tuple[str, Smoothing]]:
     """The ways to sample that are set beside each other, with their certificates."""
-    one_step = SolverSetting(reference.solver, 1)
-    targets = tuple(radii.tolist())
+    looks: dict[str, Any] = {"target_radii": tuple(radii.tolist()), "looks": {"power": power}}
+    solver = Recorded.setting.solver.name
+    chains: dict[str, Any] = {"solver": solver, "steps": 1, "chains": CHAINS, "warmup_steps": WARMUP, "n0": N0}
 
-    def serialized(looks: Looks | None = None) -> SerializedSampling:
-        return SerializedSampling(one_step, reference, N0, N, CHAINS, WARMUP, looks=looks)
+    def unaudited(kind: str, **settings: Any) -> Smoothing:
+        return Smoothing(SIGMA, StandardSampling(n0=N0, n=N, **settings), UnauditedCertificate(kind=kind, alpha=ALPHA))
 
-    yield "standard, fixed n", StandardSampling(reference, N0, N), Certificate("cohen", ALPHA)
+    def audited(sampling: SerializedSampling | AutoSampling, **audits: Any) -> Smoothing:
+        return Smoothing(SIGMA, sampling, AuditedCertificate(kind="exact", alpha=ALPHA, **audits))
+
+    yield "standard, fixed n", unaudited("cohen")
     for kind in ("mixture", "cohen"):
-        yield (
-            f"standard, {kind}",
-            StandardSampling(reference, N0, N, looks=Looks(targets, power=power)),
-            Certificate(kind, ALPHA),
-        )
+        yield f"standard, {kind}", unaudited(kind, **looks)
     for audit in (400, 4000):
-        yield f"srs, fixed n, K = {audit:,}", serialized(), Certificate("exact", ALPHA, audit)
+        yield f"srs, fixed n, K = {audit:,}", audited(SerializedSampling(n=N, **chains), audit=audit)
     for share in (0.05, 0.15, 0.5):
-        yield (
-            f"srs, tau {share:g}",
-            serialized(Looks(targets, power=power)),
-            Certificate("exact", ALPHA, audit_share=share),
-        )
+        yield f"srs, tau {share:g}", audited(SerializedSampling(n=N, **chains, **looks), audit=0, audit_share=share)
     for most_lost, n in ((0.01, N), (0.02, N), (0.05, N), (0.1, N), (0.02, 4000), (0.02, 3000)):
-        looks = Looks(targets, power=power)
-        sampling = AutoSampling(one_step, reference, N0, n, CHAINS, WARMUP, looks=looks, most_lost=most_lost)
-        yield f"auto, most_lost {most_lost:g}, n = {n:,}", sampling, Certificate("exact", ALPHA)
+        sampling = AutoSampling(n=n, most_lost=most_lost, **chains, **looks)
+        yield f"auto, most_lost {most_lost:g}, n = {n:,}", audited(sampling, audit=0)
 
 
 def main() -> None:
@@ -167,8 +168,6 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/sequential"), help="where predictions are kept")
     given = parser.parse_args()
     points = recorded(given.folder, given.images, given.points)
-    model = load_model(ARCH, SHIPPED[ARCH])
-    reference = model.config.reference
 
     fixed = np.array([clopper_pearson_lower(hits_of_f(at), N, ALPHA) for at in points])
     console = Console(width=140)
@@ -189,17 +188,8 @@ def main() -> None:
         ):
             table.add_column(heading, justify="right" if heading else "left")
         of_f = (N0 + N) * float(np.mean([at.reference_evaluations for at in points]))
-        for way, sampling, certificate in ways(radii, reference, given.power):
-            certifier = SmoothingJudge(
-                model,
-                sampling,
-                certificate,
-                SIGMA,
-                noise_generator("auto", "cpu"),
-                SEED,
-                default_batch(model.config, "cpu"),
-            )
-            done = [play(certifier, at) for at in points]
+        for way, smoothing in ways(radii, given.power):
+            done = [play(smoothing, at) for at in points]
             certified = np.array([outcome.p_lower for outcome in done])[:, None] > targets
             evaluations = float(np.mean([outcome.evaluations for outcome in done]))
             table.add_row(
@@ -207,7 +197,7 @@ def main() -> None:
                 f"{np.mean([outcome.samples for outcome in done]):,.0f}",
                 f"{evaluations:,.0f}",
                 f"{of_f / evaluations:.1f} times",
-                f"{(N0 + N) * reference.steps / evaluations:.1f} times",
+                f"{(N0 + N) * Recorded.setting.steps / evaluations:.1f} times",
                 f"{(certified == reached).mean():.1%}",
                 f"{(~certified & reached).sum()}",
                 f"{(certified & ~reached).sum()}",

@@ -18,7 +18,8 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import norm
 
-from srs_ray.smoothing.bounds import Evidence, clopper_pearson_lower
+from srs_ray.smoothing.audit import Fixed, Share
+from srs_ray.smoothing.bounds import Evidence, bound_named, clopper_pearson_lower
 from srs_ray.smoothing.plan import Plan
 from srs_ray.smoothing.prediction import design_effect
 from srs_ray.smoothing.radius import target_p
@@ -73,12 +74,12 @@ def certify(plan: Plan, samples: Samples, p_targets: list[float], reference: int
     made: list[Evidence] = []
     verdict = None
     while verdict is None:
-        made.append(samples.counts(plan.sizes[len(made)], plan.audit_share))
+        made.append(samples.counts(plan.sizes[len(made)], plan.audit.share))
         n = made[-1].n
-        effect = design_effect(samples.m_N[:n], CHAINS) if plan.is_audited else 1.0
+        effect = design_effect(samples.m_N[:n], CHAINS) if plan.bound.audited else 1.0
         verdict = plan.verdict(made, p_targets, FUTILITY, effect)
     evaluations = n * reference
-    if plan.is_audited:
+    if plan.bound.audited:
         evaluations = n + min(n, CHAINS) * (WARMUP - 1) + made[-1].audited * reference
     return Outcome(n, evaluations, plan.p_lower(made))
 
@@ -106,7 +107,8 @@ def main() -> None:
     )
     drawn = {copies: [Samples.draw(p, copies, rng) for p in rates] for copies in (0.05, 0.15)}
     for kind, first, growth, power, tau in settings:
-        plan = Plan.geometric(kind, ALPHA, N, first=first, growth=growth, power=power or 1.0, audit_share=tau)
+        bound, audit = bound_named(kind), Share(tau) if tau else Fixed(0)
+        plan = Plan.geometric(bound, ALPHA, N, first=first, growth=growth, power=power or 1.0, audit=audit)
         for copies, points in drawn.items():
             if not tau and copies != 0.05:
                 continue

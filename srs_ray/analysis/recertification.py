@@ -62,7 +62,8 @@ def _p_lower(row: Any, smoothing: Smoothing) -> float:
     sampling, certificate = smoothing.sampling, smoothing.certificate
     if not sampling.by_looks:
         hits = sum(int(count) for c, count in zip(row.classes, row.counts, strict=True) if c == row.selected)
-        return smoothing.plan.p_lower([Evidence(int(row.n), hits, int(row.audited), int(row.disagreed))])
+        counts = Evidence(int(row.n), hits, int(row.audited), int(row.disagreed))
+        return certificate.bound.p_lower(counts, certificate.alpha)  # of the row's own n
     share = float(row.audit_share)
     bound = certificate.bound if certificate.bound.audited == (share > 0) else MIXTURE
     plan = sampling.plan_by(bound, certificate, Share(share) if share else Fixed(0))
