@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import operator
+import warnings
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -42,7 +44,7 @@ Picture = Tensor | np.ndarray[Any, Any] | Image.Image
 _OF_CERTIFICATES = frozenset(AuditedCertificate.model_fields) - {"kind"}
 _OF_SAMPLINGS = frozenset(name for kind in SAMPLINGS.values() for name in kind.model_fields) - {"method", "reference"}
 _TRIED: dict[int, tuple[weakref.ref[Any], tuple[int, int, int], int]] = {}  # models by id, their input and classes
-_UNNAMED: dict[tuple[int, str], str] = {}  # the image that each seed's noise was used for where no index was given
+_UNNAMED: dict[tuple[int, str, int], str] = {}  # the image that each seed's noise was used for where no index was given
 
 
 def open_model(job: Mapping[str, Any] | str | Path | Job, device: str = "cpu", dtype: str | None = None) -> Opened:
@@ -109,9 +111,7 @@ def certify_point(
         label = _as_label(label, ready.classes)
     if index is None:
         index = _index_of_the_only_image(seed, judge.generator.name, x_CHW)
-    elif index < 0:
-        raise ValueError(f"index is {index}, expected at least 0")
-    return judge.certify(x_CHW, index, label)
+    return judge.certify(x_CHW, _as_index(index), label)
 
 
 def certify_points(
@@ -125,6 +125,7 @@ def certify_points(
     looks: Looks | Sequence[float] | None = None,
     reference: SolverSetting | None = None,
     indices: Sequence[int] | None = None,
+    first: int | None = None,
     seed: int = 0,
     batch: int | None = None,
     noise: str = "auto",
@@ -135,29 +136,45 @@ def certify_points(
 
     `images` is a batch (N, C, H, W), a list of images, or a data set: anything with a length whose items are images or
     pairs (image, label). `labels` are their classes, if the items do not bring them. An image's position is its index,
-    which keys its noise; `indices` picks some positions. A point that cannot be certified (no image in [0, 1], a label
-    that is no class) becomes a row with status `error`, and the others go on. `progress` draws a bar on stderr.
+    which keys its noise; `indices` picks some positions. Where images come in several calls, `first` is the index of
+    the first image of this one: without it, other images at positions that this seed has had are refused. A point that
+    cannot be certified (no image in [0, 1], a label that is no class) becomes a row with status `error`, and the others
+    go on. `progress` draws a bar on stderr.
     """
-    positions = range(len(images)) if indices is None else list(indices)
+    positions = range(len(images)) if indices is None else [_as_index(index) for index in indices]
+    beyond = [index for index in positions if index >= len(images)]
+    if beyond:
+        raise ValueError(f"indices: there is no image {beyond[0]} among {len(images)}")
     if labels is not None and len(labels) != len(images):
         raise ValueError(f"there are {len(images)} images and {len(labels)} labels: give as many")
     if not len(positions):
         raise ValueError("no images to certify")
-    first, _ = _item(images, labels, positions[0])
-    shape = _shape_of(first) if not isinstance(model, Opened | MDEQ) else None
+    shape = None if isinstance(model, Opened | MDEQ) else _shape_of_the_first(images, labels, positions)
     ready = as_opened(model, shape).with_reference(reference)
     judge = _judge(ready, sigma, method, certificate, looks, seed, batch, noise, settings)
     rows = []
     for index in _shown(positions, progress):
         label: int | None = None
         try:
-            image, given = _item(images, labels, index)
+            try:
+                image, given = _item(images, labels, index)
+            except PointError:
+                raise
+            except Exception as error:  # the data set is the user's code
+                raise PointError(f"image {index}: {type(error).__name__}: {error}") from error
             if given is not None:
                 label = class_label(given, ready.classes, f"image {index}")
-            rows.append(judge.certify(image_tensor(image, ready.input_shape, f"image {index}"), index, label))
+            x_CHW = image_tensor(image, ready.input_shape, f"image {index}")
+            if first is None:
+                _refuse_shared_noise(seed, judge.generator.name, index, x_CHW)
+            rows.append(judge.certify(x_CHW, index + (first or 0), label))
         except PointError as error:
-            rows.append(PointRow(index, label, status="error", error=" ".join(str(error).split()), sigma=sigma))
-    return pd.DataFrame([asdict(row) for row in rows])
+            line = " ".join(str(error).split())
+            rows.append(PointRow(index + (first or 0), label, status="error", error=line, sigma=sigma))
+    failed = sum(row.status == "error" for row in rows)
+    if failed:
+        warnings.warn(f"{failed} of {len(rows)} images ended in error: see the column error", stacklevel=2)
+    return pd.DataFrame([asdict(row) for row in rows]).astype({"label": "Int64", "predicted": "Int64"})
 
 
 def predict(
@@ -196,6 +213,8 @@ def as_opened(model: Any, input_shape: tuple[int, int, int] | None = None) -> Op
         return model
     if isinstance(model, MDEQ):
         return opened_mdeq(model)
+    if isinstance(model, type):
+        raise ValueError(f"the model is the class {model.__name__}: give an instance, with its weights loaded")
     if not callable(model) and not is_equilibrium(model):
         raise ValueError(
             f"found a {type(model).__name__} as the model: expected a torch module that gives logits, or an "
@@ -345,13 +364,33 @@ def _item(images: Any, labels: Any, index: int) -> tuple[Any, Any]:
 
 def _index_of_the_only_image(seed: int, generator: str, x_CHW: Tensor) -> int:
     """0, for the one image that this seed's noise is used for without a number of its own."""
-    digest = hashlib.sha256(x_CHW.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
-    if _UNNAMED.setdefault((seed, generator), digest) != digest:
-        raise ValueError(
-            f"another image was certified with seed {seed} and no index, and this one would share its noise: give each "
-            "image its own index, or use certify_points"
-        )
+    _refuse_shared_noise(seed, generator, 0, x_CHW)
     return 0
+
+
+def _refuse_shared_noise(seed: int, generator: str, index: int, x_CHW: Tensor) -> None:
+    """ValueError where another image had this seed's noise of that index, and nobody chose that it should."""
+    digest = hashlib.sha256(x_CHW.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
+    if _UNNAMED.setdefault((seed, generator, index), digest) != digest:
+        raise ValueError(
+            f"another image was certified with seed {seed} and index {index}, and this one would share its noise: give "
+            "each image its own index, or another seed (certify_points: first=..., the index of its first image)"
+        )
+
+
+def _as_index(index: Any) -> int:
+    """A whole number from 0 on; TypeError or ValueError for anything else."""
+    if isinstance(index, bool) or (number := operator.index(index)) < 0:
+        raise ValueError(f"index is {index}, expected a whole number from 0 on")
+    return number
+
+
+def _shape_of_the_first(images: Any, labels: Any, positions: Sequence[int]) -> tuple[int, int, int]:
+    """The shape of the first image that has one."""
+    for index in positions:
+        with suppress(Exception):  # it will be an error row
+            return _shape_of(_item(images, labels, index)[0])
+    raise ValueError("none of the images can be had: see that they are tensors, arrays or PIL images")
 
 
 def _shown(positions: Sequence[int], progress: bool) -> Iterator[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from fractions import Fraction
@@ -44,9 +45,29 @@ class Settings(BaseModel):
         return raw
 
 
+def arguments(args: dict[str, Any]) -> dict[str, Any]:
+    """Keyword arguments that JSON can hold: they are stored with the run and compared when it goes on."""
+    for name, value in args.items():
+        if not name.isidentifier():
+            raise ValueError(f"{name!r} cannot be the name of an argument")
+        try:
+            kept = json.loads(json.dumps(value, allow_nan=False)) == value
+        except (TypeError, ValueError):
+            kept = False
+        if not kept:
+            raise ValueError(
+                f"argument {name} is {value!r}: expected text, a finite number, true, false, null, or lists and "
+                "mappings of them (a date goes in quotes)"
+            )
+    return args
+
+
 def flattened(prefix: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested settings by their dotted names."""
+    """Nested settings by their dotted names; an empty mapping, or one whose names hold dots, stays a value."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():
-        flat |= flattened(f"{prefix}.{name}", value) if isinstance(value, Mapping) else {f"{prefix}.{name}": value}
+        if isinstance(value, Mapping) and value and not any("." in key for key in value):
+            flat |= flattened(f"{prefix}.{name}", value)
+        else:
+            flat[f"{prefix}.{name}"] = value
     return flat

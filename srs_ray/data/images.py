@@ -52,13 +52,16 @@ def image_tensor(image: object, input_shape: tuple[int, int, int], name: str) ->
         with _readable(name):
             image.load()
             return to_input(image, input_shape, name)
+    if isinstance(image, np.ma.MaskedArray):
+        raise PointError(f"{name}: the image is a masked array, whose hidden pixels have no value: fill them")
     if isinstance(image, np.ndarray):
         _check_pixel_type(image.dtype, image.dtype == np.uint8 or np.issubdtype(image.dtype, np.floating), name)
         # A copy, in the machine's byte order: torch has neither another one nor steps backwards through memory.
         pixels = torch.from_numpy(np.array(image, np.uint8 if image.dtype == np.uint8 else np.float64, order="C"))
     elif isinstance(image, Tensor):
         _check_pixel_type(image.dtype, image.dtype == torch.uint8 or image.dtype in _FLOATS, name)
-        pixels = image.detach().to_dense().cpu()
+        with _readable(name):
+            pixels = image.detach().to_dense().cpu()
     else:
         raise PointError(
             f"{name}: the image is a {type(image).__name__}, expected a torch tensor, numpy array or PIL image"

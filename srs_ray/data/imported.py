@@ -14,6 +14,7 @@ from srs_ray.data.kind import Kind
 from srs_ray.data.points import class_label, class_list_digest, digest
 from srs_ray.errors import DataError, PointError
 from srs_ray.models.user_code import Built, Import, build, describe_failure, loaded_code
+from srs_ray.settings import flattened
 
 if TYPE_CHECKING:
     from srs_ray.data.settings import DataSettings
@@ -71,7 +72,7 @@ class ImportedData:
         if own is not None:
             identity |= self._checked_identity(own)
         else:
-            identity |= _flat("args", self._args) | {"content": self._content_digest()}
+            identity |= flattened("args", self._args) | {"content": self._content_digest()}
         # Last: reading items may have loaded further files.
         return identity | {f"code.{file}": content for file, content in loaded_code(self.built).items()}
 
@@ -98,7 +99,7 @@ class ImportedData:
             self._last = None
             try:
                 item = self.built.value[index]
-            except Exception as error:  # It is the user's code: anything.
+            except (Exception, SystemExit) as error:  # It is the user's code: anything.
                 raise PointError(f"{self.name(index)}: {describe_failure(error, self.built)}") from error
             self._last = index, item
         if not isinstance(item, tuple | list) or len(item) != 2:
@@ -116,7 +117,7 @@ class ImportedData:
             )
         try:
             length = len(value)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise DataError(f"{label} has no length: {describe_failure(error, self.built)}") from error
         if length == 0:
             raise DataError(f"{label} has no items: expected one per image")
@@ -126,7 +127,7 @@ class ImportedData:
         """The object's attribute, None if it has none. Raises DataError if it cannot be had."""
         try:
             return getattr(self.built.value, name, None)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise DataError(f"{name} of {self.built.label}: {describe_failure(error, self.built)}") from error
 
     def _named_classes(self) -> tuple[str, ...] | None:
@@ -173,17 +174,6 @@ def open_imported(
 ) -> ImportedData:
     """The data set that the user's code builds from the arguments. Raises DataError if it does not."""
     return ImportedData(build(what, args, DataError), args, input_shape, class_count)
-
-
-def _flat(prefix: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """One entry per argument by dotted name; a mapping of names without dots has one for each of its own."""
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        if isinstance(value, Mapping) and value and not any("." in key for key in value):
-            flat |= _flat(f"{prefix}.{name}", value)
-        else:
-            flat[f"{prefix}.{name}"] = value
-    return flat
 
 
 def _is_scalar(value: object) -> bool:

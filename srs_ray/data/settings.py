@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -10,7 +9,7 @@ from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model
 
 from srs_ray.data.registry import kind_named
 from srs_ray.models.user_code import Import
-from srs_ray.settings import PathOrName, Settings
+from srs_ray.settings import PathOrName, Settings, arguments
 
 # Settings that not every kind has. One that is not set is left out where a section is written down: the stored jobs of
 # older runs, which know nothing of it, stay equal.
@@ -26,23 +25,6 @@ def _an_import(text: str) -> str:
     return text
 
 
-def _arguments(args: dict[str, Any]) -> dict[str, Any]:
-    """Keyword arguments that JSON can hold: they are stored with the run and compared when it goes on."""
-    for name, value in args.items():
-        if not name.isidentifier():
-            raise ValueError(f"{name!r} cannot be the name of an argument")
-        try:
-            kept = json.loads(json.dumps(value, allow_nan=False)) == value
-        except (TypeError, ValueError):
-            kept = False
-        if not kept:
-            raise ValueError(
-                f"argument {name} is {value!r}: expected text, a finite number, true, false, null, or lists and "
-                "mappings of them (a date goes in quotes)"
-            )
-    return args
-
-
 class DataSettings(Settings):
     """Where points come from, and which of them: start, start + every, ... below stop (null: to the end).
 
@@ -56,7 +38,7 @@ class DataSettings(Settings):
     stop: int | None = Field(None, ge=0)
     every: int = Field(1, ge=1)
     import_: Annotated[PathOrName, AfterValidator(_an_import)] | None = Field(None, alias="import")
-    args: Annotated[dict[str, Any], AfterValidator(_arguments)] | None = None
+    args: Annotated[dict[str, Any], AfterValidator(arguments)] | None = None
     image_column: PathOrName | None = None
     label_column: PathOrName | None = None
 

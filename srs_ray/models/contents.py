@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections import deque
 from collections.abc import Iterator, Mapping, MutableMapping
-from types import FunctionType, MethodType, ModuleType
+from types import FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -81,7 +82,9 @@ def _walk(name: str, value: Any, seen: set[int]) -> Iterator[tuple[str, Any]]:
 
 def _can_hold(value: Any) -> bool:
     """Whether tensors are looked for in it: not in a type, a Python module, or an object of a library's machinery."""
-    if isinstance(value, nn.Module | Mapping | list | tuple | FunctionType | MethodType | functools.partial):
+    if isinstance(value, nn.Module | Mapping | list | tuple | set | frozenset | deque | FunctionType | MethodType):
+        return True
+    if isinstance(value, functools.partial | SimpleNamespace):
         return True
     top = type(value).__module__.partition(".")[0]
     known = top in sys.stdlib_module_names or top in ("torch", "numpy")
@@ -94,7 +97,7 @@ def _held(value: Any) -> Iterator[tuple[str, Any]]:
         yield from ((name, item) for name, item in vars(value).items() if name not in _STORED_BY_TORCH)
     elif isinstance(value, Mapping):
         yield from ((str(key), item) for key, item in value.items())
-    elif isinstance(value, list | tuple):
+    elif isinstance(value, list | tuple | set | frozenset | deque):
         yield from ((str(number), item) for number, item in enumerate(value))
     elif isinstance(value, functools.partial):
         yield from (("func", value.func), ("args", value.args), ("keywords", value.keywords))

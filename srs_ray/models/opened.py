@@ -57,6 +57,10 @@ class Opened:
     network_dtype: torch.dtype = torch.float32
     class_names: tuple[str, ...] | None = None
 
+    def __repr__(self) -> str:
+        of = f"reference {self.reference}, " if self.parts else ""
+        return f"Opened({self.label}, input {self.input_shape}, {self.classes} classes, {of}{self.device})"
+
     @property
     def state_size(self) -> int:
         """D."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 from srs_ray.errors import JobError, UserCodeError, WeightsError
 from srs_ray.models.contents import modules_of, move, tensors_of
@@ -18,7 +21,15 @@ from srs_ray.models.opened import ONE_EVALUATION, USUAL_REFERENCE, Opened, is_eq
 from srs_ray.models.protocols import EQUILIBRIUM_PARTS
 from srs_ray.models.settings import ArchitectureSettings, ImportedModelSettings
 from srs_ray.models.trial import try_out
-from srs_ray.models.user_code import Built, Import, build, describe_failure, distributions_of, loaded_code
+from srs_ray.models.user_code import (
+    Built,
+    Import,
+    build,
+    describe_failure,
+    distributions_of,
+    loaded_code,
+    loaded_modules,
+)
 from srs_ray.models.weights import Weights, misfits_of, read_tensors, shown_briefly
 from srs_ray.settings import flattened
 from srs_ray.solvers.iteration import SolverSetting
@@ -219,19 +230,29 @@ def _read_imported(settings: ImportedModelSettings, dtype: str) -> ImportedSourc
         card = weights.card
     modules = [module for _, module in modules_of(network)]
     for module in modules:
-        module.requires_grad_(False)
+        for name, parameter in module.named_parameters(recurse=False):
+            if isinstance(parameter, UninitializedParameter):
+                raise JobError(
+                    f"{built.label}: {name} of its {type(module).__name__} has no shape before the first call: call "
+                    "the model once on an image in the factory"
+                )
+            parameter.requires_grad_(False)
     if isinstance(network, nn.Module) and network.training:  # as factories leave it; one in evaluation mode stays as is
         network.eval()
-    digest = Weights(dict(tensors_of(network)), {}).digest
+    digest, held = _digest_of(network, built), {name for name, _ in tensors_of(network)}
     source = ImportedSource(settings, built, {}, {}, card)
     try:
-        try_out(source.open("cpu", dtype))
+        ready = source.open("cpu", dtype)
+        try_out(ready)
+        made = _made_once(network, held, ready)
     except JobError:
         raise
     except Exception as error:
         shape = "x".join(map(str, settings.input_shape))
         reason = str(error) if isinstance(error, UserCodeError) else describe_failure(error, built)
         raise JobError(f"{built.label}, tried on images of {shape}, raised {reason}") from error
+    if made:
+        raise JobError(f"{built.label} makes the tensor {made} when it is first called: make it in the factory")
     made_of = {getattr(network, "__module__", ""), *(type(module).__module__ for module in modules)}
     packages = distributions_of(made_of if what.is_file else {what.place, *made_of})
     identity = {
@@ -244,6 +265,31 @@ def _read_imported(settings: ImportedModelSettings, dtype: str) -> ImportedSourc
         "model.classes": settings.classes,
     }
     return ImportedSource(settings, built, identity, packages, card)
+
+
+def _digest_of(network: Any, built: Built) -> str:
+    """The digest of all tensors that the network holds, and of those that its own files have as globals."""
+    tensors = dict(tensors_of(network))
+    for module in loaded_modules(built):
+        for name, value in vars(sys.modules[module]).items() if module in sys.modules else ():
+            held = (
+                list(vars(value).items()) if isinstance(value, type) and value.__module__ == module else [("", value)]
+            )
+            for inner, item in held:
+                if isinstance(item, Tensor | np.ndarray):
+                    tensors |= {f"globals.{name}.{inner}.{key}": tensor for key, tensor in tensors_of(item)}
+    return Weights(tensors, {}).digest
+
+
+def _made_once(network: Any, held: set[str], ready: Opened) -> str | None:
+    """The name of a tensor that came at the first call and stays, so that the digest lacks it; None if there is none."""
+    came = {name: tensor.clone() for name, tensor in tensors_of(network) if name not in held}
+    if not came:
+        return None
+    with torch.inference_mode():
+        ready(torch.full((2, *ready.input_shape), 0.5))
+    now = dict(tensors_of(network))
+    return next((name for name, tensor in came.items() if name in now and torch.equal(now[name], tensor)), None)
 
 
 def _check_state_shape(network: Any, label: str) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Discriminator, Field, Tag, model_serializer
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_serializer, model_validator
 
 from srs_ray.models.families import architectures
 from srs_ray.models.user_code import Import
-from srs_ray.settings import PathOrName, Settings
+from srs_ray.settings import PathOrName, Settings, arguments
 from srs_ray.solvers.settings import SolverSettings
 
 Count = Annotated[int, Field(ge=1)]
@@ -44,12 +44,18 @@ class ImportedModelSettings(Settings):
     """
 
     import_: Annotated[str, AfterValidator(_import_text)] = Field(alias="import")
-    args: dict[str, Any] = Field(default_factory=dict)
+    args: Annotated[dict[str, Any], AfterValidator(arguments)] = Field(default_factory=dict)
     weights: PathOrName | None = None
     input_shape: tuple[Count, Count, Count]
     classes: int = Field(ge=2)
     class_names: tuple[str, ...] | None = None
     reference: SolverSettings | None = None
+
+    @model_validator(mode="after")
+    def _has_a_name_for_each_class(self) -> ImportedModelSettings:
+        if self.class_names is not None and len(self.class_names) != self.classes:
+            raise ValueError(f"there are {len(self.class_names)} class_names and {self.classes} classes: give as many")
+        return self
 
     @model_serializer(mode="wrap")
     def _without_what_is_not_set(self, serialize: Any) -> dict[str, Any]:

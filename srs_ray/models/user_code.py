@@ -120,7 +120,10 @@ def describe_failure(error: BaseException, built_or_roots: Built | Iterable[str 
     The place is the deepest frame in the user's own files, which lie under the roots; without one, the deepest frame.
     """
     roots = [built_or_roots.root] if isinstance(built_or_roots, Built) else built_or_roots
-    message = (error.msg if isinstance(error, SyntaxError) else str(error)) or ""
+    try:
+        message = (error.msg if isinstance(error, SyntaxError) else str(error)) or ""
+    except Exception:  # the error's own text is the user's code as well
+        message = "(its text cannot be had)"
     place = _place(error, [Path(root) for root in roots if root is not None])
     text = f"{type(error).__name__}: {' '.join(message.split())}".removesuffix(": ")
     return f"{text} ({place})" if place else text

@@ -32,9 +32,13 @@ def attach(address: str | None, worker_logs: bool) -> str:
         if named is not None:
             _check_reachable(named)
         ray.init(address=address, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=worker_logs)
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # ray.init raises a plain Exception where a node is too slow to start
         if named in (None, "local"):
-            raise SrsRayError(f"cannot start a local Ray: {error}") from error
+            reason = " ".join(str(error).split())
+            raise SrsRayError(
+                f"cannot start a local Ray: {reason}; if the machine is busy, run the same command again, or with "
+                "--no-ray in this process"
+            ) from error
         hint = "" if "RAY_AUTH_MODE" in os.environ else "; if the cluster demands its token, set RAY_AUTH_MODE=token"
         raise SrsRayError(f"cannot reach a Ray cluster at {named}: {error}{hint}") from error
     nodes = len(nodes_alive())

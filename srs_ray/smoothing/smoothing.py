@@ -158,7 +158,7 @@ def check_together(sampling: SamplingSettings, certificate: CertificateSettings)
         instead = "certificate.audit_share" if shares else "which auto chooses for each point"
         raise ValueError(
             f"certificate.audit is {audit}: with target_radii a share of the hits is audited instead, "
-            f"{instead}; leave audit out, or set it to 0"
+            f"{instead}; take audit out of the job file, or --set certificate.audit=0"
         )
     if (share is not None) != shares:
         raise ValueError(
