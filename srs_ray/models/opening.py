@@ -282,7 +282,7 @@ def _digest_of(network: Any, built: Built) -> str:
 
 
 def _made_once(network: Any, held: set[str], ready: Opened) -> str | None:
-    """The name of a tensor that came at the first call and stays, so that the digest lacks it; None if there is none."""
+    """The name of a tensor that came at the first call and stays, so that the digest lacks it; None without one."""
     came = {name: tensor.clone() for name, tensor in tensors_of(network) if name not in held}
     if not came:
         return None
