@@ -41,7 +41,7 @@ WRONG_USAGE, INTERRUPTED = 2, 130
 
 app = typer.Typer(
     name="srs-ray",
-    help="Certify the robustness of image classifiers, deep equilibrium models first, by randomized smoothing over Ray.",
+    help="Certify the robustness of image classifiers, above all deep equilibrium models, by randomized smoothing.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
