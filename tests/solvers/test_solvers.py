@@ -17,6 +17,7 @@ from srs_ray.solvers.iteration import (
     SolverSetting,
     solve,
 )
+from srs_ray.solvers.settings import SolverSettings, solver_title
 
 
 @pytest.fixture(autouse=True, params=["as on a CPU", "as on a GPU"])
@@ -321,6 +322,12 @@ def test_a_solve_is_the_same_to_the_last_bit_wherever_in_the_life_of_its_slot_it
         for _ in range(9):
             iteration.advance()
         assert torch.equal(iteration.solution().z_BD, first_BD)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_what_reads_results_without_torch_writes_a_setting_as_the_setting_itself(name):
+    assert solver_title(name, 14) == str(SolverSetting.named(name, 14))
+    assert SolverSettings(solver=name, steps=3).title == str(SolverSetting.named(name, 3))
 
 
 def test_settings_are_written_as_in_the_literature_and_refuse_nonsense():
