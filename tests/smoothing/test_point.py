@@ -190,14 +190,14 @@ def overflowing(model, digit):
     """A copy of the model with a classifier so large that the logits of some noisy samples exceed float32."""
     x_BCHW = NoisyPoint(digit, 0.25, 1, 4, GridNoise(torch.device("cpu"))).samples(Domain.ESTIMATION, range(50))
     larger = copy.deepcopy(model)
-    usual = model.logits(x_BCHW).abs().amax(dim=1).quantile(0.7)
+    usual = model.logits(x_BCHW).abs().amax(dim=1).quantile(0.8)
     larger.classifier.weight.data *= torch.finfo(torch.float32).max / usual
     return larger
 
 
 @pytest.mark.parametrize("settings", [SRS, STANDARD], ids=["srs", "standard"])
 def test_a_point_is_an_error_when_more_samples_than_allowed_have_no_finite_logits(overflowing, digit, settings):
-    settings = settings | {"seed": 6}
+    settings = settings | {"seed": 0}
     row = srs_ray.certify_point(overflowing, digit, **settings, max_nonfinite=1.0)
     broken = dict(zip(row.classes, row.counts, strict=True))[NO_CLASS]
     in_selection = dict(zip(row.selection_classes, row.selection_counts, strict=True)).get(NO_CLASS, 0)
