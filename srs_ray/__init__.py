@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         paper_p_lower,
         released_p_lower,
         union_p_lower,
+        weighted_p_lower,
     )
     from srs_ray.smoothing.predict import Prediction
     from srs_ray.smoothing.row import PointRow
@@ -37,6 +38,7 @@ _HOMES = {
         "paper_p_lower",
         "released_p_lower",
         "union_p_lower",
+        "weighted_p_lower",
     ),
     "srs_ray.smoothing.predict": ("Prediction",),
     "srs_ray.smoothing.row": ("PointRow",),
@@ -64,6 +66,7 @@ __all__ = [
     "recertify",
     "released_p_lower",
     "union_p_lower",
+    "weighted_p_lower",
 ]
 
 

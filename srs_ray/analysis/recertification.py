@@ -50,8 +50,8 @@ def recertify(df: pd.DataFrame, certificate: str | None = None, alpha: float | N
     recertified.loc[ok, "predicted"] = predicted.array
     recertified.loc[ok, "correct"] = (predicted == df["label"][ok]).array
 
-    own = info.recomputed_from or _named(info.certificate, info.alpha)
-    changed = own != _named(certificate, alpha)
+    own = info.recomputed_from or _named(info)
+    changed = own != _named(changed_info)
     replace(changed_info, recomputed_from=own if changed else None).attach(recertified)
     return recertified
 
@@ -71,5 +71,7 @@ def _p_lower(row: Any, smoothing: Smoothing) -> float:
     return plan.p_lower([Evidence(*map(int, counts)) for counts in looks])
 
 
-def _named(certificate: str, alpha: float) -> str:
-    return f"{certificate}, alpha = {alpha}"
+def _named(info: RunInfo) -> str:
+    """The certificate, its own settings where it has any, and alpha."""
+    detail = info.smoothing.certificate.bound.detail
+    return f"{info.certificate}{f' ({detail})' if detail else ''}, alpha = {info.alpha}"

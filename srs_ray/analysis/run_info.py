@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pandas as pd
@@ -44,6 +44,7 @@ class RunInfo:
     audit_share: float | None = None  # tau, of a run of srs by looks
     target_radii: list[float] | None = None  # of a run by looks
     looks: dict[str, float] | None = None  # its first, growth, power and futility
+    certificate_settings: dict[str, dict[str, float]] = field(default_factory=dict)  # of the run's kind alone, by kind
 
     @property
     def radius_cap(self) -> float:
@@ -67,7 +68,9 @@ class RunInfo:
             **({} if self.chains is None else {"chains": self.chains}),
         }
         audits = {} if self.chains is None else {"audit": self.audit, "audit_share": self.audit_share}
-        return smoothing_of(self.sigma, sampling, {"kind": self.certificate, "alpha": self.alpha, **audits})
+        certificate = {"kind": self.certificate, "alpha": self.alpha, **audits}
+        certificate |= self.certificate_settings.get(self.certificate, {})
+        return smoothing_of(self.sigma, sampling, certificate)
 
     @property
     def sound(self) -> bool:
@@ -106,6 +109,7 @@ class RunInfo:
             audit_share=audits.share or None,
             target_radii=None if sampling.target_radii is None else list(sampling.target_radii),
             looks=None if sampling.looks is None else sampling.looks.model_dump(),
+            certificate_settings={smoothing.certificate.kind: own} if (own := smoothing.certificate.own) else {},
         )
 
     @classmethod
@@ -137,9 +141,12 @@ def _smoothing_of(job: Mapping[str, Any]) -> Smoothing:
         setting_of(job, name)
     sections = setting_of(job, "noise.sigma"), setting_of(job, "sampling"), setting_of(job, "certificate")
     try:
-        return smoothing_of(*sections)
+        smoothing = smoothing_of(*sections)
     except ValueError as error:
         raise RunDirectoryError(f"run.json holds settings that do not go together: {error}") from error
+    for name in smoothing.certificate.own:
+        setting_of(job, f"certificate.{name}")
+    return smoothing
 
 
 def _name_of(job: Mapping[str, Any], dotted: str) -> str:

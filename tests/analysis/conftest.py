@@ -11,13 +11,15 @@ import pytest
 
 from srs_ray.job import Job
 from srs_ray.runs.directory import RunDirectory
-from srs_ray.smoothing.bounds import p_lower
+from srs_ray.smoothing.bounds import Bound, Evidence
 from srs_ray.smoothing.radius import certified_radius
 
 STARTED = datetime(2025, 3, 1, 12, 0, 0, tzinfo=UTC)
 
 
-def job_of(method: str, kind: str, alpha: float, n: int, audit: int, sigma: float) -> dict[str, Any]:
+def job_of(
+    method: str, kind: str, alpha: float, n: int, audit: int, sigma: float, own: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """A job as run.json keeps it, every default filled in."""
     serialized = {"chains": 400, "solver": "anderson", "steps": 3, "warmup_steps": 10} if method == "srs" else {}
     job = Job.model_validate(
@@ -26,12 +28,21 @@ def job_of(method: str, kind: str, alpha: float, n: int, audit: int, sigma: floa
             "data": {"kind": "cifar10", "path": "data", "split": "test", "every": 20},
             "noise": {"sigma": sigma},
             "sampling": {"method": method, "n0": 100, "n": n, **serialized},
-            "certificate": {"kind": kind, "alpha": alpha, **({"audit": audit} if method == "srs" else {})},
+            "certificate": {
+                "kind": kind,
+                "alpha": alpha,
+                **({"audit": audit} if method == "srs" else {}),
+                **(own or {}),
+            },
             "report": {"radii": [0.0, 0.25, 0.5]},
             "output": "runs/small",
         }
     )
     return job.model_dump(mode="json")
+
+
+def bound_of(job: dict[str, Any]) -> Bound:
+    return Job.model_validate(job).certificate.bound
 
 
 def result(point: dict[str, Any], job: dict[str, Any]) -> dict[str, Any]:
@@ -42,7 +53,7 @@ def result(point: dict[str, Any], job: dict[str, Any]) -> dict[str, Any]:
     n, hits = (0, 0) if selected == -1 else (job["sampling"]["n"], point["hits"])
     audited = min(certificate["audit"], hits) if srs else 0
     disagreed = min(point.get("disagreed", 0), audited)
-    bound = p_lower(certificate["kind"], hits, n, audited, disagreed, certificate["alpha"])
+    bound = bound_of(job).p_lower(Evidence(n, hits, audited, disagreed), certificate["alpha"])
     predicted = selected if bound > 0.5 else -1
     return {
         "predicted": predicted,
@@ -81,8 +92,9 @@ def write_run(tmp_path: Path) -> Callable[..., Path]:
         start: int = 0,
         stop: int | None = None,
         every: int = 20,
+        own: dict[str, Any] | None = None,
     ) -> Path:
-        job = job_of(method, kind, alpha, n, audit, sigma)
+        job = job_of(method, kind, alpha, n, audit, sigma, own)
         rows = [
             {
                 "index": every * i,

@@ -258,7 +258,7 @@ def worst_violation_of_an_audited_plan(plan: Plan) -> float:
 @pytest.mark.parametrize("alpha", [0.05, 0.3])
 @pytest.mark.parametrize("tau", [0.15, 0.5, 0.9])
 @pytest.mark.parametrize("sizes", [(3, 6, 10), (4, 10)])
-@pytest.mark.parametrize("kind", ["exact", "union"])
+@pytest.mark.parametrize("kind", ["exact", "weighted", "union"])
 def test_no_sampler_lifts_the_best_bound_of_all_looks_above_p_a_more_often_than_alpha(
     kind: str, sizes: tuple[int, ...], tau: float, alpha: float
 ) -> None:

@@ -10,6 +10,7 @@ from srs_ray.smoothing.bounds.paper import PAPER, paper_p_lower
 from srs_ray.smoothing.bounds.released import RELEASED, released_p_lower
 from srs_ray.smoothing.bounds.tails import clopper_pearson_lower
 from srs_ray.smoothing.bounds.union import UNION, union_p_lower
+from srs_ray.smoothing.bounds.weighted import WEIGHTED, weighted_bound, weighted_p_lower
 
 BOUNDS: dict[str, Bound] = {
     bound.name: bound
@@ -17,6 +18,7 @@ BOUNDS: dict[str, Bound] = {
         COHEN,
         MIXTURE,
         EXACT,
+        WEIGHTED,
         UNION,
         PAPER,
         RELEASED,
@@ -38,6 +40,8 @@ __all__ = [
     "paper_p_lower",
     "released_p_lower",
     "union_p_lower",
+    "weighted_bound",
+    "weighted_p_lower",
 ]
 
 

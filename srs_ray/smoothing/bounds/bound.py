@@ -29,7 +29,8 @@ class Bound:
 
     `audited`: it is for samples of another sampler than F, corrected by an audit; otherwise F itself made them.
     `sound`: p_lower is above p_A with probability at most alpha. `anytime`: that holds at all sample sizes at once.
-    `function(hits, n, audited, disagreed, alpha)` raises ValueError for counts that cannot be.
+    `function(hits, n, audited, disagreed, alpha)` raises ValueError for counts that cannot be. `detail` has the bound's
+    own settings in words.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Bound:
     audited: bool
     sound: bool = True
     anytime: bool = False
+    detail: str = ""
 
     def p_lower(self, evidence: Evidence, alpha: float) -> float:
         """The bound of this evidence."""
@@ -44,5 +46,6 @@ class Bound:
 
     @property
     def label(self) -> str:
-        """The name, and that it is unsound where it is."""
-        return self.name if self.sound else f"{self.name} (unsound)"
+        """The name, its own settings, and that it is unsound where it is."""
+        beside = self.detail if self.sound else "unsound"
+        return f"{self.name} ({beside})" if beside else self.name
