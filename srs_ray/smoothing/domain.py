@@ -13,3 +13,4 @@ class Domain(IntEnum):
     AUDIT_CHOICE = 2
     AUDIT_UNIFORM = 3
     PREDICTION = 4
+    CHAIN_AGREEMENT = 5
