@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         exact_p_lower,
         paper_p_lower,
         released_p_lower,
+        two_sided_p_lower,
         union_p_lower,
         weighted_p_lower,
     )
@@ -37,6 +38,7 @@ _HOMES = {
         "exact_p_lower",
         "paper_p_lower",
         "released_p_lower",
+        "two_sided_p_lower",
         "union_p_lower",
         "weighted_p_lower",
     ),
@@ -65,6 +67,7 @@ __all__ = [
     "predict",
     "recertify",
     "released_p_lower",
+    "two_sided_p_lower",
     "union_p_lower",
     "weighted_p_lower",
 ]

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Discriminator, Field, Tag
 
 from srs_ray.settings import Probability, Settings
-from srs_ray.smoothing.audit import AuditRule, Fixed, Share
+from srs_ray.smoothing.audit import AuditRule, BothSides, Fixed, Share
 from srs_ray.smoothing.bounds import BOUNDS, Bound, bound_named, weighted_bound
+from srs_ray.smoothing.bounds.two_sided import TWO_SIDED
 from srs_ray.smoothing.bounds.weighted import WEIGHT, WEIGHTED
 
 
@@ -81,18 +82,35 @@ class WeightedCertificate(AuditedCertificate):
         return {"weight": self.weight}
 
 
+class TwoSidedCertificate(AuditedCertificate):
+    """The certificate `two-sided`: of the `audit` (K) audits, the share `miss_share` is of samples that are no hits."""
+
+    miss_share: float = Field(0.15, gt=0, lt=1)
+
+    @property
+    def audits(self) -> AuditRule:
+        return BothSides(self.audit, self.miss_share) if self.audit_share is None else Share(self.audit_share)
+
+    @property
+    def own(self) -> dict[str, Any]:
+        return {"miss_share": self.miss_share}
+
+
 def _section_for(raw: Any) -> str:
     kind = raw.get("kind") if isinstance(raw, Mapping) else getattr(raw, "kind", None)
     if kind == WEIGHTED.name:
         return "(weighted)"
+    if kind == TWO_SIDED.name:
+        return "(two-sided)"
     bound = BOUNDS.get(kind) if isinstance(kind, str) else None
     return "(unaudited)" if bound is not None and not bound.audited else "(audited)"
 
 
-CERTIFICATES = (UnauditedCertificate, AuditedCertificate, WeightedCertificate)
+CERTIFICATES = (UnauditedCertificate, AuditedCertificate, WeightedCertificate, TwoSidedCertificate)
 Certificate = Annotated[
     Annotated[UnauditedCertificate, Tag("(unaudited)")]
     | Annotated[AuditedCertificate, Tag("(audited)")]
-    | Annotated[WeightedCertificate, Tag("(weighted)")],
+    | Annotated[WeightedCertificate, Tag("(weighted)")]
+    | Annotated[TwoSidedCertificate, Tag("(two-sided)")],
     Discriminator(_section_for),
 ]

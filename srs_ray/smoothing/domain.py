@@ -14,3 +14,4 @@ class Domain(IntEnum):
     AUDIT_UNIFORM = 3
     PREDICTION = 4
     CHAIN_AGREEMENT = 5
+    MISS_CHOICE = 6

@@ -13,7 +13,7 @@ from srs_ray.smoothing.smoothing import smoothing_of
 
 
 def test_every_bound_is_registered_under_its_own_name() -> None:
-    assert list(BOUNDS) == ["cohen", "mixture", "exact", "weighted", "union", "paper", "released"]
+    assert list(BOUNDS) == ["cohen", "mixture", "exact", "weighted", "two-sided", "union", "paper", "released"]
     assert all(bound.name == name and bound_named(name) is bound for name, bound in BOUNDS.items())
 
 
@@ -21,12 +21,14 @@ def test_capabilities_are_those_that_the_docstrings_promise() -> None:
     assert {name for name, bound in BOUNDS.items() if bound.audited} == {
         "exact",
         "weighted",
+        "two-sided",
         "union",
         "paper",
         "released",
     }
     assert {name for name, bound in BOUNDS.items() if not bound.sound} == {"released"}
     assert {name for name, bound in BOUNDS.items() if bound.anytime} == {"mixture"}
+    assert {name for name, bound in BOUNDS.items() if bound.misses} == {"two-sided"}
 
 
 @pytest.mark.parametrize("name", BOUNDS)
@@ -44,7 +46,9 @@ def test_a_bound_is_taken_as_sound_unaudited_and_of_one_size_only_where_it_says_
 
 @pytest.mark.parametrize("name", ["", "Exact", "exakt", "exact "])
 def test_another_name_is_refused_with_all_that_there_are(name: str) -> None:
-    with pytest.raises(ValueError, match=r"expected one of cohen, mixture, exact, weighted, union, paper, released"):
+    with pytest.raises(
+        ValueError, match=r"expected one of cohen, mixture, exact, weighted, two-sided, union, paper, released"
+    ):
         bound_named(name)
 
 
@@ -53,7 +57,7 @@ def test_another_name_is_refused_with_all_that_there_are(name: str) -> None:
     [
         (False, False, ["cohen"]),
         (False, True, ["mixture", "cohen"]),
-        (True, False, ["exact", "weighted", "union", "paper", "released"]),
+        (True, False, ["exact", "weighted", "two-sided", "union", "paper", "released"]),
         (True, True, ["exact", "weighted", "union", "paper"]),
     ],
 )
