@@ -11,7 +11,7 @@ import pytest
 
 from srs_ray.job import Job
 from srs_ray.runs.directory import RunDirectory
-from srs_ray.smoothing.bounds import Bound, Evidence
+from srs_ray.smoothing.bounds import Evidence
 from srs_ray.smoothing.radius import certified_radius
 
 STARTED = datetime(2025, 3, 1, 12, 0, 0, tzinfo=UTC)
@@ -41,19 +41,16 @@ def job_of(
     return job.model_dump(mode="json")
 
 
-def bound_of(job: dict[str, Any]) -> Bound:
-    return Job.model_validate(job).certificate.bound
-
-
 def result(point: dict[str, Any], job: dict[str, Any]) -> dict[str, Any]:
     """The result columns of a point with `selected`, `hits` and `disagreed`; the other samples say one class more."""
     certificate, srs = job["certificate"], job["sampling"]["method"] == "srs"
     selected, label = point["selected"], point["label"]
     # Where selection's winner is 'no class' the sampler abstains and draws no estimation samples.
     n, hits = (0, 0) if selected == -1 else (job["sampling"]["n"], point["hits"])
-    audited = min(certificate["audit"], hits) if srs else 0
-    disagreed = min(point.get("disagreed", 0), audited)
-    bound = bound_of(job).p_lower(Evidence(n, hits, audited, disagreed), certificate["alpha"])
+    own = Job.model_validate(job).certificate
+    audited, of_misses = own.audits.expected(hits, n - hits) if srs else (0, 0)
+    disagreed, found = min(point.get("disagreed", 0), audited), min(point.get("found", 0), of_misses)
+    bound = own.bound.p_lower(Evidence(n, hits, audited, disagreed, of_misses, found), certificate["alpha"])
     predicted = selected if bound > 0.5 else -1
     return {
         "predicted": predicted,
@@ -69,8 +66,9 @@ def result(point: dict[str, Any], job: dict[str, Any]) -> dict[str, Any]:
         "counts": [1, hits, n - hits - 1] if n else [],
         "audited": audited,
         "disagreed": disagreed,
+        **({"audited_misses": of_misses, "found": found} if own.bound.misses else {}),
         "function_evaluations": 3 * (job["sampling"]["n0"] + n),
-        "reference_evaluations": 12 * audited,
+        "reference_evaluations": 12 * (audited + of_misses),
         "fallbacks": 2,
         "unconverged": 1,
     }
