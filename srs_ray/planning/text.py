@@ -127,9 +127,8 @@ def _why_none(target: TargetPlan) -> str:
     found = target.disagreement
     confirmed = target.p_true * (1 - found.rate) + (1 - target.p_true) * found.missed
     if confirmed <= target.p_needed:
-        return (
-            f": F confirms the chains' hits on {_probability(confirmed)} of the samples, which is not above the bound"
-        )
+        what = "hits" if found.audited_misses else "confirms the chains' hits"
+        return f": F {what} on {_probability(confirmed)} of the samples, which is not above the bound"
     return ""
 
 

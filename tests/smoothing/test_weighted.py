@@ -215,3 +215,15 @@ def test_the_weight_is_a_setting_of_its_certificate_alone_and_in_its_fingerprint
     with pytest.raises(ValueError, match=r"certificate\.weight.*found 1\.5"):
         smoothing_of(0.5, sampling, {"kind": "weighted", "weight": 1.5})
     assert light.radius_cap > usual.radius_cap > exact.radius_cap
+
+
+def test_auto_chooses_among_chains_with_the_weight_of_its_certificate() -> None:
+    sampling = {"method": "auto", "solver": "naive", "target_radii": (0.1,)}
+    auto = smoothing_of(0.5, sampling, {"kind": "weighted", "weight": 0.5, "audit": 0})
+    standard, *chains = auto.sampling.ways(auto.certificate, 18.0)
+    assert standard.plan.bound.name == "mixture"
+    assert {way.plan.bound for way in chains} == {weighted_bound(0.5)}
+    assert "certificate.audit_share" not in auto.fingerprint()
+    usual = smoothing_of(0.5, sampling, {"kind": "exact", "audit": 0})
+    wider, narrower = (kind.sampling.ways(kind.certificate, 18.0)[1].plan.p_cap for kind in (auto, usual))
+    assert wider > narrower
