@@ -18,7 +18,9 @@ if TYPE_CHECKING:
         exact_p_lower,
         paper_p_lower,
         released_p_lower,
+        two_sided_p_lower,
         union_p_lower,
+        weighted_p_lower,
     )
     from srs_ray.smoothing.predict import Prediction
     from srs_ray.smoothing.row import PointRow
@@ -36,7 +38,9 @@ _HOMES = {
         "exact_p_lower",
         "paper_p_lower",
         "released_p_lower",
+        "two_sided_p_lower",
         "union_p_lower",
+        "weighted_p_lower",
     ),
     "srs_ray.smoothing.predict": ("Prediction",),
     "srs_ray.smoothing.row": ("PointRow",),
@@ -63,7 +67,9 @@ __all__ = [
     "predict",
     "recertify",
     "released_p_lower",
+    "two_sided_p_lower",
     "union_p_lower",
+    "weighted_p_lower",
 ]
 
 

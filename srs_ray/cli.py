@@ -56,8 +56,9 @@ Runs = Annotated[list[str], typer.Argument(metavar="RUN...", help="Run directori
 CertificateOption = Annotated[
     str | None,
     typer.Option(
-        help="Compute the radii again from the stored counts by this certificate: exact, union, paper or, without "
-        "target radii, released (unsound) for srs and auto; cohen or mixture for standard with target radii."
+        help="Compute the radii again from the stored counts by this certificate: exact, weighted, union, paper or, "
+        "without target radii, released (unsound) for srs and auto; cohen or mixture for standard with target radii. "
+        "two-sided is for runs that audited misses."
     ),
 ]
 AlphaOption = Annotated[float | None, typer.Option(help="Compute the radii again at this error probability.")]

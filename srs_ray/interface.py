@@ -29,7 +29,7 @@ from srs_ray.models.opened import Opened, is_equilibrium, opened, training_modul
 from srs_ray.models.trial import try_out
 from srs_ray.smoothing.batch_size import default_batch
 from srs_ray.smoothing.bounds import BOUNDS
-from srs_ray.smoothing.certificate import AuditedCertificate
+from srs_ray.smoothing.certificate import CERTIFICATES
 from srs_ray.smoothing.judge import SmoothingJudge
 from srs_ray.smoothing.noise import noise_generator
 from srs_ray.smoothing.predict import Prediction, predict_point
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from srs_ray.job import Job
 
 Picture = Tensor | np.ndarray[Any, Any] | Image.Image
-_OF_CERTIFICATES = frozenset(AuditedCertificate.model_fields) - {"kind"}
+_OF_CERTIFICATES = frozenset(name for section in CERTIFICATES for name in section.model_fields) - {"kind"}
 _OF_SAMPLINGS = frozenset(name for kind in SAMPLINGS.values() for name in kind.model_fields) - {"method", "reference"}
 _TRIED: dict[int, tuple[weakref.ref[Any], tuple[int, int, int], int]] = {}  # models by id, their input and classes
 _UNNAMED: dict[tuple[int, str, int], str] = {}  # the image that each seed's noise was used for where no index was given
@@ -297,7 +297,7 @@ def _judge(
     audits = {name: settings[name] for name in _OF_CERTIFICATES if name in settings}
     bound = BOUNDS.get(certificate or "")
     if not kind.audited or (bound is not None and not bound.audited):
-        audits = {name: value for name, value in audits.items() if name == "alpha"}
+        audits = {name: value for name, value in audits.items() if name not in ("audit", "audit_share")}
     elif sampling.get("target_radii") is not None:
         audits.pop("audit", None)
         if kind.default_audit_share is None:

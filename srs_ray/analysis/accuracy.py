@@ -98,6 +98,7 @@ def summary(df: pd.DataFrame) -> Summary:
     ok = df[df["status"] == "ok"]
     samples = int(ok["n0"].sum() + ok["n"].sum())
     audited = int(ok["audited"].sum())
+    of_misses = int(ok["audited_misses"].sum()) if "audited_misses" in ok else 0
     reference_evaluations = int(ok["reference_evaluations"].sum())
     return Summary(
         points=len(df),
@@ -107,7 +108,7 @@ def summary(df: pd.DataFrame) -> Summary:
         smoothed_accuracy=_ratio(int((ok["selected"] == ok["label"]).sum()), len(df)),
         evaluations_per_sample=_ratio(int(ok["function_evaluations"].sum()), samples),
         audit_evaluations_per_sample=_ratio(reference_evaluations, samples),
-        evaluations_per_audited_sample=_ratio(reference_evaluations, audited),
+        evaluations_per_audited_sample=_ratio(reference_evaluations, audited + of_misses),
         disagreement=_ratio(int(ok["disagreed"].sum()), audited),
         seconds_per_point=_ratio(float(ok["seconds"].sum()), int(ok["seconds"].count())),
         fallbacks=int(ok["fallbacks"].sum()),

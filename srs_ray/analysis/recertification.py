@@ -21,14 +21,15 @@ def recertify(df: pd.DataFrame, certificate: str | None = None, alpha: float | N
     Which certificate applies is to be fixed before the run, never the better of two afterwards: the frame remembers
     that it was recomputed, and every table and plot of it says so. `released` is unsound, and they say that too.
     Raises SrsRayError for a certificate that does not fit the sampling method (`cohen` needs independent samples, the
-    others an audit) and for an alpha outside (0, 1).
+    others an audit, `two-sided` one of misses) and for an alpha outside (0, 1).
     """
     info = RunInfo.of(df)
     certificate = info.certificate if certificate is None else certificate
     alpha = info.alpha if alpha is None else alpha
     own_sampling = info.smoothing.sampling
     fitting = fitting_bounds(audited=own_sampling.audited, by_looks=own_sampling.by_looks)
-    allowed = [bound.name for bound in fitting]
+    own_kind = next(iter(info.certificate_settings), info.certificate)
+    allowed = [bound.name for bound in fitting if not bound.misses or bound.name == own_kind]
     if certificate not in allowed:
         raise SrsRayError(
             f"certificate {certificate!r} does not fit {info.name}, whose samples are of method {info.method}; "
@@ -49,8 +50,8 @@ def recertify(df: pd.DataFrame, certificate: str | None = None, alpha: float | N
     recertified.loc[ok, "predicted"] = predicted.array
     recertified.loc[ok, "correct"] = (predicted == df["label"][ok]).array
 
-    own = info.recomputed_from or _named(info.certificate, info.alpha)
-    changed = own != _named(certificate, alpha)
+    own = info.recomputed_from or _named(info)
+    changed = own != _named(changed_info)
     replace(changed_info, recomputed_from=own if changed else None).attach(recertified)
     return recertified
 
@@ -61,7 +62,8 @@ def _p_lower(row: Any, smoothing: Smoothing) -> float:
     sampling, certificate = smoothing.sampling, smoothing.certificate
     if not sampling.by_looks:
         hits = sum(int(count) for c, count in zip(row.classes, row.counts, strict=True) if c == row.selected)
-        counts = Evidence(int(row.n), hits, int(row.audited), int(row.disagreed))
+        of_misses = (int(row.audited_misses), int(row.found)) if certificate.bound.misses else ()
+        counts = Evidence(int(row.n), hits, int(row.audited), int(row.disagreed), *of_misses)
         return certificate.bound.p_lower(counts, certificate.alpha)  # of the row's own n
     share = float(row.audit_share)
     bound = certificate.bound if certificate.bound.audited == (share > 0) else MIXTURE
@@ -70,5 +72,7 @@ def _p_lower(row: Any, smoothing: Smoothing) -> float:
     return plan.p_lower([Evidence(*map(int, counts)) for counts in looks])
 
 
-def _named(certificate: str, alpha: float) -> str:
-    return f"{certificate}, alpha = {alpha}"
+def _named(info: RunInfo) -> str:
+    """The certificate, its own settings where it has any, and alpha."""
+    detail = info.smoothing.certificate.bound.detail
+    return f"{info.certificate}{f' ({detail})' if detail else ''}, alpha = {info.alpha}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import pandas as pd
@@ -46,6 +46,7 @@ class RunInfo:
     target_radii: list[float] | None = None  # of a run by looks
     looks: dict[str, float] | None = None  # its first, growth, power and futility
     deviation: float | None = None  # of noise on the image grid from its law, for a whole image; None: float noise
+    certificate_settings: dict[str, dict[str, float]] = field(default_factory=dict)  # of the run's kind alone, by kind
 
     @property
     def radius_cap(self) -> float:
@@ -69,8 +70,9 @@ class RunInfo:
             **({} if self.chains is None else {"chains": self.chains}),
         }
         audits = {} if self.chains is None else {"audit": self.audit, "audit_share": self.audit_share}
-        smoothing = smoothing_of(self.sigma, sampling, {"kind": self.certificate, "alpha": self.alpha, **audits})
-        return replace(smoothing, law=self.law)
+        certificate = {"kind": self.certificate, "alpha": self.alpha, **audits}
+        certificate |= self.certificate_settings.get(self.certificate, {})
+        return replace(smoothing_of(self.sigma, sampling, certificate), law=self.law)
 
     @property
     def law(self) -> Law:
@@ -121,6 +123,7 @@ class RunInfo:
             target_radii=None if sampling.target_radii is None else list(sampling.target_radii),
             looks=None if sampling.looks is None else sampling.looks.model_dump(),
             deviation=(fingerprint or {}).get("noise.deviation"),
+            certificate_settings={smoothing.certificate.kind: own} if (own := smoothing.certificate.own) else {},
         )
 
     @classmethod
@@ -152,9 +155,12 @@ def _smoothing_of(job: Mapping[str, Any]) -> Smoothing:
         setting_of(job, name)
     sections = setting_of(job, "noise.sigma"), setting_of(job, "sampling"), setting_of(job, "certificate")
     try:
-        return smoothing_of(*sections)
+        smoothing = smoothing_of(*sections)
     except ValueError as error:
         raise RunDirectoryError(f"run.json holds settings that do not go together: {error}") from error
+    for name in smoothing.certificate.own:
+        setting_of(job, f"certificate.{name}")
+    return smoothing
 
 
 def _name_of(job: Mapping[str, Any], dotted: str) -> str:

@@ -28,6 +28,8 @@ _COLUMNS = (
     "classes",
     "counts",
     "audited",
+    "audited_misses",
+    "found",
     "disagreed",
     "function_evaluations",
     "reference_evaluations",

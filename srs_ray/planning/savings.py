@@ -8,7 +8,7 @@ from math import ceil
 from statistics import median_low
 
 from srs_ray.job import Job
-from srs_ray.planning.target_radius import hits_of, with_settings
+from srs_ray.planning.target_radius import audited_of, hits_of, with_settings
 from srs_ray.runs.schema import Row
 from srs_ray.smoothing.bounds import Evidence
 from srs_ray.smoothing.radius import certified_radius
@@ -59,8 +59,9 @@ def savings(job: Job, sample: Sequence[Row]) -> tuple[Saving, ...]:
     fewer = audits.halved()
     spent = sum(row["reference_evaluations"] for row in sample)
     if spent and fewer is not None:
-        kept = sum(row["reference_evaluations"] * audits.kept_by(fewer, row["audited"]) for row in sample)
-        for name, value in fewer.settings.items():
+        kept = sum(row["reference_evaluations"] * audits.kept_by(fewer, audited_of(row)) for row in sample)
+        changed_settings = {name: value for name, value in fewer.settings.items() if audits.settings[name] != value}
+        for name, value in changed_settings.items():
             add(with_settings(job, sampling.n, fewer), f"certificate.{name}", value, total - spent + kept)
     of_a_sample = sampling.steps_of_a_sample
     if of_a_sample is not None and of_a_sample.steps > 1:
@@ -82,8 +83,10 @@ def _cost_of_fewer_samples(job: Job, row: Row, n: int) -> float:
         return _cost(row)
     if job.sampling.by_looks:
         audits = audits * n / drawn
-    elif row["audited"]:
-        audits = audits * min(row["audited"], hits_of(row) * n // drawn) / row["audited"]
+    elif audited_of(row):
+        hits = hits_of(row)
+        left = min(row["audited"], hits * n // drawn) + min(row["audited_misses"] or 0, (drawn - hits) * n // drawn)
+        audits = audits * left / audited_of(row)
     return job.sampling.evaluations_of(row, n) + audits
 
 
@@ -100,6 +103,8 @@ def _scaled_radius(job: Job, row: Row) -> float:
     """The radius on the point's own counts brought to the job's n and K in proportion, rounded against it."""
     n, plan = job.sampling.n, job.smoothing.plan
     hits = hits_of(row) * n // row["n"]
-    audited = plan.audit.expected(hits)
+    audited, of_misses = plan.audit.expected(hits, n - hits)
     disagreed = ceil(row["disagreed"] * audited / row["audited"]) if row["audited"] else 0
-    return certified_radius(plan.p_lower([Evidence(n, hits, audited, disagreed)]), job.noise.sigma)
+    found = row["found"] * of_misses // row["audited_misses"] if row["audited_misses"] else 0
+    evidence = Evidence(n, hits, audited, disagreed, of_misses, found)
+    return certified_radius(plan.p_lower([evidence]), job.noise.sigma)

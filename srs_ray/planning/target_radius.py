@@ -23,16 +23,23 @@ _FEWEST_NEIGHBOURS = 5
 
 @dataclass(frozen=True)
 class Disagreement:
-    """Of so many audited hits, of so many points, so many were not F's."""
+    """Of so many audited hits, of so many points, so many were not F's; of audited misses so many were."""
 
     points: int
     audited: int
     disagreed: int
+    audited_misses: int = 0
+    found: int = 0
 
     @property
     def rate(self) -> float:
         """0 where nothing was audited."""
         return self.disagreed / self.audited if self.audited else 0.0
+
+    @property
+    def missed(self) -> float:
+        """The share of the misses that are F's hits; 0 where none was audited."""
+        return self.found / self.audited_misses if self.audited_misses else 0.0
 
 
 @dataclass(frozen=True)
@@ -80,7 +87,7 @@ def plan_target(job: Job, sample: Sequence[Row], radius: float) -> TargetPlan:
     disagreement = disagreement_near(sample, p_true) if audited else Disagreement(0, 0, 0)
 
     def enough(candidate: Job) -> bool:
-        return expected_bound(candidate, p_true, disagreement.rate) > p_needed
+        return expected_bound(candidate, p_true, disagreement.rate, disagreement.missed) > p_needed
 
     per_sample, per_audit = _prices(job, sample)
     proposal = _cheapest(job, enough, p_true, per_sample, per_audit) if audited else _fewest(job, enough, per_sample)
@@ -100,14 +107,15 @@ def plan_target(job: Job, sample: Sequence[Row], radius: float) -> TargetPlan:
     )
 
 
-def expected_bound(job: Job, p: float, disagreement: float) -> float:
+def expected_bound(job: Job, p: float, disagreement: float, missed: float = 0.0) -> float:
     """The bound of the job's certificate on what n samples come to where a share p of them are hits: F's own for
-    `standard` and `auto`, else the chains', of which F does not confirm a share `disagreement`.
+    `standard` and `auto`, else the chains', of which F does not confirm a share `disagreement`, and of whose misses a
+    share `missed` are its hits.
 
     Counts are rounded against the point. By looks it is the bound of the last one.
     """
     plan = job.smoothing.plan
-    return plan.p_lower([plan.expected(p, disagreement)])
+    return plan.p_lower([plan.expected(p, disagreement, missed=missed)])
 
 
 def with_settings(job: Job, n: int, audits: AuditRule | None = None) -> Job:
@@ -122,6 +130,11 @@ def hits_of(row: Row) -> int:
     return dict(zip(row["classes"], row["counts"], strict=True)).get(row["selected"], 0)
 
 
+def audited_of(row: Row) -> int:
+    """How many samples were audited, hits and misses."""
+    return int(row["audited"] + (row["audited_misses"] or 0))
+
+
 def disagreement_near(sample: Sequence[Row], p: float) -> Disagreement:
     """The disagreement of the third of the audited points, but at least five, whose rates of hits are nearest to p.
 
@@ -132,11 +145,12 @@ def disagreement_near(sample: Sequence[Row], p: float) -> Disagreement:
     quantile = float(ndtri(p))
     audited.sort(key=lambda row: abs(float(ndtri((hits_of(row) + 0.5) / (row["n"] + 1))) - quantile))
     near = audited[: max(_FEWEST_NEIGHBOURS, len(audited) // 3)]
-    return Disagreement(len(near), sum(row["audited"] for row in near), sum(row["disagreed"] for row in near))
+    names = ("audited", "disagreed", "audited_misses", "found")
+    return Disagreement(len(near), *(sum(row[name] or 0 for row in near) for name in names))
 
 
 def _prices(job: Job, sample: Sequence[Row]) -> tuple[float, float]:
-    """Evaluations for a sample and for an audited hit: means of the points sampled as is meant, or else all steps.
+    """Evaluations for a sample and for an audited one: means of the points sampled as is meant, or else all steps.
 
     For `auto` that is standard sampling, which needs no audit.
     """
@@ -148,7 +162,7 @@ def _prices(job: Job, sample: Sequence[Row]) -> tuple[float, float]:
     elif sampling.steps_of_a_sample is not None:
         per_sample = float(sampling.steps_of_a_sample.steps)
     drawn = sum(row["n0"] + row["n"] for row in sample)
-    audited = sum(row["audited"] for row in sample)
+    audited = sum(map(audited_of, sample))
     return (
         sum(row["function_evaluations"] for row in sample) / drawn if drawn else per_sample,
         sum(row["reference_evaluations"] for row in sample) / audited if audited else by_reference,

@@ -101,6 +101,8 @@ def _target_lines(target: TargetPlan, plan: JobPlan) -> Iterator[str]:
             if found.audited
             else "  disagreement of chains: no audit has told yet, so none is assumed; a pilot will tell"
         )
+        if found.audited_misses:
+            yield f"  F hits on {found.missed:.3%} of the misses: {found.found} of {found.audited_misses:,} audited"
     yield f"  the job as it is {'certifies' if target.enough_now else 'does not certify'} it"
     if target.proposal is None:
         yield f"  nothing up to {MOST_SAMPLES:,} samples certifies it{_why_none(target)}"
@@ -122,11 +124,11 @@ def _target_lines(target: TargetPlan, plan: JobPlan) -> Iterator[str]:
 
 
 def _why_none(target: TargetPlan) -> str:
-    confirmed = target.p_true * (1 - target.disagreement.rate)
+    found = target.disagreement
+    confirmed = target.p_true * (1 - found.rate) + (1 - target.p_true) * found.missed
     if confirmed <= target.p_needed:
-        return (
-            f": F confirms the chains' hits on {_probability(confirmed)} of the samples, which is not above the bound"
-        )
+        what = "hits" if found.audited_misses else "confirms the chains' hits"
+        return f": F {what} on {_probability(confirmed)} of the samples, which is not above the bound"
     return ""
 
 

@@ -54,18 +54,18 @@ def check_feasible(job: Job) -> list[str]:
 def _enough(job: Job, p: float) -> str:
     """Which K, or else which n, lets the bound exceed p."""
     certificate, sampling = job.certificate, job.sampling
-    kind, alpha = certificate.kind, certificate.alpha
+    bound, alpha = certificate.bound, certificate.alpha
     if sampling.by_looks:
         by_share = certificate.audits.share > 0
         audits = " or a larger share of audits (certificate.audit_share)" if by_share else ""
         return f"more samples (sampling.n){audits} may be enough"
-    if not certificate.bound.audited:
-        least = smallest_n(kind, alpha, 0, p)
+    if not bound.audited:
+        least = smallest_n(bound, alpha, 0, p)
         return f"sampling.n of {least:,} would be enough" if least else "no sampling.n is enough"
-    audit = smallest_audit(kind, sampling.n, alpha, p)
+    audit = smallest_audit(bound, sampling.n, alpha, p)
     if audit is not None:
         return f"certificate.audit of {audit:,} would be enough"
-    least = smallest_n(kind, alpha, certificate.audits.at_most(MANY), p)
+    least = smallest_n(bound, alpha, certificate.audits.at_most(MANY), p)
     if least is not None:
         return f"sampling.n of {least:,} would be enough"
     return "no certificate.audit is enough at this n, and no sampling.n at this K: raise both"

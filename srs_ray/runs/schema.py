@@ -9,8 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 2
-READABLE_VERSIONS = (1, 2)  # 1 had none of the columns by looks
+SCHEMA_VERSION = 3
+READABLE_VERSIONS = (1, 2, 3)  # 1 had none of the columns by looks, 2 none of those of misses
 
 Row = dict[str, Any]
 
@@ -48,6 +48,12 @@ _BY_LOOKS_FIELDS = [
     ("look_disagreed", pa.list_(pa.int64())),
 ]
 
+# Of a certificate that audits misses too; null elsewhere.
+_MISSES_FIELDS = [
+    ("audited_misses", pa.int64()),  # samples that are no hits on which F was run
+    ("found", pa.int64()),  # those of them on which F hits
+]
+
 ROW_SCHEMA = pa.schema(
     [
         ("index", pa.int64()),  # position in the dataset
@@ -57,6 +63,7 @@ ROW_SCHEMA = pa.schema(
         *_CORE_FIELDS,
         *_SAMPLING_FIELDS,
         *_BY_LOOKS_FIELDS,
+        *_MISSES_FIELDS,
         ("sigma", pa.float64()),  # the noise, in pixel units of [0, 1]
         ("seconds", pa.float64()),  # wall time of the point in its worker
         ("worker", pa.string()),
@@ -72,17 +79,19 @@ CORE_COLUMNS = tuple(name for name, _ in _CORE_FIELDS)
 EVIDENCE = {"sampling": tuple(name for name, _ in _SAMPLING_FIELDS)}  # columns by kind of evidence
 RESULT_COLUMNS = (*CORE_COLUMNS, *(name for columns in EVIDENCE.values() for name in columns))
 BY_LOOKS_COLUMNS = tuple(name for name, _ in _BY_LOOKS_FIELDS)
+MISSES_COLUMNS = tuple(name for name, _ in _MISSES_FIELDS)
 
 _WHOLE = [field.name for field in ROW_SCHEMA if pa.types.is_integer(field.type)]
 _LISTS_OF_WHOLE = [field.name for field in ROW_SCHEMA if pa.types.is_list(field.type)]
 _ALWAYS = ("index", "status", "attempt", "finished_at")
 _NEEDED = {"ok": (*_ALWAYS, "label", *CORE_COLUMNS), "error": (*_ALWAYS, "error")}
-_FORBIDDEN = {"ok": ("error",), "error": (*RESULT_COLUMNS, *BY_LOOKS_COLUMNS)}
+_FORBIDDEN = {"ok": ("error",), "error": (*RESULT_COLUMNS, *BY_LOOKS_COLUMNS, *MISSES_COLUMNS)}
 
 
 def schema_of(version: int) -> pa.Schema:
     """The row schema of that version, one of READABLE_VERSIONS."""
-    return ROW_SCHEMA if version > 1 else pa.schema([f for f in ROW_SCHEMA if f.name not in BY_LOOKS_COLUMNS])
+    later = {1: (*BY_LOOKS_COLUMNS, *MISSES_COLUMNS), 2: MISSES_COLUMNS}.get(version, ())
+    return pa.schema([field for field in ROW_SCHEMA if field.name not in later])
 
 
 def check_row(row: Row) -> None:

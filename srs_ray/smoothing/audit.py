@@ -1,4 +1,4 @@
-"""The audit of a sampler's hits: how many and which of them the base classifier is run on, and what it said."""
+"""The audit of a sampler's hits, and of its misses: which the base classifier is run on, and what it said."""
 
 from __future__ import annotations
 
@@ -17,13 +17,18 @@ if TYPE_CHECKING:  # results are read without torch
 
 @dataclass(frozen=True)
 class Audit:
-    """`disagreed` of the `audited` hits are not hits of the base classifier; the rest is what it cost, summed."""
+    """`disagreed` of the `audited` hits are not hits of the base classifier, `found` of the `audited_misses` are.
+
+    The rest is what it cost, summed.
+    """
 
     audited: int
     disagreed: int
     evaluations: int = 0
     fallbacks: int = 0
     unconverged: int = 0
+    audited_misses: int = 0
+    found: int = 0
 
     def __add__(self, other: Audit) -> Audit:
         return Audit(
@@ -32,6 +37,8 @@ class Audit:
             self.evaluations + other.evaluations,
             self.fallbacks + other.fallbacks,
             self.unconverged + other.unconverged,
+            self.audited_misses + other.audited_misses,
+            self.found + other.found,
         )
 
 
@@ -50,8 +57,12 @@ class AuditRule(Protocol):
         """The numbers of the estimation samples to audit, ascending, given which of the samples so far are hits."""
         ...
 
-    def expected(self, hits: int) -> int:
-        """How many of so many hits are audited on average, rounded down."""
+    def due_misses(self, point: NoisyPoint, hit_N: np.ndarray) -> np.ndarray:
+        """The same among the samples that are no hits."""
+        ...
+
+    def expected(self, hits: int, misses: int) -> tuple[int, int]:
+        """How many of so many hits and of so many misses are audited on average, rounded down."""
         ...
 
     def at_most(self, hits: int) -> int:
@@ -95,8 +106,11 @@ class Fixed:
         hits = np.flatnonzero(hit_N)
         return point.audit_choice(hits, self.audit) if self.audit else hits[:0]
 
-    def expected(self, hits: int) -> int:
-        return min(self.audit, hits)
+    def due_misses(self, point: NoisyPoint, hit_N: np.ndarray) -> np.ndarray:
+        return np.empty(0, dtype=np.int64)
+
+    def expected(self, hits: int, misses: int) -> tuple[int, int]:
+        return min(self.audit, hits), 0
 
     def at_most(self, hits: int) -> int:
         return min(self.audit, hits)
@@ -116,6 +130,43 @@ class Fixed:
 
 
 @dataclass(frozen=True)
+class BothSides(Fixed):
+    """Of K audits, a share `miss_share`, rounded down, is of misses (all if they are fewer), the rest of hits.
+
+    Misses are chosen as hits are, and independently of these.
+    """
+
+    miss_share: float = 0.15
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0.0 < self.miss_share < 1.0:
+            raise ValueError(f"the misses' share of audits is {self.miss_share}, expected above 0 and below 1")
+
+    def due(self, point: NoisyPoint, hit_N: np.ndarray) -> np.ndarray:
+        hits = np.flatnonzero(hit_N)
+        return point.audit_choice(hits, self.expected(len(hits), len(hit_N) - len(hits))[0])
+
+    def due_misses(self, point: NoisyPoint, hit_N: np.ndarray) -> np.ndarray:
+        misses = np.flatnonzero(~hit_N)
+        return point.audit_choice(misses, self.expected(len(hit_N) - len(misses), len(misses))[1], Domain.MISS_CHOICE)
+
+    def expected(self, hits: int, misses: int) -> tuple[int, int]:
+        of_misses = min(floor(self.audit * self.miss_share), misses)
+        return min(self.audit - of_misses, hits), of_misses
+
+    def halved(self) -> BothSides | None:
+        return BothSides(self.audit // 2, self.miss_share) if self.audit > 1 else None
+
+    @property
+    def settings(self) -> dict[str, int | float]:
+        return {"audit": self.audit, "miss_share": self.miss_share}
+
+    def describe(self) -> str:
+        return f"K = {self.audit:,}, {self.miss_share:.0%} of it of misses"
+
+
+@dataclass(frozen=True)
 class Share:
     """Each hit whose permanent random number lies below `share` (tau), so that looks find the audits of earlier ones.
 
@@ -131,8 +182,11 @@ class Share:
     def due(self, point: NoisyPoint, hit_N: np.ndarray) -> np.ndarray:
         return np.flatnonzero(hit_N & (point.audit_uniforms(len(hit_N)) < self.share))
 
-    def expected(self, hits: int) -> int:
-        return floor(hits * self.share)
+    def due_misses(self, point: NoisyPoint, hit_N: np.ndarray) -> np.ndarray:
+        return np.empty(0, dtype=np.int64)
+
+    def expected(self, hits: int, misses: int) -> tuple[int, int]:
+        return floor(hits * self.share), 0
 
     def at_most(self, hits: int) -> int:
         """More come about with a probability of some 1e-4."""
@@ -165,3 +219,15 @@ def audit_samples(
     said = base.predict(point, domain, numbers)
     disagreed = int((said.classes_N != selected).sum())
     return Audit(len(numbers), disagreed, said.evaluations, said.fallbacks, said.unconverged)
+
+
+def audit_misses(base: BaseClassifier, point: NoisyPoint, numbers: np.ndarray, selected: int) -> Audit:
+    """Audits these samples, on which the sampler did not say `selected`.
+
+    One on which the base classifier has no finite answer is not found. Nothing of it flows back into a sampler.
+    """
+    if not len(numbers):
+        return NO_AUDIT
+    said = base.predict(point, Domain.ESTIMATION, numbers)
+    found = int((said.classes_N == selected).sum())
+    return Audit(0, 0, said.evaluations, said.fallbacks, said.unconverged, len(numbers), found)

@@ -8,8 +8,10 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Discriminator, Field, Tag
 
 from srs_ray.settings import Probability, Settings
-from srs_ray.smoothing.audit import AuditRule, Fixed, Share
-from srs_ray.smoothing.bounds import BOUNDS, Bound, bound_named
+from srs_ray.smoothing.audit import AuditRule, BothSides, Fixed, Share
+from srs_ray.smoothing.bounds import BOUNDS, Bound, bound_named, weighted_bound
+from srs_ray.smoothing.bounds.two_sided import TWO_SIDED
+from srs_ray.smoothing.bounds.weighted import WEIGHT, WEIGHTED
 
 
 def _known_bound(name: str) -> str:
@@ -31,6 +33,11 @@ class CertificateSettings(Settings):
     def audits(self) -> AuditRule:
         """The rule by which hits are audited."""
         return Fixed(0)
+
+    @property
+    def own(self) -> dict[str, Any]:
+        """The settings that this kind has and other kinds of its samples have not."""
+        return {}
 
 
 class UnauditedCertificate(CertificateSettings):
@@ -61,13 +68,49 @@ class AuditedCertificate(CertificateSettings):
         return Fixed(self.audit) if self.audit_share is None else Share(self.audit_share)
 
 
+class WeightedCertificate(AuditedCertificate):
+    """The certificate `weighted`: `weight` is lambda, of the samples' test against the audit's; 1 is `exact`."""
+
+    weight: float = Field(WEIGHT, gt=0, le=1)
+
+    @property
+    def bound(self) -> Bound:
+        return weighted_bound(self.weight)
+
+    @property
+    def own(self) -> dict[str, Any]:
+        return {"weight": self.weight}
+
+
+class TwoSidedCertificate(AuditedCertificate):
+    """The certificate `two-sided`: of the `audit` (K) audits, the share `miss_share` is of samples that are no hits."""
+
+    miss_share: float = Field(0.15, gt=0, lt=1)
+
+    @property
+    def audits(self) -> AuditRule:
+        return BothSides(self.audit, self.miss_share) if self.audit_share is None else Share(self.audit_share)
+
+    @property
+    def own(self) -> dict[str, Any]:
+        return {"miss_share": self.miss_share}
+
+
 def _section_for(raw: Any) -> str:
     kind = raw.get("kind") if isinstance(raw, Mapping) else getattr(raw, "kind", None)
+    if kind == WEIGHTED.name:
+        return "(weighted)"
+    if kind == TWO_SIDED.name:
+        return "(two-sided)"
     bound = BOUNDS.get(kind) if isinstance(kind, str) else None
     return "(unaudited)" if bound is not None and not bound.audited else "(audited)"
 
 
+CERTIFICATES = (UnauditedCertificate, AuditedCertificate, WeightedCertificate, TwoSidedCertificate)
 Certificate = Annotated[
-    Annotated[UnauditedCertificate, Tag("(unaudited)")] | Annotated[AuditedCertificate, Tag("(audited)")],
+    Annotated[UnauditedCertificate, Tag("(unaudited)")]
+    | Annotated[AuditedCertificate, Tag("(audited)")]
+    | Annotated[WeightedCertificate, Tag("(weighted)")]
+    | Annotated[TwoSidedCertificate, Tag("(two-sided)")],
     Discriminator(_section_for),
 ]

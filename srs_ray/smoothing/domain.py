@@ -13,3 +13,5 @@ class Domain(IntEnum):
     AUDIT_CHOICE = 2
     AUDIT_UNIFORM = 3
     PREDICTION = 4
+    CHAIN_AGREEMENT = 5
+    MISS_CHOICE = 6

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from srs_ray.errors import PointError
-from srs_ray.smoothing.audit import NO_AUDIT, Audit, audit_samples
+from srs_ray.smoothing.audit import NO_AUDIT, Audit, audit_misses, audit_samples
 from srs_ray.smoothing.base_classifier import NO_CLASS, BaseClassifier
 from srs_ray.smoothing.bounds import Evidence
 from srs_ray.smoothing.noise import Domain, NoisyPoint
@@ -84,7 +84,9 @@ def estimate(
                 break
             audit += audit_samples(base, point, np.setdiff1d(due_N, audited_N, assume_unique=True), selected)
             audited_N = due_N
-        read.append(Evidence(size, hits, audit.audited, audit.disagreed))
+            if plan.bound.misses:  # which has a single look
+                audit += audit_misses(base, point, plan.audit.due_misses(point, hit_N), selected)
+        read.append(Evidence(size, hits, audit.audited, audit.disagreed, audit.audited_misses, audit.found))
         verdict = plan.verdict(read, goal.p_targets, goal.futility, effect)
         if verdict is not None:
             break

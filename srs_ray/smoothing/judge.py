@@ -100,6 +100,7 @@ class SmoothingJudge:
             counts=counts,
             audited=done.audit.audited,
             disagreed=done.audit.disagreed,
+            **self._misses(done),
             method=sampler.method,
             **self._looks(plan, done),
             function_evaluations=selection.evaluations + done.evaluations,
@@ -112,6 +113,12 @@ class SmoothingJudge:
             dtype=str(model.network_dtype).removeprefix("torch."),
             batch=self.batch,
         )
+
+    def _misses(self, done: Estimation) -> dict[str, Any]:
+        """The columns of a point whose misses are audited too; of others they are null."""
+        if not self.smoothing.certificate.bound.misses:
+            return {}
+        return {"audited_misses": done.audit.audited_misses, "found": done.audit.found}
 
     def _looks(self, plan: Plan | None, done: Estimation) -> dict[str, Any]:
         """The columns of a point that was sampled by looks; of others they are null."""

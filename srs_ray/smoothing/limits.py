@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from srs_ray.smoothing.bounds import Evidence, bound_named
+from srs_ray.smoothing.bounds import Bound, Evidence, bound_named
 
 _LARGEST_N = 10**9
 
 
-def p_cap(kind: str, n: int, audit: int, alpha: float) -> float:
+def p_cap(kind: str | Bound, n: int, audit: int, alpha: float) -> float:
     """The largest p_lower that n samples with an audit of at most `audit` can give: all hits, all audited ones agree.
 
     `certified_radius(p_cap, sigma)` is what the radius is capped at. A bound without an audit ignores that argument.
     """
-    bound = bound_named(kind)
+    bound = bound_named(kind) if isinstance(kind, str) else kind
     return bound.p_lower(Evidence(n, n, min(audit, n) if bound.audited else 0), alpha)
 
 
-def smallest_audit(kind: str, n: int, alpha: float, p: float) -> int | None:
+def smallest_audit(kind: str | Bound, n: int, alpha: float, p: float) -> int | None:
     """The least audit with p_cap(kind, n, audit, alpha) > p; None if not even auditing all n is enough.
 
     0 for `cohen`, where n alone decides. Raises ValueError unless 0 <= p <= 1.
@@ -27,13 +27,13 @@ def smallest_audit(kind: str, n: int, alpha: float, p: float) -> int | None:
     return _first_above(p, lambda audit: p_cap(kind, n, audit, alpha), -1, n)
 
 
-def smallest_n(kind: str, alpha: float, audit: int, p: float) -> int | None:
+def smallest_n(kind: str | Bound, alpha: float, audit: int, p: float) -> int | None:
     """An n with p_cap(kind, n, audit, alpha) > p where n - 1 is not enough; None if none up to 10^9 was found.
 
-    For `cohen` always, for `exact` and `union` if it is at most `audit`, that is the least such n: so far the cap
-    rises with n. Elsewhere more samples can lower it (beyond, `exact` peaks near n = 2 audit and falls to t^(1/audit);
-    `union` and `paper` are saw-toothed), so n grows by a twentieth at a time until it is enough, then bisection takes
-    over, and a smaller n may hide between two steps. Raises ValueError unless 0 <= p <= 1.
+    For `cohen` always, for `exact`, `weighted` and `union` if it is at most `audit`, that is the least such n: so far
+    the cap rises with n. Elsewhere more samples can lower it (beyond, `exact` peaks near n = 2 audit and falls to
+    t^(1/audit); `union` and `paper` are saw-toothed), so n grows by a twentieth at a time until it is enough, then
+    bisection takes over, and a smaller n may hide between two steps. Raises ValueError unless 0 <= p <= 1.
     """
     _check_target(p)
     too_few, n = 0, max(audit, 1)

@@ -61,6 +61,8 @@ class Plan:
         name, several = self.bound.name, len(self.sizes) > 1
         if several and not self.bound.sound:
             raise ValueError(f"certificate {name!r} is unsound, and looks cannot be planned for it")
+        if several and self.bound.misses:
+            raise ValueError(f"certificate {name!r} audits misses too, which no looks are planned for: take one size n")
         if not self.bound.audited and self.audit != _NO_AUDIT:
             raise ValueError(f"certificate {name!r} needs no audit, found {self.audit}")
         if self.bound.audited and several and not self.audit.share:
@@ -103,15 +105,16 @@ class Plan:
         """What p_lower will hardly exceed: all samples hits, as many of them audited as is likely, all agreeing."""
         return max(self._bound(Evidence(n, n, self.audit.at_most(n))) for n in self.sizes)
 
-    def expected(self, p: float, disagreement: float, n: int | None = None) -> Evidence:
+    def expected(self, p: float, disagreement: float, n: int | None = None, missed: float = 0.0) -> Evidence:
         """The evidence that a look at n samples (None: all) comes to where a share p of them are hits.
 
-        A share `disagreement` of the audited ones are false. Counts are rounded against the point.
+        A share `disagreement` of the audited ones are false; of audited misses a share `missed` are hits of F. Counts
+        are rounded against the point.
         """
         n = self.n if n is None else n
         hits = floor(n * p)
-        audited = self.audit.expected(hits)
-        return Evidence(n, hits, audited, ceil(audited * disagreement))
+        audited, of_misses = self.audit.expected(hits, n - hits)
+        return Evidence(n, hits, audited, ceil(audited * disagreement), of_misses, floor(of_misses * missed))
 
     def futile(self, now: Evidence, p_target: float, futility: float, design_effect: float = 1.0) -> bool:
         """Whether it is unlikely that the rest up to n would certify p > p_target at the last look.
@@ -175,10 +178,11 @@ class Plan:
                 after.audited - before.audited,
                 after.disagreed - before.disagreed,
             )
-            if not new[0] >= new[1] >= new[2] >= new[3] >= 0:
+            misses = new[0] - new[1], after.audited_misses - before.audited_misses, after.found - before.found
+            if not (new[0] >= new[1] >= new[2] >= new[3] >= 0 and misses[0] >= misses[1] >= misses[2] >= 0):
                 raise ValueError(
                     "between two looks at least as many samples as hits, hits as audited ones and audited as disagreed "
-                    f"ones must be added, found {before} before {after}"
+                    f"ones must be added, and so for misses, found {before} before {after}"
                 )
 
 

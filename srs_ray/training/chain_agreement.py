@@ -8,7 +8,8 @@ import numpy as np
 from torch import Tensor
 
 from srs_ray.models.mdeq.model import MDEQ
-from srs_ray.smoothing.base_classifier import BaseClassifier
+from srs_ray.smoothing.base_classifier import NO_CLASS, BaseClassifier
+from srs_ray.smoothing.judge import selected_class
 from srs_ray.smoothing.noise import Domain, NoisyPoint, noise_generator
 from srs_ray.smoothing.samplers import SerializedSampler
 from srs_ray.solvers.iteration import SolverSetting
@@ -20,10 +21,11 @@ _BATCH = 100
 
 @dataclass(frozen=True)
 class ChainAgreement:
-    """`false_mean` and `false_worst`, by steps per solve: over the points, the mean and the largest share of samples on
-    which serialized sampling says the point's top class (its own most frequent one) and the base classifier does not.
+    """`false_mean` and `false_worst`, by steps per solve: mean and maximum over points of the share of false hits.
 
-    `reference_evaluations` is what the base classifier spends per sample.
+    As in an audit: of the samples on which serialized sampling says the point's top class (its own most frequent one),
+    the share on which the base classifier does not. `samples` of each point count; those that warm its chains up are
+    drawn before. `reference_evaluations` is what the base classifier spends per sample.
     """
 
     points: int
@@ -39,6 +41,8 @@ def chain_agreement(
 ) -> ChainAgreement:
     """Draws `samples` noisy copies of each image in `chains` chains (sigma in pixel units of [0, 1]), by a model in
     evaluation mode and its reference solver, and holds them against the base classifier on the same noise.
+
+    The noise has a domain of its own: no certificate shares it. A point on which no sample has a class counts as false.
     """
     base = BaseClassifier(model, model.config.reference, _BATCH)
     solver, generator = model.config.reference.solver, noise_generator("auto", model.device)
@@ -46,14 +50,13 @@ def chain_agreement(
     evaluations = 0
     for index, x_CHW in enumerate(x_NCHW):
         point = NoisyPoint(x_CHW, sigma, seed, index, generator)
-        reference = base.predict(point, Domain.ESTIMATION, np.arange(samples))
+        reference = base.predict(point, Domain.CHAIN_AGREEMENT, np.arange(chains, chains + samples))
         evaluations += reference.evaluations
         for steps, shares in false_shares.items():
             sampler = SerializedSampler(model, point, SolverSetting(solver, steps), WARMUP_STEPS, chains, chains)
-            said_N = sampler.draw(Domain.ESTIMATION, samples).classes_N
-            classes, counts = np.unique(said_N, return_counts=True)
-            top = classes[counts.argmax()]
-            shares.append(float(((said_N == top) & (reference.classes_N != top)).mean()))
+            sampler.draw(Domain.CHAIN_AGREEMENT, chains)
+            said = sampler.draw(Domain.CHAIN_AGREEMENT, samples, chains)
+            shares.append(false_share(said.classes_N, reference.classes_N))
     return ChainAgreement(
         points=len(x_NCHW),
         samples=samples,
@@ -62,3 +65,11 @@ def chain_agreement(
         false_worst={steps: max(shares) for steps, shares in false_shares.items()},
         reference_evaluations=evaluations / (len(x_NCHW) * samples),
     )
+
+
+def false_share(said_N: np.ndarray, reference_N: np.ndarray) -> float:
+    """Of the hits of the most frequent class of `said_N`, the share that `reference_N` denies; 1 where none has one."""
+    top = selected_class(said_N)
+    if top == NO_CLASS:
+        return 1.0
+    return float((reference_N[said_N == top] != top).mean())

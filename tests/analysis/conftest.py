@@ -11,13 +11,15 @@ import pytest
 
 from srs_ray.job import Job
 from srs_ray.runs.directory import RunDirectory
-from srs_ray.smoothing.bounds import p_lower
+from srs_ray.smoothing.bounds import Evidence
 from srs_ray.smoothing.radius import certified_radius
 
 STARTED = datetime(2025, 3, 1, 12, 0, 0, tzinfo=UTC)
 
 
-def job_of(method: str, kind: str, alpha: float, n: int, audit: int, sigma: float) -> dict[str, Any]:
+def job_of(
+    method: str, kind: str, alpha: float, n: int, audit: int, sigma: float, own: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """A job as run.json keeps it, every default filled in."""
     serialized = {"chains": 400, "solver": "anderson", "steps": 3, "warmup_steps": 10} if method == "srs" else {}
     job = Job.model_validate(
@@ -26,7 +28,12 @@ def job_of(method: str, kind: str, alpha: float, n: int, audit: int, sigma: floa
             "data": {"kind": "cifar10", "path": "data", "split": "test", "every": 20},
             "noise": {"sigma": sigma},
             "sampling": {"method": method, "n0": 100, "n": n, **serialized},
-            "certificate": {"kind": kind, "alpha": alpha, **({"audit": audit} if method == "srs" else {})},
+            "certificate": {
+                "kind": kind,
+                "alpha": alpha,
+                **({"audit": audit} if method == "srs" else {}),
+                **(own or {}),
+            },
             "report": {"radii": [0.0, 0.25, 0.5]},
             "output": "runs/small",
         }
@@ -40,9 +47,10 @@ def result(point: dict[str, Any], job: dict[str, Any]) -> dict[str, Any]:
     selected, label = point["selected"], point["label"]
     # Where selection's winner is 'no class' the sampler abstains and draws no estimation samples.
     n, hits = (0, 0) if selected == -1 else (job["sampling"]["n"], point["hits"])
-    audited = min(certificate["audit"], hits) if srs else 0
-    disagreed = min(point.get("disagreed", 0), audited)
-    bound = p_lower(certificate["kind"], hits, n, audited, disagreed, certificate["alpha"])
+    own = Job.model_validate(job).certificate
+    audited, of_misses = own.audits.expected(hits, n - hits) if srs else (0, 0)
+    disagreed, found = min(point.get("disagreed", 0), audited), min(point.get("found", 0), of_misses)
+    bound = own.bound.p_lower(Evidence(n, hits, audited, disagreed, of_misses, found), certificate["alpha"])
     predicted = selected if bound > 0.5 else -1
     return {
         "predicted": predicted,
@@ -58,8 +66,9 @@ def result(point: dict[str, Any], job: dict[str, Any]) -> dict[str, Any]:
         "counts": [1, hits, n - hits - 1] if n else [],
         "audited": audited,
         "disagreed": disagreed,
+        **({"audited_misses": of_misses, "found": found} if own.bound.misses else {}),
         "function_evaluations": 3 * (job["sampling"]["n0"] + n),
-        "reference_evaluations": 12 * audited,
+        "reference_evaluations": 12 * (audited + of_misses),
         "fallbacks": 2,
         "unconverged": 1,
     }
@@ -81,8 +90,9 @@ def write_run(tmp_path: Path) -> Callable[..., Path]:
         start: int = 0,
         stop: int | None = None,
         every: int = 20,
+        own: dict[str, Any] | None = None,
     ) -> Path:
-        job = job_of(method, kind, alpha, n, audit, sigma)
+        job = job_of(method, kind, alpha, n, audit, sigma, own)
         rows = [
             {
                 "index": every * i,

@@ -15,7 +15,7 @@ from srs_ray.planning.target_radius import expected_bound, plan_target, with_set
 from srs_ray.planning.text import print_plan
 from srs_ray.runner.backend import InProcess
 from srs_ray.runs import RunDirectory
-from srs_ray.smoothing.audit import Fixed, Share
+from srs_ray.smoothing.audit import BothSides, Fixed, Share
 from srs_ray.smoothing.bounds import Evidence, bound_named, p_lower
 from srs_ray.smoothing.plan import Plan
 from srs_ray.smoothing.radius import certified_radius
@@ -184,6 +184,28 @@ def test_the_proposed_samples_and_audits_certify_the_target_and_half_the_audits_
     [standard] = target.standard.settings.values()
     hits = floor(standard * target.p_true)
     assert certified_radius(p_lower("cohen", hits, standard, 0, 0, 0.01), 0.25) >= 0.2
+
+
+def test_a_pilot_that_audits_misses_tells_how_often_chains_miss_and_the_plan_counts_on_it(digits_job, console):
+    job = digits_job(certificate={"kind": "two-sided", "audit": 150}, sampling={"n": 300, "steps": 1})
+    plan = planned(job, console, 3, target=0.2)
+    rows = piloted(job, console, 3).rows
+    seen = plan.target.disagreement
+    assert seen.audited_misses == sum(row["audited_misses"] for row in rows) > 0
+    assert seen.found == sum(row["found"] for row in rows)
+    per_audit = sum(row["reference_evaluations"] for row in rows) / (seen.audited + seen.audited_misses)
+    assert plan.target.standard.evaluations / plan.target.standard.settings["sampling.n"] == pytest.approx(per_audit)
+    n, audit = (plan.target.proposal.settings[name] for name in ("sampling.n", "certificate.audit"))
+    bound = expected_bound(with_settings(job, n, Fixed(audit)), plan.target.p_true, seen.rate, seen.missed)
+    hits = floor(n * plan.target.p_true)
+    audited, of_misses = BothSides(audit).expected(hits, n - hits)
+    found = floor(of_misses * seen.missed)
+    assert bound == p_lower("two-sided", hits, n, audited, ceil(audited * seen.rate), 0.01, of_misses, found)
+    assert certified_radius(bound, 0.25) >= 0.2
+    savings = {saving.setting: saving for saving in plan.savings}
+    assert savings["certificate.audit"].value == 75
+    assert "certificate.miss_share" not in savings
+    assert "of the misses" in said(plan)
 
 
 def test_the_job_as_it_is_may_be_enough(digits_job):

@@ -24,6 +24,8 @@ def enough(message: str) -> tuple[str, int]:
         {"certificate": {"audit": 0}},
         {"certificate": {"audit": 3}},
         {"certificate": {"audit": 3, "kind": "union"}},
+        {"certificate": {"audit": 3, "kind": "weighted", "weight": 0.5}},
+        {"certificate": {"audit": 3, "kind": "two-sided"}},
         {"sampling": {"n": 4}},
         {"sampling": {"n": 4, "method": "standard"}},
     ],

@@ -13,19 +13,28 @@ from srs_ray.smoothing.smoothing import smoothing_of
 
 
 def test_every_bound_is_registered_under_its_own_name() -> None:
-    assert list(BOUNDS) == ["cohen", "mixture", "exact", "union", "paper", "released"]
+    assert list(BOUNDS) == ["cohen", "mixture", "exact", "weighted", "two-sided", "union", "paper", "released"]
     assert all(bound.name == name and bound_named(name) is bound for name, bound in BOUNDS.items())
 
 
 def test_capabilities_are_those_that_the_docstrings_promise() -> None:
-    assert {name for name, bound in BOUNDS.items() if bound.audited} == {"exact", "union", "paper", "released"}
+    assert {name for name, bound in BOUNDS.items() if bound.audited} == {
+        "exact",
+        "weighted",
+        "two-sided",
+        "union",
+        "paper",
+        "released",
+    }
     assert {name for name, bound in BOUNDS.items() if not bound.sound} == {"released"}
     assert {name for name, bound in BOUNDS.items() if bound.anytime} == {"mixture"}
+    assert {name for name, bound in BOUNDS.items() if bound.misses} == {"two-sided"}
 
 
 @pytest.mark.parametrize("name", BOUNDS)
 def test_an_unsound_bound_says_so_wherever_it_is_named(name: str) -> None:
-    assert BOUNDS[name].label == ("released (unsound)" if name == "released" else name)
+    beside = {"released": " (unsound)", "weighted": " (lambda = 0.75)"}.get(name, "")
+    assert BOUNDS[name].label == name + beside
 
 
 def test_a_bound_is_taken_as_sound_unaudited_and_of_one_size_only_where_it_says_so() -> None:
@@ -37,7 +46,9 @@ def test_a_bound_is_taken_as_sound_unaudited_and_of_one_size_only_where_it_says_
 
 @pytest.mark.parametrize("name", ["", "Exact", "exakt", "exact "])
 def test_another_name_is_refused_with_all_that_there_are(name: str) -> None:
-    with pytest.raises(ValueError, match=r"expected one of cohen, mixture, exact, union, paper, released"):
+    with pytest.raises(
+        ValueError, match=r"expected one of cohen, mixture, exact, weighted, two-sided, union, paper, released"
+    ):
         bound_named(name)
 
 
@@ -46,8 +57,8 @@ def test_another_name_is_refused_with_all_that_there_are(name: str) -> None:
     [
         (False, False, ["cohen"]),
         (False, True, ["mixture", "cohen"]),
-        (True, False, ["exact", "union", "paper", "released"]),
-        (True, True, ["exact", "union", "paper"]),
+        (True, False, ["exact", "weighted", "two-sided", "union", "paper", "released"]),
+        (True, True, ["exact", "weighted", "union", "paper"]),
     ],
 )
 def test_the_fitting_bounds_and_first_the_usual_one(audited: bool, by_looks: bool, expected: list[str]) -> None:
@@ -78,7 +89,7 @@ def test_a_section_certificate_is_of_the_kind_that_the_bound_asks_for(name: str)
     looks = {"target_radii": (0.1,)} if by_looks else {}
     certificate = smoothing_of(0.5, {**sampling, **looks}, {"kind": name}).certificate
     assert isinstance(certificate, AuditedCertificate if bound.audited else UnauditedCertificate)
-    assert certificate.bound is bound
+    assert certificate.bound == bound
 
 
 @pytest.mark.parametrize("by_looks", [False, True])

@@ -10,24 +10,26 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import binom, hypergeom
 
-from srs_ray.smoothing.bounds import clopper_pearson_lower, p_lower
+from srs_ray.smoothing.bounds import bound_named, clopper_pearson_lower, p_lower
 
+BoundFunction = Callable[[int, int, int, int, float], float]
 FALSE_ALARM = 1e-6  # a sound certificate fails a simulated test with no more than this probability
 
 
-def worst_violation(kind: str, n: int, audit: int, alpha: float) -> float:
+def worst_violation(kind: str | BoundFunction, n: int, audit: int, alpha: float) -> float:
     """The largest P(p > p_A), to rounding, that any sampler can bring about; exact but for the choice of p_A.
 
     Of F's n outcomes, i.i.d. with rate p_A, G are hits. The sampler, knowing them all, picks which samples it calls
     hits: any S with |S| - d <= G true ones and d <= n - G false ones. Only the audit's choice is out of its hands. p_A
     runs over the points just below each value the certificate can take, where P(p > p_A) jumps, and a grid between.
     """
+    function = bound_named(kind).function if isinstance(kind, str) else kind
     draws = [min(audit, size) for size in range(n + 1)]
     bound = np.full((n + 1, audit + 1), -1.0)
     mass = np.zeros((n + 1, n + 1, audit + 1))  # P(k | |S|, d)
     for size in range(n + 1):
         for k in range(draws[size] + 1):
-            bound[size, k] = p_lower(kind, size, n, draws[size], k, alpha)
+            bound[size, k] = function(size, n, draws[size], k, alpha)
         for d in range(size + 1):
             # SciPy gives nan for an empty population, which max() would take for no violation at all
             mass[size, d] = hypergeom.pmf(np.arange(audit + 1), size, d, draws[size]) if size else np.eye(audit + 1)[0]
@@ -44,7 +46,7 @@ def worst_violation(kind: str, n: int, audit: int, alpha: float) -> float:
 
 @pytest.mark.parametrize(("n", "audit"), [(1, 1), (6, 3), (15, 5), (24, 8), (24, 24), (30, 2)])
 @pytest.mark.parametrize("alpha", [0.02, 0.1, 0.4])
-@pytest.mark.parametrize(("kind", "spent"), [("exact", 0.1), ("union", 0.45), ("paper", 0.0)])
+@pytest.mark.parametrize(("kind", "spent"), [("exact", 0.1), ("weighted", 0.03), ("union", 0.45), ("paper", 0.0)])
 def test_no_sampler_lifts_a_sound_certificate_above_p_a_more_often_than_alpha(
     kind: str, spent: float, alpha: float, n: int, audit: int
 ) -> None:
@@ -128,7 +130,7 @@ def simulated_counts(sampler: str) -> tuple[tuple[int, int, int], ...]:
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-@pytest.mark.parametrize("kind", ["exact", "union", "paper"])
+@pytest.mark.parametrize("kind", ["exact", "weighted", "union", "paper"])
 def test_correlated_and_adversarial_chains_break_a_certificate_no_more_often_than_alpha(
     kind: str, sampler: str
 ) -> None:

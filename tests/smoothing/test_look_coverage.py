@@ -78,7 +78,7 @@ def test_a_sampler_that_leans_breaks_a_bound_that_scales_its_audit_away() -> Non
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sampler", SAMPLERS)
-@pytest.mark.parametrize("kind", ["exact", "union", "paper"])
+@pytest.mark.parametrize("kind", ["exact", "weighted", "union", "paper"])
 @pytest.mark.parametrize("p_a", [0.35, 0.9])
 @pytest.mark.parametrize("tau", [0.05, 0.15, 0.5])
 @pytest.mark.parametrize("power", [0.3, 1.0])

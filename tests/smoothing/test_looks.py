@@ -78,7 +78,7 @@ def test_a_power_that_leaves_a_look_nothing_is_refused(power: float) -> None:
         spend_alpha(0.001, (157, 10_000), power)
 
 
-LOOK_CERTIFICATES = [bound.name for bound in BOUNDS.values() if bound.sound]
+LOOK_CERTIFICATES = [bound.name for bound in BOUNDS.values() if bound.sound and not bound.misses]
 COHEN = Plan(bound_named("cohen"), 0.1, (5, 10, 20), (0.02, 0.03, 0.05))
 EXACT = Plan(bound_named("exact"), 0.1, (50, 100, 200), (0.02, 0.03, 0.05), Share(0.3))
 MIXTURE = Plan(bound_named("mixture"), 0.1, (5, 10, 20), (0.1, 0.1, 0.1))
@@ -96,6 +96,7 @@ MIXTURE = Plan(bound_named("mixture"), 0.1, (5, 10, 20), (0.1, 0.1, 0.1))
         ({"sizes": (5, 20, 10)}, "ascend"),
         ({"audit": Share(0.3)}, r"'cohen' needs no audit, found Share\(share=0\.3\)"),
         ({"audit": Fixed(7)}, r"'cohen' needs no audit, found Fixed\(audit=7\)"),
+        ({"kind": "two-sided", "audit": Share(0.3)}, "'two-sided' audits misses too, which no looks are planned for"),
         ({"kind": "exact"}, "'exact' by looks needs a share of audits above 0"),
         ({"kind": "exact", "audit": Fixed(7)}, "'exact' by looks needs a share of audits above 0"),
         ({"kind": "mixture", "alpha": 0.04}, "more than alpha"),
@@ -258,13 +259,13 @@ def worst_violation_of_an_audited_plan(plan: Plan) -> float:
 @pytest.mark.parametrize("alpha", [0.05, 0.3])
 @pytest.mark.parametrize("tau", [0.15, 0.5, 0.9])
 @pytest.mark.parametrize("sizes", [(3, 6, 10), (4, 10)])
-@pytest.mark.parametrize("kind", ["exact", "union"])
+@pytest.mark.parametrize("kind", ["exact", "weighted", "union"])
 def test_no_sampler_lifts_the_best_bound_of_all_looks_above_p_a_more_often_than_alpha(
     kind: str, sizes: tuple[int, ...], tau: float, alpha: float
 ) -> None:
     plan = Plan(bound_named(kind), alpha, sizes, spend_alpha(alpha, sizes, 0.5), Share(tau))
     # The lower limit is for the enumeration's sake: an adversary that achieved nothing would prove nothing.
-    assert 0.02 * alpha < worst_violation_of_an_audited_plan(plan) <= alpha
+    assert 0.01 * alpha < worst_violation_of_an_audited_plan(plan) <= alpha
 
 
 def test_a_sampler_that_knows_f_breaks_released_at_looks() -> None:

@@ -28,7 +28,7 @@ COUNTS = [
 
 
 def test_these_are_the_certificates_of_a_fixed_n() -> None:
-    assert KINDS == ["cohen", "exact", "union", "paper", "released"]
+    assert KINDS == ["cohen", "exact", "weighted", "two-sided", "union", "paper", "released"]
 
 
 @pytest.mark.parametrize("alpha", ALPHAS)

@@ -15,12 +15,17 @@ class Evidence:
     audited     K', hits on which the base classifier was run from zero on the same noise; drawn from S uniformly
                 without replacement, by randomness independent of everything else
     disagreed   k, audited hits on which the base classifier did not say c (a failed solve disagrees)
+    audited_misses, found
+                samples on which the sampler did not say c, on which the base classifier was run in the same way, and
+                those of them on which it said c (a failed solve does not)
     """
 
     n: int
     hits: int
     audited: int = 0
     disagreed: int = 0
+    audited_misses: int = 0
+    found: int = 0
 
 
 @dataclass(frozen=True)
@@ -29,20 +34,27 @@ class Bound:
 
     `audited`: it is for samples of another sampler than F, corrected by an audit; otherwise F itself made them.
     `sound`: p_lower is above p_A with probability at most alpha. `anytime`: that holds at all sample sizes at once.
-    `function(hits, n, audited, disagreed, alpha)` raises ValueError for counts that cannot be.
+    `misses`: it takes an audit of the sampler's misses too, and only a fixed n; other bounds ignore that audit.
+    `function(hits, n, audited, disagreed, alpha)`, with `misses` also of (audited_misses, found), raises ValueError for
+    counts that cannot be. `detail` has the bound's
+    own settings in words.
     """
 
     name: str
-    function: Callable[[int, int, int, int, float], float]
+    function: Callable[..., float]
     audited: bool
     sound: bool = True
     anytime: bool = False
+    misses: bool = False
+    detail: str = ""
 
     def p_lower(self, evidence: Evidence, alpha: float) -> float:
         """The bound of this evidence."""
-        return self.function(evidence.hits, evidence.n, evidence.audited, evidence.disagreed, alpha)
+        of_misses = (evidence.audited_misses, evidence.found) if self.misses else ()
+        return self.function(evidence.hits, evidence.n, evidence.audited, evidence.disagreed, alpha, *of_misses)
 
     @property
     def label(self) -> str:
-        """The name, and that it is unsound where it is."""
-        return self.name if self.sound else f"{self.name} (unsound)"
+        """The name, its own settings, and that it is unsound where it is."""
+        beside = self.detail if self.sound else "unsound"
+        return f"{self.name} ({beside})" if beside else self.name

@@ -44,9 +44,12 @@ class NoisyPoint:
             x_NCHW = self.samples(stage, range(together[0].start, together[-1].stop))
             yield from x_NCHW.split([len(numbers) for numbers in together])
 
-    def audit_choice(self, hits: np.ndarray, audit: int) -> np.ndarray:
-        """min(audit, |hits|) of the hits, uniform without replacement and independent of all noise, in order."""
-        generator = numpy_generator(self.seed, self.index, Domain.AUDIT_CHOICE)
+    def audit_choice(self, hits: np.ndarray, audit: int, domain: Domain = Domain.AUDIT_CHOICE) -> np.ndarray:
+        """min(audit, |hits|) of the hits, uniform without replacement and independent of all noise, in order.
+
+        Of misses in the domain MISS_CHOICE, which is independent of the hits' choice.
+        """
+        generator = numpy_generator(self.seed, self.index, domain)
         return np.sort(generator.choice(hits, size=min(audit, len(hits)), replace=False, shuffle=False))
 
     def audit_uniforms(self, count: int) -> np.ndarray:
