@@ -35,5 +35,5 @@ def points_of(directory: RunDirectory) -> pd.DataFrame:
     outside = int((df["status"].eq("ok") & ~asked).sum())
     df = df[asked].reset_index(drop=True)
     path = directory.path if "://" in directory.path else os.path.abspath(directory.path)
-    RunInfo.from_run(path, directory.job, points, outside).attach(df)
+    RunInfo.from_run(path, directory.job, points, outside, directory.fingerprint).attach(df)
     return df

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from srs_ray.errors import RunDirectoryError, SrsRayError
+from srs_ray.runs.fingerprint import digest
 from srs_ray.smoothing.bounds import BOUNDS
 from srs_ray.smoothing.radius import certified_radius
 from srs_ray.smoothing.samplers import SAMPLINGS
@@ -44,6 +45,7 @@ class RunInfo:
     audit_share: float | None = None  # tau, of a run of srs by looks
     target_radii: list[float] | None = None  # of a run by looks
     looks: dict[str, float] | None = None  # its first, growth, power and futility
+    data_digest: str | None = None  # of what makes an index mean an image, where the run's fingerprint says it
 
     @property
     def radius_cap(self) -> float:
@@ -54,6 +56,19 @@ class RunInfo:
     def radius_cap_in_sigma(self) -> float:
         """`radius_cap` in units of sigma."""
         return certified_radius(self.smoothing.plan.p_cap, 1.0)
+
+    @property
+    def by_looks(self) -> bool:
+        """Whether points were sampled only until their target radii were decided, so that their radii are floors."""
+        return self.target_radii is not None
+
+    def is_floor_at(self, radius: float) -> bool:
+        """Whether certified accuracy at this radius is less than all n samples of each point might have given.
+
+        By looks it is full at the target radii alone, up to the setting `futility`, and nowhere for another certificate
+        or alpha than the one that sampling stopped by.
+        """
+        return self.target_radii is not None and (self.recomputed_from is not None or radius not in self.target_radii)
 
     @property
     def smoothing(self) -> Smoothing:
@@ -75,7 +90,14 @@ class RunInfo:
         return BOUNDS[self.certificate].sound
 
     @classmethod
-    def from_run(cls, path: str, job: Mapping[str, Any], points: Mapping[str, int], outside: int) -> RunInfo:
+    def from_run(
+        cls,
+        path: str,
+        job: Mapping[str, Any],
+        points: Mapping[str, int],
+        outside: int,
+        fingerprint: Mapping[str, Any] | None = None,
+    ) -> RunInfo:
         """From a run directory's resolved job and its `points`; RunDirectoryError names a setting that is missing."""
         smoothing = _smoothing_of(job)
         sampling, audits = smoothing.sampling, smoothing.certificate.audits
@@ -106,6 +128,7 @@ class RunInfo:
             audit_share=audits.share or None,
             target_radii=None if sampling.target_radii is None else list(sampling.target_radii),
             looks=None if sampling.looks is None else sampling.looks.model_dump(),
+            data_digest=_data_digest(fingerprint or {}),
         )
 
     @classmethod
@@ -140,6 +163,30 @@ def _smoothing_of(job: Mapping[str, Any]) -> Smoothing:
         return smoothing_of(*sections)
     except ValueError as error:
         raise RunDirectoryError(f"run.json holds settings that do not go together: {error}") from error
+
+
+# The entries of a fingerprint that tell images and labels from others, whatever a model's preprocessing makes of them.
+_OF_DATA = (
+    "kind",
+    "split",
+    "points",
+    "classes",
+    "content",
+    "image_column",
+    "label_column",
+    "import",
+    "identity",
+    "args",
+)
+
+
+def _data_digest(fingerprint: Mapping[str, Any]) -> str | None:
+    entries = {
+        name: value
+        for name, value in fingerprint.items()
+        if name.startswith("data.") and name.split(".")[1] in _OF_DATA
+    }
+    return digest(entries) if entries else None
 
 
 def _name_of(job: Mapping[str, Any], dotted: str) -> str:
