@@ -297,8 +297,8 @@ def _paired_notes(results: Sequence[RunResults], radii: Sequence[str]) -> list[s
         lines.insert(
             0,
             "Paired: difference of certified accuracy on the points that ended in both runs, in percentage points, "
-            "its 95 % score interval over points (Tango 1998), at each radius by itself, and how many points one of the "
-            "two alone certifies",
+            "its 95 % score interval over points (Tango 1998), at each radius by itself, and how many points one of "
+            "the two alone certifies",
         )
     return lines
 

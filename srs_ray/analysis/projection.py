@@ -51,7 +51,8 @@ def projected_radii(df: pd.DataFrame, n: int | None = None, alpha: float | None 
     whether the radius is above 0 and the candidate class is the label. None takes the run's own n or alpha. At
     another n the counts are guesses, rounded against the point, and nothing is proved of them; by looks they are those
     of the last look, and early stops make rates look better than they are. At the run's own n and another alpha
-    `recertify` gives certificates. Rows in error have missing values. Raises SrsRayError for an n or alpha out of range.
+    `recertify` gives certificates. Rows in error have missing values.
+    Raises SrsRayError for an n or alpha out of range.
     """
     info = RunInfo.of(df)
     if n is not None and (isinstance(n, bool) or n != int(n) or n < 1):
