@@ -168,7 +168,7 @@ def _costs(result: RunResults) -> list[str]:
 
 
 def _ended(result: RunResults) -> str:
-    return f"{result.summary.points} of {result.info.asked}"
+    return f"{result.summary.points}/{result.info.asked}"
 
 
 def _bounds(result: RunResults) -> list[str]:
