@@ -29,7 +29,7 @@ def test_aggregate_divides_by_the_points_asked_for_where_that_is_wanted(write_ru
 
 def test_aggregate_projects_to_another_n(write_run, points):
     out, _ = command("aggregate", write_run("small", points), "--project-n", "100000", "--radii", "0")
-    assert "Projection, NO certificate (small): n = 100,000: r = 0: 60.0" in " ".join(out.split())
+    assert "Projection, NO certificate (small): n = 100,000: r = 0: 40.0" in " ".join(out.split())
 
 
 def test_data_for_programs_comes_with_its_warning_on_stderr(write_run, points):
