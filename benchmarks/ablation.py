@@ -17,7 +17,6 @@ from contextlib import ExitStack
 from multiprocessing import get_context
 from unittest.mock import patch
 
-import numpy as np
 import point
 import torch
 from point import SRS_1, SRS_3, STANDARD, Ours, Setup
@@ -28,9 +27,8 @@ from torch import Tensor, nn
 from srs_ray.models.mdeq import inference, winograd
 from srs_ray.models.mdeq.architectures import ARCHITECTURES
 from srs_ray.models.mdeq.model import ResidualBlock
-from srs_ray.smoothing import noise
 from srs_ray.smoothing.judge import device_name, use_exact_float32
-from srs_ray.smoothing.noise import Domain
+from srs_ray.smoothing.noise import grid
 from srs_ray.solvers import anderson, broyden, iteration
 from srs_ray.solvers.iteration import FixedPointIteration, FixedPointMap, Solution, SolverSetting
 
@@ -66,13 +64,10 @@ def filter_nothing(block: nn.Module, height: int, width: int) -> None:
     pass
 
 
-def normals_by_new_generators(
-    self: noise.Philox4x64, seed: int, point: int, stage: Domain, samples: Sequence[int], size: int
+def noise_by_tensors(
+    table: grid.Table, key: tuple[int, int], samples: Sequence[int], rest: tuple[int, int], size: int
 ) -> Tensor:
-    e_ND = np.empty((len(samples), size), dtype=np.float32)
-    for row, sample in zip(e_ND, samples, strict=True):
-        noise._numpy_generator(seed, point, stage, sample).standard_normal(dtype=np.float32, out=row)
-    return torch.from_numpy(e_ND)
+    return grid.drawn_by_tensors(grid.signed_thresholds(table), table.lowest, key, samples, rest, size)
 
 
 Replacements = list[tuple[object, str, object]]
@@ -100,7 +95,7 @@ VARIANTS: dict[str, tuple[Replacements, Callable[[Ours], None] | None]] = {
         None,
     ),
     "joining the head's shortcuts": (LEAVE_HEAD, None),
-    "one random generator for a batch": ([(noise.Philox4x64, "normals", normals_by_new_generators)], None),
+    "compiled loops for noise": ([(grid, "_drawn_by_loops", noise_by_tensors)], None),
     "leaving out residuals that nobody reads": ([(iteration, "_take_all_steps", watch_all_steps)], None),
 }
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from srs_ray.data.images import image_tensor
 from srs_ray.data.points import class_label
+from srs_ray.data.rounding import rounded
 from srs_ray.errors import JobError, PointError
 from srs_ray.models.mdeq.family import opened_mdeq
 from srs_ray.models.mdeq.model import MDEQ
@@ -82,6 +83,7 @@ def certify_point(
     seed: int = 0,
     batch: int | None = None,
     noise: str = "auto",
+    round_pixels: bool = False,
     **settings: Any,
 ) -> PointRow:
     """Certifies one image in this process; the row has the columns of a run directory.
@@ -96,6 +98,9 @@ def certify_point(
     [0, 0.25] or `Looks`, end sampling early. `settings` are those of a job's sections `sampling` and `certificate` by
     their names: n, n0, steps, chains, alpha, audit, ... Those that the method does not have are ignored.
 
+    Noise lies on the image grid, so pixels must be whole 255ths, as those of image files are. `round_pixels` rounds
+    others to the grid, and `noise="philox4x64"` takes float noise, whose certificates are for real arithmetic only.
+
     `index` is the image's number; it keys the noise. It may be left out for one image: a second one with the same seed
     needs it, because certificates of different images must not share their noise.
 
@@ -105,8 +110,11 @@ def certify_point(
     """
     shape = _shape_of(image) if not isinstance(model, Opened | MDEQ) else None
     ready = as_opened(model, shape).with_reference(reference)
-    x_CHW = _as_image(image, ready.input_shape)
+    x_CHW = _as_image(image, ready.input_shape, round_pixels)
     judge = _judge(ready, sigma, method, certificate, looks, seed, batch, noise, settings)
+    fault = judge.generator.fault(x_CHW)
+    if fault is not None:
+        raise ValueError(f"the image: {fault}")
     if label is not None:
         label = _as_label(label, ready.classes)
     if index is None:
@@ -129,6 +137,7 @@ def certify_points(
     seed: int = 0,
     batch: int | None = None,
     noise: str = "auto",
+    round_pixels: bool = False,
     progress: bool = True,
     **settings: Any,
 ) -> pd.DataFrame:
@@ -165,6 +174,7 @@ def certify_points(
             if given is not None:
                 label = class_label(given, ready.classes, f"image {index}")
             x_CHW = image_tensor(image, ready.input_shape, f"image {index}")
+            x_CHW = rounded(x_CHW) if round_pixels else x_CHW
             if first is None:
                 _refuse_shared_noise(seed, judge.generator.name, index, x_CHW)
             rows.append(judge.certify(x_CHW, index + (first or 0), label))
@@ -189,6 +199,7 @@ def predict(
     seed: int = 0,
     batch: int | None = None,
     noise: str = "auto",
+    round_pixels: bool = False,
 ) -> Prediction:
     """The smoothed classifier's class of an image, or abstention (PREDICT of Cohen et al. 2019), for any classifier.
 
@@ -199,7 +210,7 @@ def predict(
     ready = as_opened(model, _shape_of(image) if not isinstance(model, Opened | MDEQ) else None)
     ready = ready.with_reference(reference)
     _refuse_training(ready)
-    x_CHW = _as_image(image, ready.input_shape)
+    x_CHW = _as_image(image, ready.input_shape, round_pixels)
     size = _batch(ready, batch)
     return predict_point(ready, x_CHW, sigma, n, alpha, seed, index, size, noise_generator(noise, ready.device))
 
@@ -322,9 +333,10 @@ def _in_training(modules: Sequence[str]) -> str:
     return f"the model is in training mode ({modules[0]}), in which samples depend on each other: call model.eval()"
 
 
-def _as_image(image: Picture, input_shape: tuple[int, int, int]) -> Tensor:
+def _as_image(image: Picture, input_shape: tuple[int, int, int], round_pixels: bool) -> Tensor:
     try:
-        return image_tensor(image, input_shape, "the image")
+        x_CHW = image_tensor(image, input_shape, "the image")
+        return rounded(x_CHW) if round_pixels else x_CHW
     except PointError as error:
         raise ValueError(str(error)) from error
 

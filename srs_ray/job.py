@@ -17,7 +17,7 @@ from srs_ray.models.settings import ModelSettings
 from srs_ray.settings import PathOrName, Radius, Settings
 from srs_ray.smoothing.certificate import Certificate
 from srs_ray.smoothing.judge import lacking_parts
-from srs_ray.smoothing.noise import NoiseSettings
+from srs_ray.smoothing.law import NoiseSettings
 from srs_ray.smoothing.samplers import Sampling
 from srs_ray.smoothing.smoothing import Smoothing, certificate_defaults, check_together, sampling_defaults
 from srs_ray.solvers.settings import SolverSettings

@@ -35,6 +35,16 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     atexit.register(leave)
 
 
+STARTS_RAY = ("runner/", "test_cli", "runs/test_object_store", "cluster/")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In parallel processes, tests of one file stay together, and all that start a Ray are one after another."""
+    for item in items:
+        path = item.path.relative_to(Path(__file__).parent).as_posix()
+        item.add_marker(pytest.mark.xdist_group("ray" if path.startswith(STARTS_RAY) else path))
+
+
 TIMES_AND_PLACES = ("seconds", "worker", "attempt", "finished_at")
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
 
@@ -68,7 +78,7 @@ def digits_settings() -> Callable[..., dict[str, Any]]:
     def make(**sections: Any) -> dict[str, Any]:
         job: dict[str, Any] = {
             "model": {"arch": "mdeq-tiny-digits", "weights": "mdeq-tiny-digits-sigma25"},
-            "data": {"kind": "digits", "stop": 60, "every": 10},
+            "data": {"kind": "digits", "stop": 60, "every": 10, "round_pixels": True},
             "noise": {"sigma": 0.25},
             "sampling": {"method": "srs", "n0": 20, "n": 150, "chains": 16, "steps": 1},
             "certificate": {"alpha": 0.01, "audit": 100},

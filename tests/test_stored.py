@@ -60,7 +60,8 @@ digits_as = functools.lru_cache(Digits)
 def fingerprint_now(job: Job, device: str, left_out: list[str]) -> dict[str, Any]:
     """The job's fingerprint as a run on that kind of device gets it, with stand-ins for what is left out of it."""
     inputs = JobInputs.read(job) if not left_out else inputs_with_stand_ins(job, left_out)
-    found = json.loads(json.dumps(fingerprint_of(inputs.resolve(device), inputs.source)))
+    floats = "philox4x64" if device == "cpu" else "philox4x32"  # what such a run was begun with, and goes on with
+    found = json.loads(json.dumps(fingerprint_of(inputs.resolve(device, floats), inputs.source)))
     return {name: value for name, value in found.items() if not name.startswith(tuple(left_out))}
 
 

@@ -90,11 +90,14 @@ def different_data(first: pd.DataFrame, second: pd.DataFrame) -> str | None:
         return f"the data are {one.data} and {two.data}"
     if one.data_digest is not None and two.data_digest is not None and one.data_digest != two.data_digest:
         return f"both are called {one.data}, but their images or labels differ"
-    labels = pd.merge(first[["index", "label"]], second[["index", "label"]], on="index").dropna()
-    other = labels[labels["label_x"] != labels["label_y"]]
-    if len(other):
-        index, label_1, label_2 = (int(value) for value in other.iloc[0])
-        return f"point {index} has the label {label_1} in the one and {label_2} in the other"
+    for column in ("label", "pixels"):  # of the image's pixels newer runs have a digest
+        if column in first and column in second:
+            both = pd.merge(first[["index", column]], second[["index", column]], on="index").dropna()
+            other = both["index"][both[f"{column}_x"] != both[f"{column}_y"]]
+            if len(other):
+                return (
+                    f"{len(other):,} points that both have differ in their {column}, the first of them {other.iloc[0]}"
+                )
     return None
 
 

@@ -13,7 +13,6 @@ from srs_ray.analysis.recertification import hits_of, plan_of
 from srs_ray.analysis.run_info import RunInfo
 from srs_ray.errors import SrsRayError
 from srs_ray.smoothing.bounds import Evidence
-from srs_ray.smoothing.radius import certified_radius
 from srs_ray.smoothing.smoothing import Smoothing
 
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
@@ -64,9 +63,9 @@ def projected_radii(df: pd.DataFrame, n: int | None = None, alpha: float | None 
     ok = (df["status"] == "ok").to_numpy()
     projected = df[["index", "label", "selected"]].copy()
     projected.attrs = {}  # no table may take this for a run's
-    bounds = np.array([_projected_p_lower(row, smoothing) for row in df[ok].itertuples()])
+    bounds = np.array([smoothing.drawn.p_lower(_projected_p_lower(row, smoothing)) for row in df[ok].itertuples()])
     projected.loc[ok, "projected_p_lower"] = bounds
-    projected.loc[ok, "projected_radius"] = [certified_radius(bound, info.sigma) for bound in bounds]
+    projected.loc[ok, "projected_radius"] = [smoothing.radius(bound) for bound in bounds]
     right = (df["selected"] >= 0) & (df["selected"] == df["label"]) & (projected["projected_radius"] > 0)
     projected["projected_correct"] = right.astype("boolean").where(ok)
     return projected

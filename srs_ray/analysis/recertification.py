@@ -13,7 +13,6 @@ from srs_ray.errors import SrsRayError
 from srs_ray.smoothing.audit import Fixed, Share
 from srs_ray.smoothing.bounds import MIXTURE, Evidence, fitting_bounds
 from srs_ray.smoothing.plan import Plan
-from srs_ray.smoothing.radius import certified_radius
 from srs_ray.smoothing.smoothing import Smoothing
 
 
@@ -42,8 +41,8 @@ def recertify(df: pd.DataFrame, certificate: str | None = None, alpha: float | N
     ok = (df["status"] == "ok").to_numpy()
     changed_info = replace(info, certificate=certificate, alpha=alpha)
     smoothing = changed_info.smoothing
-    p = np.array([_p_lower(row, smoothing) for row in df[ok].itertuples()])
-    radius = np.array([certified_radius(bound, info.sigma) for bound in p])
+    p = np.array([smoothing.drawn.p_lower(_p_lower(row, smoothing)) for row in df[ok].itertuples()])
+    radius = np.array([smoothing.radius(bound) for bound in p])
     predicted = df["selected"][ok].where(radius > 0, -1)
     recertified = df.copy()
     recertified.loc[ok, "p_lower"] = p

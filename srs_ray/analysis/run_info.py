@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -11,6 +11,7 @@ import pandas as pd
 from srs_ray.errors import RunDirectoryError, SrsRayError
 from srs_ray.runs.fingerprint import digest
 from srs_ray.smoothing.bounds import BOUNDS
+from srs_ray.smoothing.law import Law, float_law
 from srs_ray.smoothing.radius import certified_radius
 from srs_ray.smoothing.samplers import SAMPLINGS
 from srs_ray.smoothing.smoothing import Smoothing, smoothing_of
@@ -46,6 +47,7 @@ class RunInfo:
     target_radii: list[float] | None = None  # of a run by looks
     looks: dict[str, float] | None = None  # its first, growth, power and futility
     data_digest: str | None = None  # of what makes an index mean an image, where the run's fingerprint says it
+    deviation: float | None = None  # of noise on the image grid from its law, for a whole image; None: float noise
 
     @property
     def radius_cap(self) -> float:
@@ -82,7 +84,13 @@ class RunInfo:
             **({} if self.chains is None else {"chains": self.chains}),
         }
         audits = {} if self.chains is None else {"audit": self.audit, "audit_share": self.audit_share}
-        return smoothing_of(self.sigma, sampling, {"kind": self.certificate, "alpha": self.alpha, **audits})
+        smoothing = smoothing_of(self.sigma, sampling, {"kind": self.certificate, "alpha": self.alpha, **audits})
+        return replace(smoothing, law=self.law)
+
+    @property
+    def law(self) -> Law:
+        """How the noise that was drawn stands to the Gaussian of the certificates."""
+        return float_law(self.sigma) if self.deviation is None else Law(self.sigma, self.deviation)
 
     @property
     def sound(self) -> bool:
@@ -91,14 +99,13 @@ class RunInfo:
 
     @classmethod
     def from_run(
-        cls,
-        path: str,
-        job: Mapping[str, Any],
-        points: Mapping[str, int],
-        outside: int,
+        cls, path: str, job: Mapping[str, Any], points: Mapping[str, int], outside: int,
         fingerprint: Mapping[str, Any] | None = None,
-    ) -> RunInfo:
-        """From a run directory's resolved job and its `points`; RunDirectoryError names a setting that is missing."""
+    ) -> RunInfo:  # fmt: skip
+        """From a run directory's resolved job, its `points` and fingerprint.
+
+        Raises RunDirectoryError that names a setting that is missing.
+        """
         smoothing = _smoothing_of(job)
         sampling, audits = smoothing.sampling, smoothing.certificate.audits
         reference = sampling.reference
@@ -129,6 +136,7 @@ class RunInfo:
             target_radii=None if sampling.target_radii is None else list(sampling.target_radii),
             looks=None if sampling.looks is None else sampling.looks.model_dump(),
             data_digest=_data_digest(fingerprint or {}),
+            deviation=(fingerprint or {}).get("noise.deviation"),
         )
 
     @classmethod

@@ -6,6 +6,7 @@ import os
 
 from srs_ray.data.points import PointDataset
 from srs_ray.data.registry import KINDS, kind_named
+from srs_ray.data.rounding import RoundedPixels
 from srs_ray.data.settings import DataSettings
 from srs_ray.errors import DataError
 
@@ -38,7 +39,7 @@ def open_data(
             f"the {section.import_ or kind.name} data has {dataset.class_count} classes, the model tells {class_count} "
             "apart: choose the data the model was trained on"
         )
-    return dataset
+    return RoundedPixels(dataset) if section.round_pixels else dataset
 
 
 def open_dataset(

@@ -11,9 +11,10 @@ from srs_ray.data.registry import kind_named
 from srs_ray.models.user_code import Import
 from srs_ray.settings import PathOrName, Settings, arguments
 
-# Settings that not every kind has. One that is not set is left out where a section is written down: the stored jobs of
-# older runs, which know nothing of it, stay equal.
+# Settings that not every kind has; and those that, not set, are left out where a section is written down: the stored
+# jobs of older runs, which know nothing of them, stay equal.
 _OF_SOME_KINDS = ("import_", "args", "image_column", "label_column")
+_LEFT_OUT_UNSET = (*_OF_SOME_KINDS, "round_pixels")
 
 
 def _known_kind(name: str) -> str:
@@ -28,6 +29,7 @@ def _an_import(text: str) -> str:
 class DataSettings(Settings):
     """Where points come from, and which of them: start, start + every, ... below stop (null: to the end).
 
+    `round_pixels` rounds them to whole 255ths, for images that noise on the image grid could not be added to otherwise.
     `import` names a data set of one's own, FILE.py:NAME or MODULE:NAME, called with `args`; no `kind` then.
     """
 
@@ -41,6 +43,7 @@ class DataSettings(Settings):
     args: Annotated[dict[str, Any], AfterValidator(arguments)] | None = None
     image_column: PathOrName | None = None
     label_column: PathOrName | None = None
+    round_pixels: bool | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -55,7 +58,7 @@ class DataSettings(Settings):
             if getattr(self, name) is not None and name not in allowed:
                 raise ValueError(
                     f"{_shown(name)} is {getattr(self, name)!r}, but data of kind {self.kind} has no such setting: "
-                    f"leave it out (there are {', '.join(map(_shown, allowed))}, start, stop, every)"
+                    f"leave it out (there are {', '.join(map(_shown, allowed))}, start, stop, every, round_pixels)"
                 )
         for name in kind.needs:
             if getattr(self, name) is None:
@@ -65,10 +68,10 @@ class DataSettings(Settings):
 
     @model_serializer(mode="wrap")
     def _without_unset(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Kind, path, split, start, stop and every always; the settings of some kinds where they are set."""
+        """Kind, path, split, start, stop and every always; other settings where they are set."""
         settings: dict[str, Any] = serialize(self)
         return {
-            _shown(name): value for name, value in settings.items() if value is not None or name not in _OF_SOME_KINDS
+            _shown(name): value for name, value in settings.items() if value is not None or name not in _LEFT_OUT_UNSET
         }
 
 

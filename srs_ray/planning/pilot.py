@@ -12,7 +12,7 @@ from srs_ray.errors import RunDirectoryError
 from srs_ray.job import Job
 from srs_ray.runner.backend import Backend
 from srs_ray.runner.certification import RunSummary, certify
-from srs_ray.runner.preparation import JobInputs, fingerprint_of
+from srs_ray.runner.preparation import JobInputs, begun_with, fingerprint_of
 from srs_ray.runs import RunDirectory
 from srs_ray.runs.schema import Row
 
@@ -99,7 +99,7 @@ def _refuse_other(run: RunDirectory, inputs: JobInputs) -> None:
     """Refuses a run of other settings, whichever kind of device the job will have."""
     device = inputs.job.execution.device
     fingerprints = [
-        fingerprint_of(inputs.resolve(kind), inputs.source)
+        fingerprint_of(inputs.resolve(kind, begun_with(run.path)), inputs.source)
         for kind in (("cpu", "cuda") if device == "auto" else (device,))
     ]
     try:

@@ -15,7 +15,7 @@ from srs_ray.errors import RunDirectoryError
 from srs_ray.job import Job
 from srs_ray.runner.backend import Backend, Rows
 from srs_ray.runner.feasibility import check_feasible
-from srs_ray.runner.preparation import JobInputs, fingerprint_of, session_record
+from srs_ray.runner.preparation import JobInputs, begun_with, fingerprint_of, session_record
 from srs_ray.runner.progress import RunProgress, Tally
 from srs_ray.runner.signals import StopRequest
 from srs_ray.runner.worker import WorkerSpec
@@ -81,7 +81,7 @@ def certify(job: Job, open_backend: Callable[[], Backend], console: Console, dow
 
 def _run(inputs: JobInputs, backend: Backend, lease: Lease, console: Console) -> RunSummary:
     job = inputs.job
-    spec, how = _with_batch(inputs, inputs.resolve(backend.device), backend, console)
+    spec, how = _with_batch(inputs, inputs.resolve(backend.device, begun_with(job.output)), backend, console)
     workers = backend.workers(len(inputs.indices))
     run = RunDirectory.create_or_continue(
         job.output,

@@ -6,18 +6,20 @@ import importlib.metadata
 import platform
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from math import prod
 from pathlib import Path
 from typing import Any
 
 from srs_ray.data import PointDataset, point_indices
-from srs_ray.errors import DataError, PointError, ShapeError
+from srs_ray.errors import DataError, JobError, PointError, ShapeError
 from srs_ray.job import Job, completed
 from srs_ray.models import user_files
 from srs_ray.models.opening import ModelSource, read_model
 from srs_ray.runner.worker import Cargo, WorkerSpec, open_job_data
+from srs_ray.runs import RunDirectory
 from srs_ray.smoothing.batch_size import default_batch
-from srs_ray.smoothing.noise import noise_generator, resolve_generator, self_check
-from srs_ray.smoothing.version import SAMPLING_VERSION
+from srs_ray.smoothing.noise import USUAL, NoiseGenerator, generator_named, noise_generator, self_check
+from srs_ray.smoothing.version import sampling_version
 
 SIZES_TRIED = 4  # points whose images are read before anything starts
 _RECORDED_PACKAGES = ("srs-ray", "torch", "torchvision", "numpy", "scipy", "pillow", "pyarrow", "ray")
@@ -55,9 +57,21 @@ class JobInputs:
         """The points asked for, as run.json keeps them."""
         return {"start": self.indices.start, "stop": self.indices.stop, "every": self.indices.step}
 
-    def resolve(self, device: str) -> WorkerSpec:
-        """What workers on that kind of device, `cpu` or `cuda`, need to know."""
-        generator = resolve_generator(self.job.noise.generator, device)
+    def resolve(self, device: str, begun_with: str | None = None) -> WorkerSpec:
+        """What workers on that kind of device, `cpu` or `cuda`, need to know.
+
+        `begun_with` is the noise generator of the run that is continued, which a job that names none goes on with.
+        Raises JobError for a sigma that cannot be drawn, DataError where no noise can be drawn for any of the first
+        points asked for.
+        """
+        asked = self.job.noise.generator
+        generator = (begun_with or USUAL) if asked == "auto" else asked
+        drawn = noise_generator(generator, "cpu")
+        try:
+            drawn.law(self.job.noise.sigma, prod(self.source.input_shape))
+        except ValueError as error:
+            raise JobError(f"noise.sigma: {error}") from error
+        self._refuse_other_pixels(drawn)
         batch = self.job.execution.batch
         return WorkerSpec(
             job=self.job,
@@ -66,9 +80,29 @@ class JobInputs:
             batch=default_batch(self.source.state_size, self.source.input_shape, device) if batch == "auto" else batch,
             data_identity=self.dataset.identity,
             generator=generator,
-            noise_check=self_check(noise_generator(generator, "cpu")),
-            sampling_version=SAMPLING_VERSION,
+            noise_check=self_check(drawn),
+            sampling_version=sampling_version(generator),
         )
+
+    def _refuse_other_pixels(self, generator: NoiseGenerator) -> None:
+        """Raises DataError where the generator can draw no noise for any of the first points asked for."""
+        fault = None
+        for index in self.indices[:SIZES_TRIED]:
+            try:
+                fault = generator.fault(self.dataset.image(index))
+            except PointError:
+                return  # a point that is broken says nothing of the others
+            if fault is None:
+                return
+            fault = f"{self.dataset.name(index)}: {fault}"
+        if fault is not None:
+            raise DataError(fault)
+
+
+def begun_with(output: str) -> str | None:
+    """The noise generator that the run at this path was begun with; None where there is no run, or an unknown one."""
+    run = RunDirectory.find(output)
+    return None if run is None else generator_named(str(run.fingerprint.get("noise.generator")))
 
 
 def _refuse_other_size(dataset: PointDataset, indices: range, source: ModelSource) -> None:
@@ -112,8 +146,15 @@ def fingerprint_of(spec: WorkerSpec, source: ModelSource) -> dict[str, Any]:
         **job.smoothing.fingerprint(),
         "noise.generator": noise_generator(spec.generator, "cpu").name,
         "noise.check": spec.noise_check,
+        **_deviation_of(spec, source),
         "execution.dtype": job.execution.dtype,
         "execution.seed": job.execution.seed,
         "sampling.version": spec.sampling_version,
     }
     return fingerprint | {f"data.{key}": value for key, value in spec.data_identity.items()}
+
+
+def _deviation_of(spec: WorkerSpec, source: ModelSource) -> dict[str, float]:
+    """How far noise on the image grid is from its law, which bounds are lowered by; float noise has none of it."""
+    deviation = noise_generator(spec.generator, "cpu").law(spec.job.noise.sigma, prod(source.input_shape)).deviation
+    return {"noise.deviation": deviation} if deviation else {}

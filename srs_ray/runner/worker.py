@@ -24,7 +24,7 @@ from srs_ray.smoothing.batch_size import MeasuredBatch, fastest_batch
 from srs_ray.smoothing.judge import SmoothingJudge, use_exact_float32
 from srs_ray.smoothing.noise import noise_generator, self_check
 from srs_ray.smoothing.row import PointRow
-from srs_ray.smoothing.version import SAMPLING_VERSION
+from srs_ray.smoothing.version import sampling_version
 
 log = logging.getLogger(__name__)
 
@@ -96,9 +96,10 @@ class PointWorker:
 
     def _check_same(self, spec: WorkerSpec) -> None:
         """Nodes with other files under one path, or a program that draws otherwise, must not share a table."""
-        if spec.sampling_version != SAMPLING_VERSION:
+        here = sampling_version(spec.generator)
+        if spec.sampling_version != here:
             raise JobError(
-                f"{socket.gethostname()}: srs-ray {srs_ray.__version__} here samples by version {SAMPLING_VERSION}, "
+                f"{socket.gethostname()}: srs-ray {srs_ray.__version__} here samples by version {here}, "
                 f"the driver's by version {spec.sampling_version}: install the same srs-ray on every node"
             )
         if self.dataset.identity != spec.data_identity:

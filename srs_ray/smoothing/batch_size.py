@@ -54,7 +54,7 @@ def fastest_batch(
 
     Chains are never more at once than there are: no batch above the rule's is tried that would hold more.
     """
-    x_CHW = torch.full(model.input_shape, 0.5, device=model.device)
+    x_CHW = torch.full(model.input_shape, 128 / 255, device=model.device)
     point = NoisyPoint(x_CHW, sigma, 0, 0, generator)
     most = sampling.at_once or REACH * rule
     return climb(rule, most, lambda batch: seconds_a_sample(model, sampling, point, batch))

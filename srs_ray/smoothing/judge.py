@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,6 @@ from srs_ray.smoothing.base_classifier import NO_CLASS, BaseClassifier
 from srs_ray.smoothing.estimation import NOTHING_ESTIMATED, Estimation, estimate, refuse_nonfinite
 from srs_ray.smoothing.noise import Domain, NoiseGenerator, NoisyPoint
 from srs_ray.smoothing.plan import Plan
-from srs_ray.smoothing.radius import certified_radius
 from srs_ray.smoothing.row import PointRow
 from srs_ray.smoothing.samplers.sampler import Selection
 from srs_ray.smoothing.smoothing import Smoothing
@@ -53,6 +53,8 @@ class SmoothingJudge:
                 f"the model is in training mode ({training[0]}), in which samples depend on each other: "
                 "call model.eval()"
             )
+        law = self.generator.law(self.smoothing.sigma, prod(self.model.input_shape))
+        object.__setattr__(self, "smoothing", replace(self.smoothing, law=law))
         use_exact_float32()
 
     def certify(self, x_CHW: Tensor, index: int, label: int | None) -> PointRow:
@@ -63,7 +65,7 @@ class SmoothingJudge:
         """
         started = time.perf_counter()
         model, smoothing, sampling = self.model, self.smoothing, self.smoothing.sampling
-        fault = image_fault(x_CHW, model.input_shape)
+        fault = image_fault(x_CHW, model.input_shape) or self.generator.fault(x_CHW)
         if fault is None and label is not None and not 0 <= label < model.classes:
             fault = f"label is {label}, expected 0 to {model.classes - 1}"
         if fault is not None:
@@ -80,7 +82,8 @@ class SmoothingJudge:
             shown = Selection(selected, np.flatnonzero(selection.classes_N == selected))
             sampler, plan, asked = sampling.decide(smoothing.certificate, smoothing.goal, base, point, sampler, shown)
             done = estimate(sampler, base, point, selected, sampling.max_nonfinite, plan, smoothing.goal)
-        radius = certified_radius(done.p_lower, smoothing.sigma)
+        p_lower = smoothing.drawn.p_lower(done.p_lower)
+        radius = smoothing.radius(p_lower)
         predicted = selected if radius > 0 else ABSTAIN
         selection_classes, selection_counts = sparse_counts(selection.classes_N)
         classes, counts = sparse_counts(done.classes_N)
@@ -91,7 +94,7 @@ class SmoothingJudge:
             radius=radius,
             correct=None if label is None else predicted != ABSTAIN and predicted == label,
             selected=selected,
-            p_lower=done.p_lower,
+            p_lower=p_lower,
             n0=sampling.n0,
             n=len(done.classes_N),
             selection_classes=selection_classes,

@@ -56,6 +56,10 @@ def predict_point(
         raise ValueError(f"index is {index}, expected at least 0")
     check_alpha(alpha)
     check_seed_and_batch(seed, batch)
+    generator.law(sigma, x_CHW.numel())  # which refuses a sigma that it cannot draw
+    fault = generator.fault(x_CHW)
+    if fault is not None:
+        raise ValueError(f"the image: {fault}")
     use_exact_float32()
     point = NoisyPoint(x_CHW.to(model.device, torch.float32), sigma, seed, index, generator)
     said = BaseClassifier(model, model.reference, batch).predict(point, Domain.PREDICTION, np.arange(n))

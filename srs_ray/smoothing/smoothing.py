@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import inf
 from typing import Any, TypeVar
@@ -14,6 +14,7 @@ from srs_ray.settings import flattened
 from srs_ray.smoothing.audit import Fixed
 from srs_ray.smoothing.bounds import BOUNDS, fitting_bounds
 from srs_ray.smoothing.certificate import Certificate, CertificateSettings
+from srs_ray.smoothing.law import Law
 from srs_ray.smoothing.plan import Goal, Plan
 from srs_ray.smoothing.radius import certified_radius
 from srs_ray.smoothing.samplers import SAMPLINGS, Sampling, SamplingSettings
@@ -30,12 +31,14 @@ MAY_BE_UNSET = ("target_radii", "looks", "audit_share", "reference")
 class Smoothing:
     """Noise `sigma` in pixel units of [0, 1], how samples are drawn, and the certificate on their counts.
 
-    Raises ValueError for settings that do not go together.
+    `law` is how what is drawn stands to that noise, where a generator has told it. Raises ValueError for settings that
+    do not go together.
     """
 
     sigma: float
     sampling: SamplingSettings
     certificate: CertificateSettings
+    law: Law | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.sigma < inf:
@@ -51,7 +54,17 @@ class Smoothing:
     @cached_property
     def goal(self) -> Goal:
         """The bounds to pass for the target radii."""
-        return self.sampling.goal(self.sigma)
+        goal = self.sampling.goal(self.drawn.sigma)
+        return replace(goal, p_targets=tuple(map(self.drawn.p_drawn, goal.p_targets)))
+
+    @property
+    def drawn(self) -> Law:
+        """How what is drawn stands to the noise; as it should, where no generator has told it yet."""
+        return self.law or Law(self.sigma)
+
+    def radius(self, p_lower: float) -> float:
+        """The l2 radius that a lower bound on p_A under Gaussian noise earns; 0.0: abstain."""
+        return certified_radius(p_lower, self.drawn.sigma)
 
     @property
     def radius_cap(self) -> float:
@@ -77,7 +90,7 @@ class Smoothing:
 
     def guarantee(self, base_classifier: str) -> str:
         """The promise of one certificate, or that it promises nothing."""
-        bound = self.certificate.bound
+        bound, caveat = self.certificate.bound, self.drawn.caveat
         if not bound.sound:
             return (
                 f"none; the certificate '{bound.name}' is UNSOUND: it can certify radii above the true ones, "
@@ -85,7 +98,7 @@ class Smoothing:
             )
         return (
             f"each certificate is right with probability at least 1 - alpha = {1 - self.certificate.alpha:g} "
-            f"(for the base classifier F = {base_classifier}, in real arithmetic)"
+            f"(for the base classifier F = {base_classifier}{', ' * bool(caveat)}{caveat})"
         )
 
     def fingerprint(self) -> dict[str, Any]:

@@ -109,6 +109,7 @@ def same(these: dict[str, Tensor], those: dict[str, Tensor]) -> bool:
     return these.keys() == those.keys() and all(torch.equal(these[name], those[name]) for name in these)
 
 
+@pytest.mark.slow
 def test_both_processes_hold_the_same_weights_at_the_end_though_one_cannot_reach_the_output(
     plain: list[dict[str, Tensor]], in_two_processes: Together, tmp_path: Path
 ) -> None:
@@ -189,6 +190,7 @@ def told_by(job: TrainJob, cluster: str) -> tuple[TrainingResult, list[StepRepor
     return result, told
 
 
+@pytest.mark.slow
 def test_sigterm_stops_a_training_over_ray_and_the_same_command_goes_on_to_the_weights_of_an_unbroken_one(
     cluster: str, tmp_path: Path, plain: list[dict[str, Tensor]]
 ) -> None:

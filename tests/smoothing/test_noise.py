@@ -9,12 +9,12 @@ from scipy import stats
 
 from srs_ray.smoothing.noise import (
     Domain,
+    GridNoise,
     NoisyPoint,
     Philox4x32,
     Philox4x64,
     noise_generator,
     philox4x32,
-    resolve_generator,
     self_check,
 )
 
@@ -222,10 +222,10 @@ def test_an_audit_of_all_hits_takes_each_once():
     assert len(point.audit_choice(np.array([], dtype=int), 4)) == 0
 
 
-def test_the_generator_follows_the_device_unless_it_is_named():
-    assert resolve_generator("auto", "cpu") == "philox4x64"
-    assert resolve_generator("auto", "cuda") == "philox4x32"
-    assert resolve_generator("philox4x32", "cpu") == "philox4x32"
+def test_the_usual_generator_lies_on_the_grid_and_others_are_named():
+    for device in ("cpu", "cuda"):
+        assert isinstance(noise_generator("auto", device), GridNoise)
+    assert [noise_generator(name, "cpu") for name in ("philox4x64", "philox4x32")] == GENERATORS
     with pytest.raises(ValueError, match="mersenne"):
         noise_generator("mersenne", "cpu")
 

@@ -49,6 +49,7 @@ def sampler(request: pytest.FixtureRequest) -> Iterator[SerializedSampler]:
             x_CHW = torch.rand(model.config.input_shape)
         point = NoisyPoint(x_CHW, 0.25, 0, 0, noise_generator("auto", "cuda"))
         with torch.inference_mode():
+            point.samples(Domain.ESTIMATION, range(1))  # takes the law's thresholds to the device, once and for all
             yield SerializedSampler(model, point, SolverSetting.named(request.param, 3), 5, CHAINS, BATCH)
 
 

@@ -53,7 +53,8 @@ def unbroken(brief_job: dict, tmp_path_factory: pytest.TempPathFactory) -> Train
     return result
 
 
-@pytest.mark.parametrize("calls", [1, 3, 4, 6])  # in the first epoch, at its end, in the second one
+# In the first epoch, at its end, in the second one.
+@pytest.mark.parametrize("calls", [3, *(pytest.param(calls, marks=pytest.mark.slow) for calls in (1, 4, 6))])
 def test_a_stopped_training_goes_on_to_the_weights_and_figures_of_an_unbroken_one(
     job: TrainJob, tmp_path: Path, unbroken: TrainingResult, calls: int
 ) -> None:
@@ -72,6 +73,7 @@ def test_a_stopped_training_goes_on_to_the_weights_and_figures_of_an_unbroken_on
     assert list(logs[0]["epoch"]) == [1, 2]
 
 
+@pytest.mark.slow
 def test_a_stop_at_every_batch_still_gets_there(job: TrainJob, tmp_path: Path, unbroken: TrainingResult) -> None:
     job = at(job, tmp_path / "w.safetensors")
     starts = 1
@@ -81,6 +83,7 @@ def test_a_stop_at_every_batch_still_gets_there(job: TrainJob, tmp_path: Path, u
     assert result.weights.digest == unbroken.weights.digest
 
 
+@pytest.mark.slow
 def test_a_kill_between_checkpoints_loses_what_came_after_the_last(
     job: TrainJob, tmp_path: Path, unbroken: TrainingResult
 ) -> None:

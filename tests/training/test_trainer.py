@@ -75,7 +75,7 @@ def test_the_serial_state_is_one_evaluation_from_the_equilibrium_of_the_next_cop
             for _ in range(3):
                 z_1D = model.f(z_1D, other)
             expected_1D = model.f(z_1D, own)
-            assert torch.allclose(states.serial_ND[here], expected_1D[0], atol=1e-5)
+            assert torch.allclose(states.serial_ND[here], expected_1D[0], atol=1e-4)  # other batches, other rounding
 
 
 def test_the_serial_loss_teaches_the_chains_answer_the_copys_own_and_not_the_other_way_round() -> None:

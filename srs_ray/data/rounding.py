@@ -1,0 +1,50 @@
+"""Pixels rounded to the image grid, as part of the preprocessing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from srs_ray.data.points import PointDataset
+
+LEVELS = 255
+
+
+def rounded(x_CHW: Tensor) -> Tensor:
+    """The nearest image whose pixels are whole 255ths, as float32 has them; of two as near, the even one."""
+    return (x_CHW.double() * LEVELS).round().float().div(LEVELS)
+
+
+@dataclass(frozen=True)
+class RoundedPixels:
+    """A data set whose images are rounded to whole 255ths: another image than the data's is then what is certified."""
+
+    dataset: PointDataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    @property
+    def class_count(self) -> int:
+        """See `PointDataset`."""
+        return self.dataset.class_count
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """That of the data, and that they are rounded."""
+        return {**self.dataset.identity, "pixels": "rounded to whole 255ths"}
+
+    def label(self, index: int) -> int:
+        """See `PointDataset`."""
+        return self.dataset.label(index)
+
+    def image(self, index: int) -> Tensor:
+        """See `PointDataset`."""
+        return rounded(self.dataset.image(index))
+
+    def name(self, index: int) -> str:
+        """See `PointDataset`."""
+        return self.dataset.name(index)
