@@ -78,7 +78,7 @@ def digits_settings() -> Callable[..., dict[str, Any]]:
     def make(**sections: Any) -> dict[str, Any]:
         job: dict[str, Any] = {
             "model": {"arch": "mdeq-tiny-digits", "weights": "mdeq-tiny-digits-sigma25"},
-            "data": {"kind": "digits", "stop": 60, "every": 10, "round_pixels": True},
+            "data": {"kind": "digits", "stop": 60, "every": 10, "pixels": "rounded"},
             "noise": {"sigma": 0.25},
             "sampling": {"method": "srs", "n0": 20, "n": 150, "chains": 16, "steps": 1},
             "certificate": {"alpha": 0.01, "audit": 100},

@@ -39,7 +39,7 @@ def test_a_prediction_is_of_the_jobs_base_classifier(job_file):
     path = job_file(sampling={"reference": reference})
     source = read_model(Job.model_validate(yaml.safe_load(path.read_text())).model)
     image = torch.rand(source.input_shape, generator=torch.Generator().manual_seed(4))
-    settings = {"sigma": 0.25, "n": 200, "seed": 3}
+    settings = {"sigma": 0.25, "n": 200, "seed": 3, "round_pixels": True}
     found = srs_ray.predict(srs_ray.open_model(path), image, **settings)
     expected = srs_ray.SolverSetting.named("naive", 1, None)
     assert found == srs_ray.predict(source.open(), image, reference=expected, **settings)

@@ -39,7 +39,7 @@ def open_data(
             f"the {section.import_ or kind.name} data has {dataset.class_count} classes, the model tells {class_count} "
             "apart: choose the data the model was trained on"
         )
-    return RoundedPixels(dataset) if section.round_pixels else dataset
+    return RoundedPixels(dataset) if section.pixels == "rounded" else dataset
 
 
 def open_dataset(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
@@ -14,7 +14,7 @@ from srs_ray.settings import PathOrName, Settings, arguments
 # Settings that not every kind has; and those that, not set, are left out where a section is written down: the stored
 # jobs of older runs, which know nothing of them, stay equal.
 _OF_SOME_KINDS = ("import_", "args", "image_column", "label_column")
-_LEFT_OUT_UNSET = (*_OF_SOME_KINDS, "round_pixels")
+_LEFT_OUT_UNSET = (*_OF_SOME_KINDS, "pixels")
 
 
 def _known_kind(name: str) -> str:
@@ -29,7 +29,7 @@ def _an_import(text: str) -> str:
 class DataSettings(Settings):
     """Where points come from, and which of them: start, start + every, ... below stop (null: to the end).
 
-    `round_pixels` rounds them to whole 255ths, for images that noise on the image grid could not be added to otherwise.
+    `pixels: rounded` rounds them to whole 255ths, for images that noise on the image grid cannot be added to otherwise.
     `import` names a data set of one's own, FILE.py:NAME or MODULE:NAME, called with `args`; no `kind` then.
     """
 
@@ -43,7 +43,7 @@ class DataSettings(Settings):
     args: Annotated[dict[str, Any], AfterValidator(arguments)] | None = None
     image_column: PathOrName | None = None
     label_column: PathOrName | None = None
-    round_pixels: bool | None = None
+    pixels: Literal["rounded"] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -58,7 +58,7 @@ class DataSettings(Settings):
             if getattr(self, name) is not None and name not in allowed:
                 raise ValueError(
                     f"{_shown(name)} is {getattr(self, name)!r}, but data of kind {self.kind} has no such setting: "
-                    f"leave it out (there are {', '.join(map(_shown, allowed))}, start, stop, every, round_pixels)"
+                    f"leave it out (there are {', '.join(map(_shown, allowed))}, start, stop, every, pixels)"
                 )
         for name in kind.needs:
             if getattr(self, name) is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -97,4 +98,6 @@ def test_going_back_to_the_runs_own_certificate_clears_the_remark(write_run, poi
 
 def test_radii_are_in_the_units_of_the_runs_sigma(write_run, points):
     df = load_points(write_run("small", points, sigma=0.12))
-    assert recertify(df, alpha=0.01)["radius"][0] == certified_radius(p_lower("exact", 990, 1000, 100, 0, 0.01), 0.12)
+    assert recertify(df, alpha=0.01)["radius"][0] == certified_radius(
+        p_lower("exact", 990, 1000, 100, 0, 0.01), float(np.float32(0.12))
+    )

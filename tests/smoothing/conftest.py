@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from srs_ray.data import open_dataset
+from srs_ray.data.rounding import rounded
 from srs_ray.models.mdeq.checkpoints import load_model
 from srs_ray.models.mdeq.model import MDEQ
 from srs_ray.smoothing.noise import NoisyPoint, Philox4x64
@@ -19,7 +20,7 @@ def model() -> MDEQ:
 @pytest.fixture(scope="session")
 def digit() -> Tensor:
     """A digit of the test split, on which noisy predictions differ."""
-    return open_dataset("digits", None, "test", (1, 16, 16)).image(12)
+    return rounded(open_dataset("digits", None, "test", (1, 16, 16)).image(12))
 
 
 @pytest.fixture

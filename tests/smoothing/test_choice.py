@@ -7,6 +7,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+import torch
 
 import srs_ray
 from srs_ray import Looks
@@ -17,7 +18,7 @@ from srs_ray.smoothing.bounds import Evidence, bound_named
 from srs_ray.smoothing.certificate import AuditedCertificate
 from srs_ray.smoothing.choice import RATES, Way, choose, forecast
 from srs_ray.smoothing.judge import SmoothingJudge
-from srs_ray.smoothing.noise import Domain, NoisyPoint, Philox4x64
+from srs_ray.smoothing.noise import Domain, GridNoise, NoisyPoint, Philox4x64
 from srs_ray.smoothing.plan import Goal, Plan
 from srs_ray.smoothing.radius import target_p
 from srs_ray.smoothing.row import PointRow
@@ -133,7 +134,7 @@ def test_a_point_that_goes_by_chains_is_that_of_srs_with_the_share_it_was_given(
     assert auto.audit_share in AUDIT_SHARES
     alone = srs_ray.certify_point(model, digit, **here, method="srs", audit_share=auto.audit_share)
     assert results(auto, PILOTED) == results(alone, PILOTED)
-    point = NoisyPoint(digit, 0.5, 0, 12, Philox4x64())
+    point = NoisyPoint(digit, 0.5, 0, 12, GridNoise(torch.device("cpu")))
     sampler = SerializedSampler(model, point, SolverSetting.named("anderson", 1), 10, 20, 64)
     hits = np.flatnonzero(sampler.draw(Domain.SELECTION, 30).classes_N == auto.selected)
     chained = hits[hits >= 20][-SELECTION_AUDITS:]  # not a chain's first sample, which is warmed up

@@ -17,7 +17,7 @@ from srs_ray.smoothing.base_classifier import NO_CLASS, BaseClassifier
 from srs_ray.smoothing.bounds import p_lower
 from srs_ray.smoothing.certificate import AuditedCertificate, UnauditedCertificate
 from srs_ray.smoothing.judge import SmoothingJudge, selected_class, sparse_counts
-from srs_ray.smoothing.noise import Domain, NoisyPoint, Philox4x64
+from srs_ray.smoothing.noise import Domain, GridNoise, NoisyPoint, Philox4x64
 from srs_ray.smoothing.radius import certified_radius
 from srs_ray.smoothing.row import PointRow
 from srs_ray.smoothing.samplers import SerializedSampler, SerializedSampling, StandardSampling
@@ -70,7 +70,7 @@ def test_counts_add_up_and_the_bound_is_that_of_the_counts(model, digit, setting
     hits = dict(zip(row.classes, row.counts, strict=True))[row.selected]
     kind = "cohen" if settings is STANDARD else "exact"
     assert row.audited == min(settings.get("audit", 0), hits)
-    assert row.p_lower == p_lower(kind, hits, row.n, row.audited, row.disagreed, 0.001)
+    assert row.p_lower == pytest.approx(p_lower(kind, hits, row.n, row.audited, row.disagreed, 0.001), rel=1e-12)
     assert row.radius == certified_radius(row.p_lower, 0.25)
     assert row.correct == (row.predicted == 6)
 
@@ -108,7 +108,7 @@ def test_the_audit_is_of_the_hits_by_the_reference_from_zero_on_the_same_noise(m
     """A poor reference, which often disagrees: its answers and evaluations are told from any other solver's."""
     reference = SolverSetting.named("anderson", 4, 0.3)
     row = srs_ray.certify_point(model, digit, **(SRS | {"sigma": 0.4}), reference=reference)
-    point = NoisyPoint(digit, 0.4, 0, 4, Philox4x64())
+    point = NoisyPoint(digit, 0.4, 0, 4, GridNoise(torch.device("cpu")))
     sampler = SerializedSampler(model, point, SolverSetting.named("anderson", 3), 10, 40, 128)
     sampler.draw(Domain.SELECTION, 30)
     hits = np.flatnonzero(sampler.draw(Domain.ESTIMATION, 400).classes_N == row.selected)
@@ -188,16 +188,16 @@ def _judge(model, generator):
 @pytest.fixture(scope="module")
 def overflowing(model, digit):
     """A copy of the model with a classifier so large that the logits of some noisy samples exceed float32."""
-    x_BCHW = NoisyPoint(digit, 0.25, 1, 4, Philox4x64()).samples(Domain.ESTIMATION, range(50))
+    x_BCHW = NoisyPoint(digit, 0.25, 1, 4, GridNoise(torch.device("cpu"))).samples(Domain.ESTIMATION, range(50))
     larger = copy.deepcopy(model)
-    usual = model.logits(x_BCHW).abs().amax(dim=1).quantile(0.7)
+    usual = model.logits(x_BCHW).abs().amax(dim=1).quantile(0.8)
     larger.classifier.weight.data *= torch.finfo(torch.float32).max / usual
     return larger
 
 
 @pytest.mark.parametrize("settings", [SRS, STANDARD], ids=["srs", "standard"])
 def test_a_point_is_an_error_when_more_samples_than_allowed_have_no_finite_logits(overflowing, digit, settings):
-    settings = settings | {"seed": 3}
+    settings = settings | {"seed": 0}
     row = srs_ray.certify_point(overflowing, digit, **settings, max_nonfinite=1.0)
     broken = dict(zip(row.classes, row.counts, strict=True))[NO_CLASS]
     in_selection = dict(zip(row.selection_classes, row.selection_counts, strict=True)).get(NO_CLASS, 0)
@@ -209,7 +209,7 @@ def test_a_point_is_an_error_when_more_samples_than_allowed_have_no_finite_logit
     hits = dict(zip(row.classes, row.counts, strict=True))[row.selected]
     kind = "cohen" if "method" in settings else "exact"
     bound = p_lower(kind, hits, row.n, row.audited, row.disagreed, 0.001)
-    assert row.p_lower == bound, "what has no class counts in n, and as no hit"
+    assert row.p_lower == pytest.approx(bound, rel=1e-12), "what has no class counts in n, and as no hit"
 
 
 def test_a_model_that_overflows_at_once_is_found_in_the_selection_samples(model, digit):

@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 
 import srs_ray
 from srs_ray import Looks
@@ -16,7 +17,7 @@ from srs_ray.smoothing.base_classifier import NO_CLASS, BaseClassifier
 from srs_ray.smoothing.bounds import Evidence, bound_named
 from srs_ray.smoothing.certificate import UnauditedCertificate
 from srs_ray.smoothing.judge import SmoothingJudge, sparse_counts
-from srs_ray.smoothing.noise import Domain, NoisyPoint, Philox4x64
+from srs_ray.smoothing.noise import Domain, GridNoise, NoisyPoint, Philox4x64
 from srs_ray.smoothing.plan import Plan
 from srs_ray.smoothing.radius import certified_radius
 from srs_ray.smoothing.row import PointRow
@@ -48,7 +49,7 @@ def read_looks(row: PointRow) -> list[Evidence]:
 
 def all_classes(model, digit, settings, n: int) -> np.ndarray:
     """What the first n estimation samples say when they are drawn at once, as without looks."""
-    point = NoisyPoint(digit, settings["sigma"], 0, settings["index"], Philox4x64())
+    point = NoisyPoint(digit, settings["sigma"], 0, settings["index"], GridNoise(torch.device("cpu")))
     sampler = StandardSampler(BaseClassifier(model, model.config.reference, 64), point)
     if settings is SRS:
         sampler = SerializedSampler(model, point, SolverSetting.named("anderson", 1), 10, SRS["chains"], 64)
@@ -84,7 +85,7 @@ def test_every_read_look_is_of_all_hits_below_the_share_run_again_by_the_base_cl
     row = srs_ray.certify_point(model, digit, **settings, looks=looks)
     assert len(row.look_n) > 1
     assert row.disagreed > 0, "the audit must have something to find"
-    point = NoisyPoint(digit, sigma, 0, 12, Philox4x64())
+    point = NoisyPoint(digit, sigma, 0, 12, GridNoise(torch.device("cpu")))
     sampler = SerializedSampler(model, point, SolverSetting.named("anderson", 1), 10, chains, 64)
     sampler.draw(Domain.SELECTION, 30)
     hit_N = sampler.draw(Domain.ESTIMATION, row.n).classes_N == row.selected
@@ -108,7 +109,8 @@ def test_the_bound_is_that_of_the_plan_on_the_looks_of_the_row(model, digit, set
     audit = Share(0.5) if settings is SRS else Fixed(0)
     plan = Plan.geometric(bound_named(kind), 0.01, 600, first=50, growth=1.5, power=1.0, audit=audit)
     assert row.audit_share == audit.share == (0.5 if settings is SRS else 0.0)
-    assert row.p_lower == plan.p_lower(read_looks(row)) > 0.5
+    assert row.p_lower == pytest.approx(plan.p_lower(read_looks(row)), rel=1e-12)
+    assert row.p_lower > 0.5
     assert row.radius == certified_radius(row.p_lower, 0.5)
     assert (row.n, row.look_n[-1], sum(row.counts)) == (row.look_n[-1], row.n, row.n)
     assert (row.method, row.predicted) == ("srs" if settings is SRS else "standard", row.selected)

@@ -15,7 +15,7 @@ from scipy.stats import binom, binomtest
 import srs_ray
 from srs_ray.models.mdeq.family import opened_mdeq
 from srs_ray.smoothing.base_classifier import NO_CLASS, BaseClassifier
-from srs_ray.smoothing.noise import Domain, NoisyPoint, Philox4x64
+from srs_ray.smoothing.noise import Domain, GridNoise, NoisyPoint
 from srs_ray.smoothing.predict import Prediction, predict_point, prediction_of
 from srs_ray.solvers.iteration import SolverSetting
 
@@ -158,11 +158,11 @@ def test_a_prediction_is_the_same_each_time_whatever_the_batch_and_another_for_a
 def test_it_is_what_the_base_classifier_says_of_noise_of_its_own_domain(model, digit):
     reference = SolverSetting.named("anderson", 12, 1e-2)
     made = srs_ray.predict(model, digit, **HERE, reference=reference, alpha=0.01)
-    point = NoisyPoint(digit, 0.5, 3, 12, Philox4x64())
+    point = NoisyPoint(digit, 0.5, 3, 12, GridNoise(torch.device("cpu")))
     classes_N = BaseClassifier(model, reference, 64).predict(point, Domain.PREDICTION, np.arange(60)).classes_N
     assert made == prediction_of(classes_N, 0.01)
     opened = opened_mdeq(model).with_reference(reference)
-    assert predict_point(opened, digit, 0.5, 60, 0.01, 3, 12, 16, Philox4x64()) == made
+    assert predict_point(opened, digit, 0.5, 60, 0.01, 3, 12, 16, GridNoise(torch.device("cpu"))) == made
 
 
 def test_float32_means_float32(model, digit):

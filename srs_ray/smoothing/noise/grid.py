@@ -59,7 +59,7 @@ class GridNoise:
         place = int(apart.flatten().argmax())
         return (
             f"its pixels are not all whole 255ths (one is {x.flatten()[place].item():.9g}), and noise on the image "
-            "grid is for images that are: round them to the grid (data.round_pixels: true in a job, round_pixels=True "
+            "grid is for images that are: round them to the grid (data.pixels: rounded in a job, round_pixels=True "
             "in Python), or take float noise (noise.generator: philox4x64, in Python noise='philox4x64'), whose "
             "certificates hold in real arithmetic only"
         )
