@@ -10,7 +10,15 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from srs_ray.analysis import average_certified_radius, certified_accuracy, load_points, recertify
+    from srs_ray.analysis import (
+        average_certified_radius,
+        certified_accuracy,
+        load_points,
+        p_lower_quantiles,
+        paired_difference,
+        projected_radii,
+        recertify,
+    )
     from srs_ray.interface import certify_point, certify_points, open_model, predict
     from srs_ray.models.mdeq.checkpoints import load_model
     from srs_ray.smoothing.bounds import (
@@ -30,7 +38,15 @@ if TYPE_CHECKING:
 __version__ = version("srs-ray")
 
 _HOMES = {
-    "srs_ray.analysis": ("average_certified_radius", "certified_accuracy", "load_points", "recertify"),
+    "srs_ray.analysis": (
+        "average_certified_radius",
+        "certified_accuracy",
+        "load_points",
+        "p_lower_quantiles",
+        "paired_difference",
+        "projected_radii",
+        "recertify",
+    ),
     "srs_ray.interface": ("certify_point", "certify_points", "open_model", "predict"),
     "srs_ray.models.mdeq.checkpoints": ("load_model",),
     "srs_ray.smoothing.bounds": (
@@ -63,8 +79,11 @@ __all__ = [
     "load_model",
     "load_points",
     "open_model",
+    "p_lower_quantiles",
+    "paired_difference",
     "paper_p_lower",
     "predict",
+    "projected_radii",
     "recertify",
     "released_p_lower",
     "two_sided_p_lower",

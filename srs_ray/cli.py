@@ -236,12 +236,21 @@ def _default_radii(run: str) -> list[float]:
 
 
 def _print_table(
-    runs: list[str], radii: str | None, form: str, certificate: str | None = None, alpha: float | None = None
+    runs: list[str],
+    radii: str | None,
+    form: str,
+    certificate: str | None = None,
+    alpha: float | None = None,
+    of: str = "ended",
+    project_n: int | None = None,
 ) -> None:
-    from srs_ray.analysis import comparison_table
+    from srs_ray.analysis import comparison_table, point_warnings
 
     frames = _frames(runs, certificate, alpha)
-    typer.echo(comparison_table(frames, radii if radii is not None else _default_radii(runs[0]), form), nl=False)
+    shown = radii if radii is not None else _default_radii(runs[0])
+    typer.echo(comparison_table(frames, shown, form, of, project_n), nl=False)
+    for warning in point_warnings(frames) if form in ("csv", "json") else ():  # other forms have it below the table
+        messages.print(f"[yellow]warning:[/] {escape(warning)}", highlight=False)
 
 
 @app.command(epilog="Example: srs-ray aggregate runs/a runs/b --radii 0,0.25,36/255 --format markdown")
@@ -251,9 +260,22 @@ def aggregate(
     form: Annotated[str, typer.Option("--format", help="table, markdown, latex, csv or json.")] = "table",
     certificate: CertificateOption = None,
     alpha: AlphaOption = None,
+    of: Annotated[
+        str,
+        typer.Option(
+            help="What shares are of: the points that ended, or all asked for, where those without a row count as not "
+            "certified: a lower bound."
+        ),
+    ] = "ended",
+    project_n: Annotated[
+        int | None,
+        typer.Option(
+            help="Also show what points would be certified at this n if their rates of hits stayed: no certificate."
+        ),
+    ] = None,
 ) -> None:
-    """Certified accuracy, radii, abstentions and cost of runs, side by side."""
-    _print_table(runs, radii, form, certificate, alpha)
+    """Certified accuracy, abstentions, cost and bounds of runs, side by side, and point by point beside the first."""
+    _print_table(runs, radii, form, certificate, alpha, of, project_n)
 
 
 @app.command(epilog="Example: srs-ray plot runs/a runs/b --output curves.png")

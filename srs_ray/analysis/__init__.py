@@ -1,9 +1,12 @@
 """Reading what runs have found: certified accuracy, tables, curves and exports, from run directories alone."""
 
 from srs_ray.analysis.accuracy import average_certified_radius, certified_accuracy, summary
+from srs_ray.analysis.comparison import point_warnings
 from srs_ray.analysis.export import cohen_export, write_cohen_export
+from srs_ray.analysis.pairing import paired_difference
 from srs_ray.analysis.plot import plot_curves
 from srs_ray.analysis.points import load_points
+from srs_ray.analysis.projection import p_lower_quantiles, projected_radii
 from srs_ray.analysis.radii import parse_radii
 from srs_ray.analysis.recertification import recertify
 from srs_ray.analysis.status import run_status, status_text
@@ -16,9 +19,13 @@ __all__ = [
     "cohen_export",
     "comparison_table",
     "load_points",
+    "p_lower_quantiles",
+    "paired_difference",
     "parse_radii",
     "plot_curves",
     "plot_training",
+    "point_warnings",
+    "projected_radii",
     "recertify",
     "run_status",
     "status_text",

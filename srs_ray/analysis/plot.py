@@ -13,7 +13,14 @@ import pandas as pd
 from srs_ray.analysis.accuracy import certified_accuracy, certified_radii
 from srs_ray.analysis.comparison import run_labels
 from srs_ray.analysis.run_info import RunInfo
-from srs_ray.analysis.statements import certificate_line, guarantee_line, per_run, subset_line
+from srs_ray.analysis.statements import (
+    certificate_line,
+    false_certificates_line,
+    floor_line,
+    guarantee_line,
+    per_run,
+    subset_line,
+)
 from srs_ray.errors import SrsRayError
 
 # Okabe and Ito's palette, without its yellow, which white paper swallows; each with a line style of its own, so that
@@ -53,6 +60,7 @@ def plot_curves(frames: Sequence[pd.DataFrame], output: str | Path, max_radius: 
 
     The file's kind goes by its suffix: .png (200 dpi), .svg or .pdf. The radius axis, in pixel units of [0, 1], ends
     at `max_radius`, by default a little beyond the largest certified radius. Dotted vertical lines mark caps in view.
+    A curve by looks has dots at its target radii, and is thin, dotted and without a band beyond them: a floor.
     Raises SrsRayError for another suffix, no frames, a frame that does not know its run, an unwritable file.
     """
     output = drawable(output)
@@ -67,7 +75,7 @@ def plot_curves(frames: Sequence[pd.DataFrame], output: str | Path, max_radius: 
     infos = [RunInfo.of(df) for df in frames]
     labels = run_labels(infos)
     end = _end_of_axis(frames, infos) if max_radius is None else max_radius
-    subtitle, notes = _subtitle(frames, infos, labels), _footnotes(infos, labels)
+    subtitle, notes = _subtitle(frames, infos, labels), _footnotes(frames, infos, labels)
     # The text above and below takes the room its lines need, in inches; the axes keep their size.
     above = 0.42 + 0.155 * len(subtitle) + 0.19 * len(frames)
     below = 0.58 + 0.125 * len(notes)
@@ -120,17 +128,31 @@ def _draw_curves(
     for i, (df, info, label) in enumerate(zip(frames, infos, labels, strict=True)):
         colour, dashes = COLOURS[i % len(COLOURS)], DASHES[i % len(DASHES)]
         # Beyond its cap a curve would be 0 by construction: it ends there, lest the drop be taken for a finding.
-        curve = _curve(df, min(end, info.radius_cap))
-        radius, share = curve["radius"], curve["certified_accuracy"]
+        last = min(end, info.radius_cap)
+        full = [radius for radius in info.target_radii or () if radius <= last and not info.is_floor_at(radius)]
         # A share holds up to and including its radius, hence steps before the points.
-        axes.fill_between(radius, curve["low"], curve["high"], step="pre", color=colour, alpha=0.14, linewidth=0)
-        axes.step(radius, share, where="pre", color=colour, linestyle=dashes, linewidth=1.6, label=_legend(info, label))
+        style: dict[str, Any] = {"where": "pre", "color": colour, "label": _legend(info, label)}
+        until = max(full, default=0.0) if info.by_looks else last
+        if until > 0:
+            curve = _curve(df, 0.0, until)
+            radius, share = curve["radius"], curve["certified_accuracy"]
+            axes.fill_between(radius, curve["low"], curve["high"], step="pre", color=colour, alpha=0.14, linewidth=0)
+            axes.step(radius, share, linestyle=dashes, linewidth=1.6, **style)
+            style["label"] = None
+        if full:
+            at = certified_accuracy(df, full)
+            dots = {"color": colour, "linestyle": "none", "marker": "o", "markersize": 3.6, "gid": f"full-{i}"}
+            axes.plot(at["radius"], at["certified_accuracy"], **dots)
+        if until < last:
+            curve = _curve(df, until, last)
+            shown = {"linestyle": (0, (1, 1.6)), "linewidth": 1.0, "gid": f"floor-{i}"}
+            axes.step(curve["radius"], curve["certified_accuracy"], **shown, **style)
 
 
-def _curve(df: pd.DataFrame, end: float) -> pd.DataFrame:
-    """Certified accuracy at 0, at `end`, and at every radius between at which it changes."""
+def _curve(df: pd.DataFrame, start: float, end: float) -> pd.DataFrame:
+    """Certified accuracy at `start`, at `end`, and at every radius between at which it changes."""
     radii = certified_radii(df)
-    return certified_accuracy(df, np.unique([0.0, *radii[radii < end], end]))
+    return certified_accuracy(df, np.unique([start, *radii[(start < radii) & (radii < end)], end]))
 
 
 def _end_of_axis(frames: Sequence[pd.DataFrame], infos: Sequence[RunInfo]) -> float:
@@ -172,17 +194,29 @@ def _subtitle(frames: Sequence[pd.DataFrame], infos: Sequence[RunInfo], labels: 
     lines = [
         *per_run("Points", labels, [subset_line(info, points) for info, points in runs]),
         *per_run("Error probability", labels, [f"alpha = {info.alpha:g} per point" for info in infos]),
+        *per_run("False certificates", labels, [_false_line(df, info) for df, info in zip(frames, infos, strict=True)]),
     ]
     return _wrapped(lines, 98)
 
 
-def _footnotes(infos: Sequence[RunInfo], labels: Sequence[str]) -> list[str]:
+def _false_line(df: pd.DataFrame, info: RunInfo) -> str:
+    return false_certificates_line(info, int((df["status"] == "ok").sum()), int((df["predicted"] >= 0).sum()))
+
+
+def _footnotes(frames: Sequence[pd.DataFrame], infos: Sequence[RunInfo], labels: Sequence[str]) -> list[str]:
     lines = [
         *per_run("Certificate", labels, [certificate_line(info) for info in infos]),
         *per_run("Guarantee", labels, [guarantee_line(info) for info in infos]),
         "Bands: 95 % Clopper-Pearson intervals over points, at each radius by itself. Points in error count as not "
         "certified. A curve ends at its cap: beyond it no counts could have certified anything.",
     ]
+    floors = [floor_line(info) for info in infos]
+    if any(floors):
+        # Named one by one: the curves of other runs are no floors.
+        shown = [(label, line) for label, line in zip(labels, floors, strict=True) if line]
+        lines += per_run("Off its dots, and dotted", [label for label, _ in shown], [line for _, line in shown])
+    if any(info.asked > len(df) for df, info in zip(frames, infos, strict=True)):
+        lines.append("Points that end early may be the easy ones: the curve of an unfinished run may lie too high.")
     return _wrapped(lines, 124)
 
 

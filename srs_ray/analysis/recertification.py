@@ -12,6 +12,7 @@ from srs_ray.analysis.run_info import RunInfo
 from srs_ray.errors import SrsRayError
 from srs_ray.smoothing.audit import Fixed, Share
 from srs_ray.smoothing.bounds import MIXTURE, Evidence, fitting_bounds
+from srs_ray.smoothing.plan import Plan
 from srs_ray.smoothing.smoothing import Smoothing
 
 
@@ -48,7 +49,7 @@ def recertify(df: pd.DataFrame, certificate: str | None = None, alpha: float | N
     recertified.loc[ok, "p_lower"] = p
     recertified.loc[ok, "radius"] = radius
     recertified.loc[ok, "predicted"] = predicted.array
-    recertified.loc[ok, "correct"] = (predicted == df["label"][ok]).array
+    recertified.loc[ok, "correct"] = ((predicted >= 0) & (predicted == df["label"][ok])).array
 
     own = info.recomputed_from or _named(info)
     changed = own != _named(changed_info)
@@ -61,15 +62,27 @@ def _p_lower(row: Any, smoothing: Smoothing) -> float:
         return 0.0
     sampling, certificate = smoothing.sampling, smoothing.certificate
     if not sampling.by_looks:
-        hits = sum(int(count) for c, count in zip(row.classes, row.counts, strict=True) if c == row.selected)
         of_misses = (int(row.audited_misses), int(row.found)) if certificate.bound.misses else ()
-        counts = Evidence(int(row.n), hits, int(row.audited), int(row.disagreed), *of_misses)
+        counts = Evidence(int(row.n), hits_of(row), int(row.audited), int(row.disagreed), *of_misses)
         return certificate.bound.p_lower(counts, certificate.alpha)  # of the row's own n
-    share = float(row.audit_share)
-    bound = certificate.bound if certificate.bound.audited == (share > 0) else MIXTURE
-    plan = sampling.plan_by(bound, certificate, Share(share) if share else Fixed(0))
+    plan = plan_of(row, smoothing)
     looks = zip(row.look_n, row.look_hits, row.look_audited, row.look_disagreed, strict=True)
     return plan.p_lower([Evidence(*map(int, counts)) for counts in looks])
+
+
+def hits_of(row: Any) -> int:
+    """How often estimation said the selected class of a row, one of `df.itertuples()`."""
+    return sum(int(count) for c, count in zip(row.classes, row.counts, strict=True) if c == row.selected)
+
+
+def plan_of(row: Any, smoothing: Smoothing) -> Plan:
+    """The plan by which the row's point is estimated; by looks its audit share, if any, is the row's own."""
+    sampling, certificate = smoothing.sampling, smoothing.certificate
+    if not sampling.by_looks:
+        return smoothing.plan
+    share = float(row.audit_share)
+    bound = certificate.bound if certificate.bound.audited == (share > 0) else MIXTURE
+    return sampling.plan_by(bound, certificate, Share(share) if share else Fixed(0))
 
 
 def _named(info: RunInfo) -> str:

@@ -10,7 +10,15 @@ from dataclasses import asdict
 from typing import Any
 
 from srs_ray.analysis.comparison import RunResults
-from srs_ray.analysis.statements import certificate_line, guarantee_line, subset_line
+from srs_ray.analysis.projection import QUANTILES
+from srs_ray.analysis.statements import (
+    certificate_line,
+    false_certificates_line,
+    floor_line,
+    guarantee_line,
+    pending_line,
+    subset_line,
+)
 
 
 def comparison_csv(results: Sequence[RunResults]) -> str:
@@ -19,7 +27,9 @@ def comparison_csv(results: Sequence[RunResults]) -> str:
     What is undefined is an empty field.
     """
     lines = [
-        {**_settings(result), **asdict(result.summary), **asdict(at)} for result in results for at in result.accuracies
+        {**_settings(result), **asdict(result.summary), **asdict(at), **_beside(result, number)}
+        for result in results
+        for number, at in enumerate(result.accuracies)
     ]
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(lines[0]), lineterminator="\n")
@@ -35,21 +45,50 @@ def comparison_json(results: Sequence[RunResults]) -> str:
             **_settings(result),
             "summary": asdict(result.summary),
             "certified_accuracy": [asdict(at) for at in result.accuracies],
-            "notes": [
-                certificate_line(result.info),
-                guarantee_line(result.info),
-                subset_line(result.info, result.summary.points),
-            ],
+            "paired": None if result.paired is None else asdict(result.paired),
+            "projection": None if result.projection is None else asdict(result.projection),
+            "notes": _notes(result),
         }
         for result in results
     ]
     return json.dumps(runs, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
 
+def _notes(result: RunResults) -> list[str]:
+    info, points = result.info, result.summary.points
+    lines = [
+        certificate_line(info),
+        guarantee_line(info),
+        false_certificates_line(info, result.judged, result.summary.certificates),
+        subset_line(info, points),
+        floor_line(info),
+        pending_line(info, points),
+        "" if result.warning is None else f"WARNING: {result.warning}",
+    ]
+    return [line for line in lines if line]
+
+
+def _beside(result: RunResults, number: int) -> dict[str, Any]:
+    """At the radius of that number the difference to the first run on the points of both, and the projection."""
+    paired, projection = result.paired, result.projection
+    at = None if paired is None else paired.at[number]
+    return {
+        "paired_with": None if paired is None else paired.first,
+        "paired_points": None if paired is None else paired.points,
+        "paired_difference": None if at is None else at.difference,
+        "paired_low": None if at is None else at.low,
+        "paired_high": None if at is None else at.high,
+        "paired_floor": None if at is None else at.floor,
+        "paired_ceiling": None if at is None else at.ceiling,
+        "projected_n": None if projection is None else projection.n,
+        "projected_accuracy": None if projection is None else projection.shares[number],
+    }
+
+
 def _settings(result: RunResults) -> dict[str, Any]:
     """The run's settings, without where it lies, and what its certificate is worth."""
     settings = asdict(result.info)
-    del settings["name"], settings["path"]
+    del settings["name"], settings["path"], settings["data_digest"]
     return {
         "run": result.label,
         **settings,
@@ -57,4 +96,8 @@ def _settings(result: RunResults) -> dict[str, Any]:
         "radius_cap": result.info.radius_cap,
         "radius_cap_in_sigma": result.info.radius_cap_in_sigma,
         "devices": "; ".join(result.devices),
+        "shares_of": result.of,
+        "average_certified_radius_is_floor": result.acr_is_floor,
+        "false_certificates_at_most": result.false_certificates,
+        **{f"p_lower_{100 * share:.0f}": bound for share, bound in zip(QUANTILES, result.p_lower, strict=True)},
     }

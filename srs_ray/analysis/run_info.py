@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from srs_ray.errors import RunDirectoryError, SrsRayError
+from srs_ray.runs.fingerprint import digest
 from srs_ray.smoothing.bounds import BOUNDS
 from srs_ray.smoothing.law import Law, float_law
 from srs_ray.smoothing.radius import certified_radius
@@ -45,6 +46,7 @@ class RunInfo:
     audit_share: float | None = None  # tau, of a run of srs by looks
     target_radii: list[float] | None = None  # of a run by looks
     looks: dict[str, float] | None = None  # its first, growth, power and futility
+    data_digest: str | None = None  # of what makes an index mean an image, where the run's fingerprint says it
     deviation: float | None = None  # of noise on the image grid from its law, for a whole image; None: float noise
     certificate_settings: dict[str, dict[str, float]] = field(default_factory=dict)  # of the run's kind alone, by kind
 
@@ -57,6 +59,19 @@ class RunInfo:
     def radius_cap_in_sigma(self) -> float:
         """`radius_cap` in units of sigma."""
         return certified_radius(self.smoothing.plan.p_cap, 1.0)
+
+    @property
+    def by_looks(self) -> bool:
+        """Whether points were sampled only until their target radii were decided, so that their radii are floors."""
+        return self.target_radii is not None
+
+    def is_floor_at(self, radius: float) -> bool:
+        """Whether certified accuracy at this radius is less than all n samples of each point might have given.
+
+        By looks it is full at the target radii alone, up to the setting `futility`, and nowhere for another certificate
+        or alpha than the one that sampling stopped by.
+        """
+        return self.target_radii is not None and (self.recomputed_from is not None or radius not in self.target_radii)
 
     @property
     def smoothing(self) -> Smoothing:
@@ -122,6 +137,7 @@ class RunInfo:
             audit_share=audits.share or None,
             target_radii=None if sampling.target_radii is None else list(sampling.target_radii),
             looks=None if sampling.looks is None else sampling.looks.model_dump(),
+            data_digest=_data_digest(fingerprint or {}),
             deviation=(fingerprint or {}).get("noise.deviation"),
             certificate_settings={smoothing.certificate.kind: own} if (own := smoothing.certificate.own) else {},
         )
@@ -161,6 +177,30 @@ def _smoothing_of(job: Mapping[str, Any]) -> Smoothing:
     for name in smoothing.certificate.own:
         setting_of(job, f"certificate.{name}")
     return smoothing
+
+
+# The entries of a fingerprint that tell images and labels from others, whatever a model's preprocessing makes of them.
+_OF_DATA = (
+    "kind",
+    "split",
+    "points",
+    "classes",
+    "content",
+    "image_column",
+    "label_column",
+    "import",
+    "identity",
+    "args",
+)
+
+
+def _data_digest(fingerprint: Mapping[str, Any]) -> str | None:
+    entries = {
+        name: value
+        for name, value in fingerprint.items()
+        if name.startswith("data.") and name.split(".")[1] in _OF_DATA
+    }
+    return digest(entries) if entries else None
 
 
 def _name_of(job: Mapping[str, Any], dotted: str) -> str:

@@ -10,6 +10,8 @@ FIXED_BEFORE = (
     "recomputed after the run, which was certified with {own}; which certificate applies is to be fixed before "
     "the run, never the better of two afterwards"
 )
+ABOVE_CAP, FLOOR, CEILING = "\N{EN DASH}", ">= ", "<= "  # instead of, and before, a share
+ABOVE_CAP_NOTE = f"{ABOVE_CAP}: above the cap, where no counts could have certified anything; not a finding"
 
 
 def certificate_line(info: RunInfo) -> str:
@@ -21,6 +23,55 @@ def certificate_line(info: RunInfo) -> str:
 def guarantee_line(info: RunInfo) -> str:
     """What one certificate promises, or that it promises nothing."""
     return info.smoothing.guarantee(info.reference)
+
+
+def floor_line(info: RunInfo) -> str:
+    """Why accuracy at radii that points were not sampled for, p_lower and ACR are floors; '' for a run of fixed n."""
+    if info.target_radii is None:
+        return ""
+    radii = ", ".join(f"{radius:g}" for radius in info.target_radii)
+    if info.recomputed_from is not None:
+        return (
+            f"a floor; sampling of a point stopped when {info.recomputed_from} had decided the target radii ({radii}): "
+            "all n samples could certify more points by the certificate recomputed here, at every radius, and raise "
+            "p_lower and ACR; intervals are the floor's"
+        )
+    return (
+        f"a floor; sampling of a point stops when its target radii ({radii}) are decided: all n samples could certify "
+        "more points at other radii, and raise p_lower and ACR; intervals are the floor's"
+    )
+
+
+def false_certificates(info: RunInfo, judged: int) -> float | None:
+    """At most so many of a run's certificates are false in expectation; None where nothing bounds them.
+
+    Each of the `judged` points, certified or abstained, gets a false certificate with probability at most alpha, and
+    expectations add up. alpha times the number of certificates alone would be too few: where hardly a point can be
+    certified, most certificates that there are may be false.
+    """
+    return info.alpha * judged if info.sound else None
+
+
+def false_certificates_line(info: RunInfo, judged: int, certificates: int) -> str:
+    """`false_certificates` in words, beside how many certificates (radius above 0) there are."""
+    expected = false_certificates(info, judged)
+    if expected is None:
+        return f"any of the {certificates:,} certificates may be false: the certificate is unsound"
+    return (
+        f"in expectation at most {expected:.3g} (alpha = {info.alpha:g} times the {judged:,} points with a result) of "
+        f"the {certificates:,} certificates with a radius above 0"
+    )
+
+
+def pending_line(info: RunInfo, ended: int) -> str:
+    """What an unfinished run's shares may hide; '' where all points ended."""
+    pending = info.asked - ended
+    if pending <= 0:
+        return ""
+    return (
+        f"{pending:,} of {info.asked:,} points asked for have no row yet. Points that end early may be the easy ones; "
+        "shares of the points asked for (--of asked) are lower bounds whichever these are"
+    )
 
 
 def subset_line(info: RunInfo, points: int) -> str:

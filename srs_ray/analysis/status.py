@@ -9,11 +9,20 @@ from typing import Any
 
 import pandas as pd
 
-from srs_ray.analysis.comparison import accuracies
+from srs_ray.analysis.comparison import AccuracyAt, accuracies
 from srs_ray.analysis.points import points_of
 from srs_ray.analysis.radii import parse_radii
 from srs_ray.analysis.run_info import RunInfo, setting_of
-from srs_ray.analysis.statements import certificate_line, guarantee_line
+from srs_ray.analysis.statements import (
+    ABOVE_CAP_NOTE,
+    FLOOR,
+    certificate_line,
+    false_certificates,
+    false_certificates_line,
+    floor_line,
+    guarantee_line,
+    pending_line,
+)
 from srs_ray.runs.directory import RunDirectory
 
 FIRST_ERRORS = 5
@@ -23,9 +32,10 @@ def run_status(run: str | os.PathLike[str]) -> dict[str, Any]:
     """The state of a run as JSON values: what is asked, done, in error and pending, and the results so far.
 
     `asked` = `done` + `in_error` + `pending`; the next run tries those in error again, and `errors` tells of the first
-    few. `certified_accuracy` is of the points that ended, at 0 and the job's report radii; `points_per_hour` is the
-    last session's, up to its last row, and `workers` those with a row so lately that they seem to be at work. Shares
-    and rates are null where nothing ended yet; times are ISO 8601.
+    few. `certified_accuracy` is of the points that ended, at 0 and the job's report radii, with the flags of a table
+    (`above_cap`, `floor`) and the lower bound over all points asked for; `false_certificates_at_most` is an
+    expectation. `points_per_hour` is the last session's, up to its last row, and `workers` those with a row so lately
+    that they seem to be at work. Shares and rates are null where nothing ended yet; times are ISO 8601.
     Raises RunDirectoryError where there is no readable run.
     """
     directory = RunDirectory.open(run)
@@ -44,7 +54,7 @@ def run_status(run: str | os.PathLike[str]) -> dict[str, Any]:
         "pending": info.asked - len(df),
         "errors": df.loc[~done, ["index", "error"]].head(FIRST_ERRORS).to_dict("records"),
         "abstained": float((df["predicted"][done] == -1).mean()) if done.any() else None,
-        "certified_accuracy": [asdict(at) for at in accuracies(df, radii, info.radius_cap)],
+        "certified_accuracy": [asdict(at) for at in accuracies(df, radii)],
         "points_per_hour": _points_per_hour(df, started_at),
         "workers": _workers_lately(df, pd.Timestamp.now("UTC")),
         "created_at": directory.created_at,
@@ -53,6 +63,10 @@ def run_status(run: str | os.PathLike[str]) -> dict[str, Any]:
         "last_row_at": df["finished_at"].max().isoformat() if len(df) else None,
         "certificate": certificate_line(info),
         "guarantee": guarantee_line(info),
+        "false_certificates": false_certificates_line(info, int(done.sum()), int((df["predicted"][done] >= 0).sum())),
+        "false_certificates_at_most": false_certificates(info, int(done.sum())),
+        "floors": floor_line(info) or None,
+        "pending_note": pending_line(info, len(df)) or None,
     }
 
 
@@ -83,15 +97,18 @@ def status_text(state: dict[str, Any]) -> str:
         left = timedelta(hours=(state["pending"] + state["in_error"]) / rate)
         workers = f"{state['workers']} worker{'s' * (state['workers'] != 1)} seen lately"
         lines.append(f"{rate:.0f} points an hour in the last session, {workers}; at that pace {_rounded(left)} to go")
-    shares = [
-        f"{at['certified_accuracy']:.1%} at {at['radius_label']}"
-        for at in state["certified_accuracy"]
-        if at["certified_accuracy"] is not None
-    ]
-    if shares:
-        lines.append(f"certified accuracy so far: {', '.join(shares)}; abstained {state['abstained'] or 0:.1%}")
+    ended = state["done"] + state["in_error"]
+    if ended:
+        accuracies_at = [AccuracyAt(**at) for at in state["certified_accuracy"]]
+        shares = ", ".join(f"{at.percent()} at {at.radius_label}" for at in accuracies_at)
+        lines.append(f"certified accuracy (%) of the {ended} of {state['asked']} points that ended: {shares}")
+        lines.append(f"abstained: {state['abstained'] or 0:.1%} of the {state['done']} points done")
+        lines += [ABOVE_CAP_NOTE] if any(at.above_cap for at in accuracies_at) else []
+        lines += [f"{FLOOR.strip()}: {state['floors']}"] if any(at.floor for at in accuracies_at) else []
+        lines += [state["pending_note"]] if state["pending_note"] else []
     lines += [f"point {error['index']}: {error['error']}" for error in state["errors"]]
     lines += [f"certificate: {state['certificate']}", f"guarantee: {state['guarantee']}"]
+    lines.append(f"false certificates: {state['false_certificates']}")
     lines.append(
         f"started {state['created_at']}, last session {state['last_session_at']}, last row {state['last_row_at']}"
     )

@@ -12,44 +12,56 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
-from srs_ray.analysis.comparison import AccuracyAt, RunResults, compare, notes
+from srs_ray.analysis.comparison import UNDEFINED, RunResults, compare, notes
+from srs_ray.analysis.projection import QUANTILES
 from srs_ray.analysis.records import comparison_csv, comparison_json
+from srs_ray.analysis.statements import ABOVE_CAP, FLOOR
 from srs_ray.errors import SrsRayError
 
-ABOVE_CAP = "\N{EN DASH}"
-UNDEFINED = "n/a"
-COST_HEADINGS = ("ended", "abstained", "errors", "NFE", "NFE audit", "s/point")
+COST_HEADINGS = ("abstained", "errors", "NFE", "NFE audit", "s/point")
 
 
-def comparison_table(frames: Sequence[pd.DataFrame], radii: str | Iterable[str | float], form: str = "table") -> str:
+def comparison_table(
+    frames: Sequence[pd.DataFrame],
+    radii: str | Iterable[str | float],
+    form: str = "table",
+    of: str = "ended",
+    project_n: int | None = None,
+) -> str:
     """The runs of `frames` at `radii` as text of the form table | markdown | latex | csv | json.
 
     Certified accuracy is in percent, to be read with the notes underneath (in CSV and JSON: a share, with the notes'
-    facts as columns). `latex` needs the package booktabs. Raises SrsRayError for an unknown form and as `compare` does.
+    facts as columns); `of` and `project_n` as in `compare`. `latex` needs the package booktabs. Raises SrsRayError for
+    an unknown form and as `compare` does.
     """
     if form not in FORMS:
         raise SrsRayError(f"no table form {form!r}; choose {' | '.join(FORMS)}")
-    return FORMS[form](compare(frames, radii))
+    return FORMS[form](compare(frames, radii, of, project_n))
 
 
 def terminal_table(results: Sequence[RunResults]) -> str:
-    """Two stacked tables, accuracy and cost, so that seven radii fit a terminal; no colour codes."""
+    """Three stacked tables, accuracy, cost and bounds, so that seven radii fit a terminal; no colour codes."""
     names = ("run", "setting", "certificate", "sigma")
     accuracy = Table(*names, box=SIMPLE_HEAD, title="certified accuracy (%) at radius")
     cost = Table("run", "setting", box=SIMPLE_HEAD, title="points and cost")
-    for heading in (*_radius_labels(results), "ACR"):
+    bounds = Table("run", "setting", box=SIMPLE_HEAD, title="p_lower at quantiles of the points, and their mean radius")
+    for heading in (*_radius_labels(results), "ended"):
         accuracy.add_column(heading, justify="right")
     for heading in COST_HEADINGS:
         cost.add_column(heading, justify="right")
+    for heading in (*(f"{share:.0%}" for share in QUANTILES), "ACR"):
+        bounds.add_column(heading, justify="right")
     for result in results:
-        cells = [_percent(at, "\n{:.0f}-{:.0f}") for at in result.accuracies]
-        accuracy.add_row(*_names(result), *cells, _number(result.summary.average_certified_radius, ".3f"))
+        cells = [at.percent("\n{:.0f}-{:.0f}") for at in result.accuracies]
+        accuracy.add_row(*_names(result), *cells, _ended(result))
         cost.add_row(result.label, result.info.setting, *_costs(result))
+        bounds.add_row(result.label, result.info.setting, *_bounds(result), _acr(result))
     text = io.StringIO()
     # Wider than any table: a pipe or a log must not squeeze the columns. Markup off: run names may hold brackets.
     console = Console(file=text, width=1000, markup=False, emoji=False, highlight=False)
     console.print(accuracy)
     console.print(cost)
+    console.print(bounds)
     lines = [line.rstrip() for line in text.getvalue().splitlines()]
     for note in notes(results, intervals=True):
         lines += textwrap.wrap(note, width=100, initial_indent="  ", subsequent_indent="    ")
@@ -59,7 +71,7 @@ def terminal_table(results: Sequence[RunResults]) -> str:
 def markdown_table(results: Sequence[RunResults]) -> str:
     """A pipe table aligned in plain text as well, and the notes as a list."""
     headings = ["run", "setting", "certificate", "sigma", *(f"r = {label}" for label in _radius_labels(results))]
-    headings += ["ACR", *COST_HEADINGS]
+    headings += _FURTHER_HEADINGS
     rows = [[cell.replace("|", "\\|") for cell in _row(result, " [{:.1f}, {:.1f}]")] for result in results]
     widths = [max(3, *map(cell_len, column)) for column in zip(headings, *rows, strict=True)]
 
@@ -78,7 +90,7 @@ def latex_table(results: Sequence[RunResults]) -> str:
     """A table float in the style of booktabs, percent without intervals, the notes in small print underneath."""
     labels = _radius_labels(results)
     first, last = 5, 4 + len(labels)
-    headings = ["run", "setting", "certificate", r"$\sigma$", *map(latex_escape, labels), "ACR", *COST_HEADINGS]
+    headings = ["run", "setting", "certificate", r"$\sigma$", *map(latex_escape, [*labels, *_FURTHER_HEADINGS])]
     lines = [
         r"\begin{table}",
         r"\centering",
@@ -100,7 +112,7 @@ def latex_table(results: Sequence[RunResults]) -> str:
 
 def latex_escape(text: str) -> str:
     """`text` as LaTeX prints it, in any font encoding; `[` in braces, lest a line break takes it for an option."""
-    return text.translate(_LATEX)
+    return text.translate(_LATEX).replace(r"\textgreater{}=", r"$\geq$").replace(r"\textless{}=", r"$\leq$")
 
 
 _LATEX = str.maketrans(
@@ -117,6 +129,8 @@ _LATEX = str.maketrans(
     }
 )
 
+_FURTHER_HEADINGS = ["ended", *COST_HEADINGS, *(f"p_lower {share:.0%}" for share in QUANTILES), "ACR"]
+
 FORMS: dict[str, Callable[[Sequence[RunResults]], str]] = {
     "table": terminal_table,
     "markdown": markdown_table,
@@ -131,8 +145,8 @@ def _radius_labels(results: Sequence[RunResults]) -> list[str]:
 
 
 def _row(result: RunResults, interval: str) -> list[str]:
-    accuracies = [_percent(at, interval) for at in result.accuracies]
-    return [*_names(result), *accuracies, _number(result.summary.average_certified_radius, ".3f"), *_costs(result)]
+    accuracies = [at.percent(interval) for at in result.accuracies]
+    return [*_names(result), *accuracies, _ended(result), *_costs(result), *_bounds(result), _acr(result)]
 
 
 def _names(result: RunResults) -> list[str]:
@@ -145,7 +159,6 @@ def _names(result: RunResults) -> list[str]:
 def _costs(result: RunResults) -> list[str]:
     costs = result.summary
     return [
-        f"{costs.points}/{result.info.asked}",
         str(costs.abstained),
         str(costs.errors),
         _number(costs.evaluations_per_sample, ".2f"),
@@ -154,12 +167,17 @@ def _costs(result: RunResults) -> list[str]:
     ]
 
 
-def _percent(at: AccuracyAt, interval: str) -> str:
-    if at.certified_accuracy is None:
-        return UNDEFINED
-    if at.above_cap and at.certified == 0:
-        return ABOVE_CAP
-    return f"{100 * at.certified_accuracy:.1f}" + interval.format(100 * at.low, 100 * at.high)
+def _ended(result: RunResults) -> str:
+    return f"{result.summary.points}/{result.info.asked}"
+
+
+def _bounds(result: RunResults) -> list[str]:
+    return [_number(bound, ".3f") for bound in result.p_lower]
+
+
+def _acr(result: RunResults) -> str:
+    acr = _number(result.summary.average_certified_radius, ".3f")
+    return FLOOR + acr if result.acr_is_floor and acr != UNDEFINED else acr
 
 
 def _number(value: float | None, spec: str) -> str:

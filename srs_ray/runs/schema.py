@@ -17,7 +17,7 @@ Row = dict[str, Any]
 _CORE_FIELDS = [
     ("predicted", pa.int32()),  # the certified class, -1 for abstain
     ("radius", pa.float64()),  # l2, in pixel units of [0, 1]
-    ("correct", pa.bool_()),  # predicted == label
+    ("correct", pa.bool_()),  # predicted == label, and not abstained
 ]
 
 # The evidence of certificates by smoothing. An `ok` row has all columns of one kind of evidence.

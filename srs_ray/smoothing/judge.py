@@ -60,11 +60,14 @@ class SmoothingJudge:
     def certify(self, x_CHW: Tensor, index: int, label: int | None) -> PointRow:
         """The row of one point: image in [0, 1], its position in the data set (it keys the noise), its true class.
 
-        Raises PointError for what is no such image, and where more samples than `max_nonfinite` have no finite answer.
+        Raises PointError for what is no such image, for a label that is no class of the model, and where more samples
+        than `max_nonfinite` have no finite answer.
         """
         started = time.perf_counter()
         model, smoothing, sampling = self.model, self.smoothing, self.smoothing.sampling
         fault = image_fault(x_CHW, model.input_shape) or self.generator.fault(x_CHW)
+        if fault is None and label is not None and not 0 <= label < model.classes:
+            fault = f"label is {label}, expected 0 to {model.classes - 1}"
         if fault is not None:
             raise PointError(fault)
         point = NoisyPoint(x_CHW.to(model.device, torch.float32), smoothing.sigma, self.seed, index, self.generator)
@@ -89,7 +92,7 @@ class SmoothingJudge:
             label=label,
             predicted=predicted,
             radius=radius,
-            correct=None if label is None else predicted == label,
+            correct=None if label is None else predicted != ABSTAIN and predicted == label,
             selected=selected,
             p_lower=p_lower,
             n0=sampling.n0,

@@ -18,7 +18,14 @@ STARTED = datetime(2025, 3, 1, 12, 0, 0, tzinfo=UTC)
 
 
 def job_of(
-    method: str, kind: str, alpha: float, n: int, audit: int, sigma: float, own: dict[str, Any] | None = None
+    method: str,
+    kind: str,
+    alpha: float,
+    n: int,
+    audit: int,
+    sigma: float,
+    own: dict[str, Any] | None = None,
+    target_radii: Sequence[float] | None = None,
 ) -> dict[str, Any]:
     """A job as run.json keeps it, every default filled in."""
     serialized = {"chains": 400, "solver": "anderson", "steps": 3, "warmup_steps": 10} if method == "srs" else {}
@@ -27,7 +34,7 @@ def job_of(
             "model": {"arch": "mdeq-small-cifar10", "weights": "weights/small.safetensors"},
             "data": {"kind": "cifar10", "path": "data", "split": "test", "every": 20},
             "noise": {"sigma": sigma},
-            "sampling": {"method": method, "n0": 100, "n": n, **serialized},
+            "sampling": {"method": method, "n0": 100, "n": n, "target_radii": target_radii, **serialized},
             "certificate": {
                 "kind": kind,
                 "alpha": alpha,
@@ -71,12 +78,24 @@ def result(point: dict[str, Any], job: dict[str, Any]) -> dict[str, Any]:
         "reference_evaluations": 12 * (audited + of_misses),
         "fallbacks": 2,
         "unconverged": 1,
+        **looks_of(n, hits, job),
     }
+
+
+def looks_of(n: int, hits: int, job: dict[str, Any]) -> dict[str, Any]:
+    """Of a run of standard sampling by looks: the one at which its points ended, after all n samples."""
+    if job["sampling"]["target_radii"] is None or not n:
+        return {}
+    counts = {"look_n": [n], "look_hits": [hits], "look_audited": [0], "look_disagreed": [0]}
+    return {"method": "standard", "stopped": "spent", "audit_share": 0.0, **counts}
 
 
 @pytest.fixture
 def write_run(tmp_path: Path) -> Callable[..., Path]:
-    """A function that writes a run of the given points, 0, every, 2 every, ...; a point with `error` has no result."""
+    """A function that writes a run of the given points, 0, every, 2 every, ...; a point with `error` has no result.
+
+    With `target_radii` it is one by looks; `data` is the content that its fingerprint names.
+    """
 
     def write(
         name: str,
@@ -91,8 +110,10 @@ def write_run(tmp_path: Path) -> Callable[..., Path]:
         stop: int | None = None,
         every: int = 20,
         own: dict[str, Any] | None = None,
+        target_radii: Sequence[float] | None = None,
+        data: str | None = None,
     ) -> Path:
-        job = job_of(method, kind, alpha, n, audit, sigma, own)
+        job = job_of(method, kind, alpha, n, audit, sigma, own, target_radii)
         rows = [
             {
                 "index": every * i,
@@ -114,7 +135,11 @@ def write_run(tmp_path: Path) -> Callable[..., Path]:
         run = RunDirectory.create_or_continue(
             tmp_path / name,
             job=job,
-            fingerprint={"noise.sigma": sigma, "certificate.kind": kind},
+            fingerprint={
+                "noise.sigma": sigma,
+                "certificate.kind": kind,
+                **({} if data is None else {"data.content": data, "data.preprocessing": name}),
+            },
             points={"start": start, "stop": every * len(points) if stop is None else stop, "every": every},
             session={"started_at": STARTED.isoformat(), "versions": {"torch": "2.15.0"}, "device": "cpu", "batch": 400},
         )

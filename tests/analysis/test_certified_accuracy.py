@@ -18,6 +18,7 @@ from srs_ray.analysis.accuracy import (
     summary,
 )
 from srs_ray.analysis.points import load_points
+from srs_ray.analysis.recertification import recertify
 from srs_ray.errors import SrsRayError
 
 # Right at 0.5, right at 0.25, wrong though certified, abstained.
@@ -56,6 +57,37 @@ def test_rows_in_error_stay_in_the_denominator(write_run, points):
     assert table["certified_accuracy"].tolist() == [0.4]
 
 
+def test_of_all_asked_the_share_is_a_lower_bound_and_the_interval_holds_whichever_points_ended(write_run, points):
+    df = load_points(write_run("small", points, stop=200))  # 5 of 10
+    table = certified_accuracy(df, [0, 9], of="asked")
+    assert table["certified_accuracy"].tolist() == [0.2, 0.0]
+    assert table["points"].tolist() == [10, 10]
+    least, most = (binomtest(certified, 10).proportion_ci(0.95, method="exact") for certified in (2, 2 + 5))
+    assert table["low"][0] == pytest.approx(least.low)
+    assert table["high"][0] == pytest.approx(most.high)
+    assert average_certified_radius(df, of="asked") == pytest.approx(average_certified_radius(df) / 2)
+    whole = load_points(write_run("whole", points))
+    pd.testing.assert_frame_equal(
+        certified_accuracy(whole, [0, 0.25], of="asked"), certified_accuracy(whole, [0, 0.25])
+    )
+
+
+def test_of_all_asked_needs_a_run_and_shares_have_one_of_two_denominators(write_run, points):
+    with pytest.raises(SrsRayError, match="which run"):
+        certified_accuracy(FRAME, [0], of="asked")
+    with pytest.raises(SrsRayError, match="ended or asked, found 'all'"):
+        certified_accuracy(FRAME, [0], of="all")
+
+
+def test_a_label_that_is_no_class_makes_no_abstention_correct(write_run):
+    # As a program wrote it that compared predicted with label alone.
+    df = load_points(write_run("small", [{"label": -1, "selected": 3, "hits": 500}, {"label": -1, "selected": -1}]))
+    assert df["correct"].tolist() == [True, True]
+    assert certified_accuracy(df, [0])["certified"].tolist() == [0]
+    assert summary(df).smoothed_accuracy == 0.0
+    assert recertify(df)["correct"].tolist() == [False, False]
+
+
 def test_a_frame_read_back_from_csv_gives_the_same(write_run, points):
     df = load_points(write_run("small", points))
     back = pd.read_csv(io.StringIO(df[["correct", "radius"]].to_csv(index=False)))
@@ -92,7 +124,7 @@ def test_acr_counts_wrong_abstained_and_failed_points_as_zero(write_run, points)
 
 def test_summary_tells_outcomes_and_cost(write_run, points):
     result = summary(load_points(write_run("small", points)))
-    assert (result.points, result.errors, result.abstained) == (5, 1, 1)
+    assert (result.points, result.errors, result.abstained, result.certificates) == (5, 1, 1, 3)
     assert result.smoothed_accuracy == pytest.approx(3 / 5)  # 3, 5 and, though it abstained, 2
     assert result.evaluations_per_sample == pytest.approx(3.0)
     assert result.audit_evaluations_per_sample == pytest.approx(12 * 100 / 1100)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from datetime import timedelta
 
 import numpy as np
@@ -42,13 +43,36 @@ def test_radii_are_not_rounded(write_run, points):
     assert [float(line.split("\t")[3]) for line in lines[1:]] == df["radius"].tolist()
 
 
-def test_rows_in_error_are_left_out_and_the_caller_is_told(write_run, points):
-    df = load_points(write_run("small", points))
+def test_rows_in_error_are_abstentions_and_the_caller_is_told(write_run, points):
+    labelled = {"label": 4, "error": "PointError: truncated image"}
+    df = load_points(write_run("small", [*points, labelled]))
     export = cohen_export(df)
-    assert (export.points, export.left_out) == (4, 1)
-    assert len(export.text.splitlines()) == 5
-    assert any("1 of 5 points ended in an error" in note for note in export.notes)
-    assert cohen_export(df.iloc[:4]).left_out == 0
+    assert (export.points, export.errors, export.pending) == (6, 2, 0)
+    lines = [line.split("\t") for line in export.text.splitlines()[1:]]
+    assert lines[4] == ["80", "-2", "-1", "0.0", "0", "0:00:02"], "nor is the label that was not read an abstention"
+    assert lines[5] == ["100", "4", "-1", "0.0", "0", "0:00:02"]
+    assert any("2 of 6 points ended in an error" in note for note in export.notes)
+    assert not any("error" in note for note in cohen_export(df.iloc[:4]).notes)
+
+
+def test_errors_lower_the_accuracy_that_the_field_computes(write_run, points):
+    df = load_points(write_run("small", [points[0], *points[4:] * 3]))
+    theirs = pd.read_csv(io.StringIO(cohen_export(df).text), delimiter="\t")
+    assert (theirs["correct"] & (theirs["radius"] >= 0)).mean() == certified_accuracy(df, [0])["certified_accuracy"][0]
+    assert (theirs["predict"] == theirs["label"]).mean() == theirs["correct"].mean() == 0.25
+
+
+def test_points_without_a_row_have_no_line_and_the_caller_is_told(write_run, points):
+    export = cohen_export(load_points(write_run("small", points, stop=200)))
+    assert (export.points, export.errors, export.pending) == (5, 1, 5)
+    assert any("5 of 10 points asked for have no row yet" in note for note in export.notes)
+
+
+def test_radii_by_looks_come_with_the_note_that_they_are_floors(write_run, points):
+    by_looks = {"method": "standard", "kind": "mixture", "target_radii": [0, 0.25]}
+    notes = cohen_export(load_points(write_run("looks", points[:2], **by_looks))).notes
+    assert any("a floor" in note and "(0, 0.25)" in note for note in notes)
+    assert not any("floor" in note for note in cohen_export(load_points(write_run("full", points[:2]))).notes)
 
 
 def test_what_the_format_cannot_say_comes_as_notes(write_run, points):

@@ -157,6 +157,69 @@ def test_runs_of_one_name_are_told_apart_by_their_folders(write_run, points):
     assert pd.read_csv(io.StringIO(text))["run"].tolist() == ["monday/small", "tuesday/small"]
 
 
+@pytest.mark.parametrize("form", TEXT_FORMS)
+def test_accuracy_by_looks_is_a_floor_off_the_targets_and_so_is_acr(write_run, points, form: str):
+    by_looks = {"method": "standard", "kind": "mixture", "target_radii": [0, 0.5]}
+    df = load_points(write_run("looks", points, **by_looks))
+    text = words(comparison_table([df], "0,0.25,0.5,0.75", form)).replace(r"$\geq$", ">=")
+    line = next(line for line in comparison_table([df], "0,0.25,0.5,0.75", form).splitlines() if "looks" in line)
+    line = line.replace(r"$\geq$", ">=")
+    assert "a floor; sampling of a point stops when its target radii (0, 0.5) are decided" in text
+    assert line.count(">= ") == (2 if form == "table" else 3)
+    assert ">= 40.0" in line
+    assert ">= 20.0" in line
+    assert f">= {average_certified_radius(df):.3f}" in text
+    full = load_points(write_run("full", points, method="standard", kind="cohen"))
+    assert ">=" not in comparison_table([full], "0,0.25,0.5,0.75", form)
+
+
+def test_data_forms_flag_floors(write_run, points):
+    by_looks = {"method": "standard", "kind": "mixture", "target_radii": [0, 0.5]}
+    df = load_points(write_run("looks", points, **by_looks))
+    [run] = json.loads(comparison_table([df], "0,0.25,0.5,0.75", "json"))
+    assert [at["floor"] for at in run["certified_accuracy"]] == [False, True, False, True]
+    assert run["average_certified_radius_is_floor"] is True
+    lines = list(csv.DictReader(io.StringIO(comparison_table([df], "0,0.25,0.5,0.75", "csv"))))
+    assert [line["floor"] for line in lines] == ["False", "True", "False", "True"]
+
+
+def test_by_another_alpha_than_sampling_stopped_by_every_radius_is_a_floor(write_run, points):
+    by_looks = {"method": "standard", "kind": "mixture", "target_radii": [0, 0.5]}
+    df = recertify(load_points(write_run("looks", points, **by_looks)), alpha=0.01)
+    [run] = json.loads(comparison_table([df], "0,0.5", "json"))
+    assert [at["floor"] for at in run["certified_accuracy"]] == [True, True]
+    assert any("mixture, alpha = 0.001 had decided the target radii" in note for note in run["notes"])
+
+
+@pytest.mark.parametrize("form", TEXT_FORMS)
+def test_beside_a_share_stands_how_many_points_ended_and_of_all_asked_it_is_a_floor(frames, form: str):
+    ended, asked = (
+        comparison_table(frames[:1], "0", form, of=of).replace(r"$\geq$", ">=") for of in ("ended", "asked")
+    )
+    line = next(line for line in ended.splitlines() if "SRS 3A" in line)
+    assert "5/10" in line.split()
+    assert " 40.0 " in line
+    assert "5 of 10 points asked for have no row yet" in words(ended)
+    line = next(line for line in asked.splitlines() if "SRS 3A" in line)
+    assert ">= 20.0 " in line
+    assert "share of all points asked for" in words(asked)
+    assert "no row yet" not in asked
+    assert ">=" not in comparison_table(frames[1:], "0", form)  # all of it ended
+    [run] = json.loads(comparison_table(frames[:1], "0", "json"))
+    assert run["certified_accuracy"][0]["certified_accuracy_of_asked"] == 0.2
+    assert any("no row yet" in note for note in run["notes"])
+
+
+@pytest.mark.parametrize("form", TEXT_FORMS)
+def test_false_certificates_to_expect_stand_beside_alpha(frames, form: str):
+    text = words(comparison_table(frames[:1], "0", form))
+    # Every point might have been certified falsely, that which abstained too: 4 with a result, 3 certificates.
+    assert "in expectation at most 0.004 (alpha = 0.001 times the 4 points with a result) of the 3 certificates" in text
+    assert "any of the" in words(comparison_table([recertify(frames[0], "released")], "0", form))
+    runs = json.loads(comparison_table([frames[0], recertify(frames[0], "released")], "0", "json"))
+    assert [run["false_certificates_at_most"] for run in runs] == [pytest.approx(0.004), None]
+
+
 def test_an_unknown_form_is_refused_with_the_known_ones(frames):
     with pytest.raises(SrsRayError, match=r"table \| markdown \| latex \| csv \| json"):
         comparison_table(frames, RADII, "html")

@@ -79,6 +79,26 @@ def test_runs_without_a_certified_point_or_without_any_point_can_be_drawn(write_
     assert "SRS 3A, exact, sigma = 0.5: abstained" in texts(plot_curves(frames, tmp_path / "curves.svg"))
 
 
+def test_a_curve_by_looks_is_a_floor_beyond_its_targets_and_the_figure_says_so(frames, write_run, points, tmp_path):
+    by_looks = {"method": "standard", "kind": "mixture", "target_radii": [0, 0.25]}
+    looks = load_points(write_run("looks", points, **by_looks))
+    svg = plot_curves([frames[0], looks], tmp_path / "curves.svg")
+    assert set(re.findall(r'id="((?:full|floor)-\d)"', svg.read_text())) == {"full-1", "floor-1"}
+    assert "Off its dots, and dotted: a floor; sampling of a point stops when its target radii (0, 0.25)" in texts(svg)
+    full = plot_curves(frames, tmp_path / "full.svg")
+    assert not re.findall(r'id="(?:full|floor)-\d"', full.read_text())
+    assert "floor" not in texts(full)
+    again = plot_curves([recertify(looks, alpha=0.01)], tmp_path / "again.svg")
+    assert re.findall(r'id="((?:full|floor)-\d)"', again.read_text()) == ["floor-0"]
+
+
+def test_the_figure_of_an_unfinished_run_says_what_that_may_hide(write_run, points, tmp_path):
+    text = texts(plot_curves([load_points(write_run("half", points, stop=200))], tmp_path / "curves.svg"))
+    assert "5 of 10 points ended" in text
+    assert "the curve of an unfinished run may lie too high" in text
+    assert "in expectation at most 0.004" in text
+
+
 def test_a_runs_name_is_drawn_as_it_is(write_run, points, tmp_path):
     df = load_points(write_run("_$a_b$", points))
     assert "SRS 3A, exact, sigma = 0.5: _$a_b$" in texts(plot_curves([df], tmp_path / "curves.svg"))

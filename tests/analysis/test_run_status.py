@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from srs_ray.analysis.points import load_points
-from srs_ray.analysis.status import run_status
+from srs_ray.analysis.status import run_status, status_text
+from srs_ray.analysis.table import comparison_table
 from srs_ray.errors import RunDirectoryError
 from srs_ray.runs.directory import RunDirectory
 
@@ -76,6 +77,35 @@ def test_the_certificate_is_stated_in_full(write_run, points):
     status = run_status(write_run("small", points))
     assert status["certificate"].startswith("exact, alpha = 0.001, n = 1,000, K = 100: radius capped at")
     assert "probability at least 1 - alpha" in status["guarantee"]
+
+
+def test_the_text_says_of_a_share_what_a_table_says(write_run, points):
+    small = write_run("small", points, audit=20, stop=200)  # no counts certify 0.5
+    text, table = status_text(run_status(small)), comparison_table([load_points(small)], "0.5", "markdown")
+    assert "\N{EN DASH} at 0.5" in text
+    assert " 0.0 at" not in text
+    said = "above the cap, where no counts could have certified anything"
+    assert said in text
+    assert said in table
+    assert "of the 5 of 10 points that ended" in text
+    assert "5 of 10 points asked for have no row yet" in text
+
+
+def test_accuracy_by_looks_is_a_floor_off_the_targets(write_run, points):
+    by_looks = {"method": "standard", "kind": "mixture", "target_radii": [0, 0.5]}
+    path = write_run("looks", points, **by_looks)
+    assert [at["floor"] for at in run_status(path)["certified_accuracy"]] == [False, True, False]
+    text = status_text(run_status(path))
+    assert "40.0 at 0, >= 40.0 at 0.25, 20.0 at 0.5" in text
+    assert ">=: a floor; sampling of a point stops when its target radii (0, 0.5) are decided" in text
+    assert "floor" not in status_text(run_status(write_run("full", points)))
+
+
+def test_false_certificates_to_expect_are_told(write_run, points):
+    status = run_status(write_run("small", points))
+    assert status["false_certificates_at_most"] == pytest.approx(4 * 0.001)
+    assert "in expectation at most 0.004" in status_text(status)
+    assert run_status(write_run("unsound", points, kind="released"))["false_certificates_at_most"] is None
 
 
 def test_a_missing_run_is_a_run_directory_error(tmp_path):

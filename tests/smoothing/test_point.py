@@ -339,6 +339,19 @@ def test_what_is_no_image_is_the_callers_mistake_here_and_an_error_row_in_a_run(
         _judge(model, Philox4x64()).certify(image, 4, 6)
 
 
+@pytest.mark.parametrize("label", [-1, 10])
+def test_a_label_that_is_no_class_is_refused_everywhere(model, digit, label):
+    with pytest.raises(ValueError, match=f"label is {label}, expected 0 to 9"):
+        srs_ray.certify_point(model, digit, **(STANDARD | {"label": label}))
+    with pytest.raises(PointError, match=f"label is {label}, expected 0 to 9"):
+        _judge(model, Philox4x64()).certify(digit, 4, label)
+    settings = {name: STANDARD[name] for name in STANDARD if name not in ("index", "label")}
+    with pytest.warns(UserWarning, match="1 of 1 images ended in error"):
+        df = srs_ray.certify_points(model, digit[None], [label], **settings, seed=77, progress=False)
+    assert (df["status"][0], df["radius"][0]) == ("error", None)
+    assert f"label is {label}" in df["error"][0]
+
+
 def test_8_bit_pixels_are_divided_by_255_for_the_caller_and_refused_from_a_data_set(model, digit):
     image = digit.mul(255).round().to(torch.uint8)
     row = srs_ray.certify_point(model, image, **(STANDARD | {"n": 50}))
