@@ -90,6 +90,8 @@ def _projected_p_lower(row: Any, smoothing: Smoothing) -> float:
     if not plan.bound.audited:
         return plan.p_lower([Evidence(plan.n, hits)])
     audited, disagreed = int(row.audited), int(row.disagreed)
-    expected = plan.audit.expected(hits)
+    expected, of_misses = plan.audit.expected(hits, plan.n - hits)
     false = -(-expected * disagreed // audited) if audited else expected  # what no audit confirmed proves nothing
-    return plan.p_lower([Evidence(plan.n, hits, expected, false)])
+    misses = int(row.audited_misses) if plan.bound.misses else 0
+    found = of_misses * int(row.found) // misses if misses else 0
+    return plan.p_lower([Evidence(plan.n, hits, expected, false, of_misses, found)])
