@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from statistics import median_low
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -19,12 +20,13 @@ from srs_ray.runner.preparation import JobInputs, fingerprint_of, session_record
 from srs_ray.runner.progress import RunProgress, Tally
 from srs_ray.runner.signals import StopRequest
 from srs_ray.runner.worker import WorkerSpec
-from srs_ray.runs import Lease, RowWriter, RunDirectory
+from srs_ray.runs import Lease, RowWriter, RunDirectory, runs_on_the_same_noise
 from srs_ray.runs.schema import Row
 
 log = logging.getLogger(__name__)
 
 MEASURED_SAMPLES = 2**15  # of a run, from which on it is worth to measure the batch: that takes about a thousand
+SETTINGS_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -83,10 +85,13 @@ def _run(inputs: JobInputs, backend: Backend, lease: Lease, console: Console) ->
     job = inputs.job
     spec, how = _with_batch(inputs, inputs.resolve(backend.device), backend, console)
     workers = backend.workers(len(inputs.indices))
+    fingerprint = fingerprint_of(spec, inputs.source)
+    for warning in _chosen_on_this_noise(job.output, fingerprint):
+        console.print(f"[yellow]warning:[/] {escape(warning)}", highlight=False)
     run = RunDirectory.create_or_continue(
         job.output,
         job=job.model_dump(mode="json"),
-        fingerprint=fingerprint_of(spec, inputs.source),
+        fingerprint=fingerprint,
         points=inputs.points,
         session=session_record(spec, workers),
     )
@@ -102,6 +107,21 @@ def _run(inputs: JobInputs, backend: Backend, lease: Lease, console: Console) ->
         median_low(job.report.radii) if job.report.radii else 0.0,
         console,
     )
+
+
+def _chosen_on_this_noise(path: str, fingerprint: dict[str, Any]) -> list[str]:
+    """What to say of runs beside this one whose results, on its noise, may have led to its settings."""
+    warnings = []
+    for other in runs_on_the_same_noise(path, fingerprint):
+        shown = [f"{name} {was} there, {now} here" for name, was, now in other.differing[:SETTINGS_SHOWN]]
+        more = len(other.differing) - len(shown)
+        warnings.append(
+            f"{other.path} has results of the same model, data and seed, by other settings ({'; '.join(shown)}"
+            + (f"; {more} more" if more else "")
+            + "): if they led to the settings here, certificates are wrong more often than alpha; then take another "
+            "--seed and --output"
+        )
+    return warnings
 
 
 def _with_batch(inputs: JobInputs, spec: WorkerSpec, backend: Backend, console: Console) -> tuple[WorkerSpec, str]:
