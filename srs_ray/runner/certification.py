@@ -19,8 +19,9 @@ from srs_ray.runner.feasibility import check_feasible
 from srs_ray.runner.preparation import JobInputs, fingerprint_of, session_record
 from srs_ray.runner.progress import RunProgress, Tally
 from srs_ray.runner.signals import StopRequest
-from srs_ray.runner.worker import WorkerSpec
+from srs_ray.runner.worker import Cargo, WorkerSpec
 from srs_ray.runs import Lease, RowWriter, RunDirectory, runs_on_the_same_noise
+from srs_ray.runs.record import REHEARSED
 from srs_ray.runs.schema import Row
 
 log = logging.getLogger(__name__)
@@ -102,11 +103,22 @@ def _run(inputs: JobInputs, backend: Backend, lease: Lease, console: Console) ->
         run,
         lease,
         inputs.indices,
-        lambda indices: backend.rows(spec, inputs.cargo, indices),
+        lambda indices: _rows(run, backend, spec, inputs.cargo, indices),
         lambda: backend.ready,
         median_low(job.report.radii) if job.report.radii else 0.0,
         console,
     )
+
+
+def _rows(run: RunDirectory, backend: Backend, spec: WorkerSpec, cargo: Cargo, indices: Sequence[int]) -> Rows:
+    """The backend's rows; what its workers' rehearsals say is kept in run.json before the rows that follow them."""
+    kept: dict[str, str] = {}
+    with closing(backend.rows(spec, cargo, indices)) as rows:
+        for row in rows:
+            if backend.rehearsed != kept:
+                kept = dict(backend.rehearsed)
+                run.add_to_session(REHEARSED, kept)
+            yield row
 
 
 def _chosen_on_this_noise(path: str, fingerprint: dict[str, Any]) -> list[str]:
