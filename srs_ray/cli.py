@@ -21,16 +21,13 @@ from rich.text import Text
 import srs_ray
 from srs_ray.cli_options import (
     AddressOption,
-    DeviceOption,
     DownloadOption,
     JobFile,
     NoRayOption,
-    OutputOption,
     Set,
-    WeightsOption,
-    WorkersOption,
     backend_opener,
     overrides,
+    with_job_options,
 )
 from srs_ray.cli_plan import PLAN_EXAMPLE, plan
 from srs_ray.cli_predict import PREDICT_EXAMPLE, predict
@@ -109,50 +106,22 @@ def _global_options(
 
 
 @app.command(epilog="Example: srs-ray certify jobs/paper/cifar10-small-srs-3a.yaml --every 100 --output runs/quick")
+@with_job_options
 def certify(
     job_file: JobFile,
-    settings: Set = None,
-    output: OutputOption = None,
-    weights: WeightsOption = None,
-    sigma: Annotated[float | None, typer.Option(help="Standard deviation of the noise.")] = None,
-    n: Annotated[int | None, typer.Option(help="Estimation samples per point.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Solver steps of serialized sampling.")] = None,
-    audit: Annotated[int | None, typer.Option(help="Audited hits per point, K.")] = None,
-    alpha: Annotated[float | None, typer.Option(help="Error probability of each certificate.")] = None,
-    start: Annotated[int | None, typer.Option(help="The first point.")] = None,
-    stop: Annotated[int | None, typer.Option(help="Points below this one.")] = None,
-    every: Annotated[int | None, typer.Option(help="Every how many points.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of all noise and audits.")] = None,
-    device: DeviceOption = None,
-    workers: WorkersOption = None,
-    batch: Annotated[str | None, typer.Option(help="Samples in the network at once; auto: measured.")] = None,
+    settings: dict[str, Any],
     address: AddressOption = None,
     no_ray: NoRayOption = False,
     download: DownloadOption = False,
 ) -> None:
     """Certify the points of a job; the same command continues a run that was stopped, and does only what is missing.
 
-    Exit codes: 0 all points done; 2 wrong usage; 3 points failed or are missing; 130 or 143 stopped by a signal.
+    Exit codes: 0 all points done; 2 wrong usage; 3 points failed or are missing; 129, 130 or 143 stopped by a
+    signal.
     """
-    options = {
-        "output": output,
-        "model.weights": weights,
-        "noise.sigma": sigma,
-        "sampling.n": n,
-        "sampling.steps": steps,
-        "certificate.audit": audit,
-        "certificate.alpha": alpha,
-        "data.start": start,
-        "data.stop": stop,
-        "data.every": every,
-        "execution.seed": seed,
-        "execution.device": device,
-        "execution.workers": workers,
-        "execution.batch": batch,
-    }
     from srs_ray.job_file import load_job
 
-    job = load_job(job_file, overrides(settings, options))
+    job = load_job(job_file, settings)
     open_backend = backend_opener(job.execution, address, no_ray, worker_logs=_debug)
 
     from srs_ray.runner.certification import certify as run
@@ -173,18 +142,17 @@ def certify(
     raise typer.Exit(summary.exit_code)
 
 
-app.command(epilog=PLAN_EXAMPLE)(plan)
+app.command(epilog=PLAN_EXAMPLE)(with_job_options(plan))
 app.command(epilog=PREDICT_EXAMPLE)(predict)
 
 
 @app.command(
     epilog="Example: srs-ray submit jobs/digits-srs.yaml --address http://HEAD:8265 --output /shared/runs/digits"
 )
+@with_job_options
 def submit(
     job_file: JobFile,
-    settings: Set = None,
-    output: OutputOption = None,
-    weights: WeightsOption = None,
+    settings: dict[str, Any],
     address: Annotated[
         str | None,
         typer.Option(
@@ -192,6 +160,7 @@ def submit(
             "it, as they do for `ray job`."
         ),
     ] = None,
+    download: DownloadOption = False,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Return when the cluster has taken the job.")] = False,
 ) -> None:
     """Run `certify` on a cluster elsewhere and follow its log; the same command continues a run that was stopped.
@@ -204,8 +173,7 @@ def submit(
     from srs_ray.job_file import load_job
     from srs_ray.runner.submission import submit as send
 
-    job = load_job(job_file, overrides(settings, {"output": output, "model.weights": weights}))
-    submission = send(job, address)
+    submission = send(load_job(job_file, settings), address, download)
     typer.echo(f"submitted {submission.id}")
     typer.echo(f"  to look: {submission.ray_command('logs --follow')}")
     typer.echo(f"  to stop: {submission.ray_command('stop')}")
@@ -350,8 +318,8 @@ def train(
 
     The same command goes on where a training was stopped. Beside the weights there is their card (.json), and in the
     folder .training the checkpoint, epochs.csv and TensorBoard's events. Workers on several nodes need the output on a
-    file system that they share, and data and weights at the same path. Exit codes: 0 trained; 2 wrong usage; 130 or 143
-    stopped by a signal.
+    file system that they share, and data and weights at the same path. Exit codes: 0 trained; 2 wrong usage; 129,
+    130 or 143 stopped by a signal.
     """
     options = {
         "output": output,
