@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shlex
 import sys
 import time
@@ -26,6 +27,7 @@ from srs_ray.cli_options import (
     NoRayOption,
     Set,
     backend_opener,
+    open_console,
     overrides,
     with_job_options,
 )
@@ -45,7 +47,7 @@ app = typer.Typer(
 )
 app.add_typer(weights_app, name="weights")
 
-messages = Console(stderr=True)
+messages = open_console(stderr=True)
 _debug = False
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run directory: a local path or a URI such as s3://...")]
@@ -95,6 +97,8 @@ def _global_options(
 ) -> None:
     global _debug
     _debug = debug
+    # Threads of torch that wait for each other would spin: on a busy machine an epoch of training took 6 times longer.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # A terminal has a live view; a log file gets a line every minute, with its time.
     level = logging.DEBUG if debug else logging.WARNING if messages.is_terminal else logging.INFO
     if messages.is_terminal:
@@ -126,7 +130,7 @@ def certify(
 
     from srs_ray.runner.certification import certify as run
 
-    console = Console()
+    console = open_console()
     summary = run(job, open_backend, console, download)
     if summary.done:
         _print_table([summary.path], None, "table")
@@ -336,7 +340,7 @@ def train(
     if address is not None and job.execution.workers == 1:
         raise typer.BadParameter("--address is for a training by several processes: give --workers above 1 too")
     command = shlex.join(["srs-ray", *sys.argv[1:]])
-    progress = TrainingProgress(Console(), job.training)
+    progress = TrainingProgress(open_console(), job.training)
     with StopRequest() as request:
 
         def stopped() -> bool:

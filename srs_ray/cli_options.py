@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
 
 if TYPE_CHECKING:
     from srs_ray.execution import ExecutionSettings
@@ -77,6 +78,13 @@ def with_job_options(command: Callable[..., None]) -> Callable[..., None]:
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run
+
+
+def open_console(stderr: bool = False) -> Console:
+    """Where a command prints: a line is as long as it is, unless a terminal shows it."""
+    console = Console(stderr=stderr)
+    console.soft_wrap = not console.is_terminal
+    return console
 
 
 def overrides(settings: list[str] | None, options: dict[str, Any]) -> dict[str, Any]:

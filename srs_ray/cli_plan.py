@@ -9,7 +9,6 @@ from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from srs_ray.cli_options import (
     AddressOption,
@@ -17,6 +16,7 @@ from srs_ray.cli_options import (
     JobFile,
     NoRayOption,
     backend_opener,
+    open_console,
 )
 
 PLAN_EXAMPLE = "Example: srs-ray plan jobs/paper/cifar10-small-srs-3a.yaml --pilot 20 --target-radius 1.0"
@@ -54,7 +54,7 @@ def plan(
     from srs_ray.planning.plan import plan_job
     from srs_ray.planning.text import print_plan
 
-    console = Console(stderr=form == "json")
+    console = open_console(stderr=form == "json")
     with redirect_stdout(sys.stderr) if form == "json" else nullcontext():  # what the user's own code prints
         done = run_pilot(job, open_backend, console, pilot, download)
     made = plan_job(done.job, done.indices, done.pilot, done.rows, done.workers, target)

@@ -34,7 +34,7 @@ def print_plan(plan: JobPlan, console: Console) -> None:
     if plan.costs is None:
         say("no point is done yet, so nothing is said about the cost; --pilot 20 does 20 first")
     else:
-        console.print(_cost_table(plan))
+        console.print(_cost_table(plan), soft_wrap=False)
         for line in _cost_notes(plan):
             say(line)
     say(_cap_line(plan))
@@ -42,7 +42,7 @@ def print_plan(plan: JobPlan, console: Console) -> None:
         for line in _target_lines(plan.target, plan):
             say(line)
     if plan.savings:
-        console.print(_savings_table(plan))
+        console.print(_savings_table(plan), soft_wrap=False)
         for line in _savings_notes(plan):
             say(line)
 
