@@ -113,7 +113,7 @@ def _global_options(
 @with_job_options
 def certify(
     job_file: JobFile,
-    settings: dict[str, Any],
+    overridden: dict[str, Any],
     address: AddressOption = None,
     no_ray: NoRayOption = False,
     download: DownloadOption = False,
@@ -125,7 +125,7 @@ def certify(
     """
     from srs_ray.job_file import load_job
 
-    job = load_job(job_file, settings)
+    job = load_job(job_file, overridden)
     open_backend = backend_opener(job.execution, address, no_ray, worker_logs=_debug)
 
     from srs_ray.runner.certification import certify as run
@@ -156,7 +156,7 @@ app.command(epilog=PREDICT_EXAMPLE)(predict)
 @with_job_options
 def submit(
     job_file: JobFile,
-    settings: dict[str, Any],
+    overridden: dict[str, Any],
     address: Annotated[
         str | None,
         typer.Option(
@@ -177,7 +177,7 @@ def submit(
     from srs_ray.job_file import load_job
     from srs_ray.runner.submission import submit as send
 
-    submission = send(load_job(job_file, settings), address, download)
+    submission = send(load_job(job_file, overridden), address, download)
     typer.echo(f"submitted {submission.id}")
     typer.echo(f"  to look: {submission.ray_command('logs --follow')}")
     typer.echo(f"  to stop: {submission.ray_command('stop')}")

@@ -54,7 +54,7 @@ JOB_OPTIONS: dict[str, tuple[str, Any]] = {
 
 
 def with_job_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with --set and all of JOB_OPTIONS in the place of its parameter `settings`, a mapping.
+    """The command with --set and all of JOB_OPTIONS in the place of its parameter `overridden`, a mapping.
 
     It gets the dotted settings that were given, with their values.
     """
@@ -62,12 +62,12 @@ def with_job_options(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(**given: Any) -> None:
         named = {setting: given.pop(name) for name, (setting, _) in JOB_OPTIONS.items()}
-        command(**given, settings=overrides(given.pop("set_settings"), named))
+        command(**given, overridden=overrides(given.pop("settings"), named))
 
     own = inspect.signature(command, eval_str=True).parameters
-    place = list(own).index("settings")
+    place = list(own).index("overridden")
     keyword = inspect.Parameter.KEYWORD_ONLY
-    added = [inspect.Parameter("set_settings", keyword, default=None, annotation=Set)]
+    added = [inspect.Parameter("settings", keyword, default=None, annotation=Set)]
     added += [
         inspect.Parameter(name, keyword, default=None, annotation=annotation)
         for name, (_, annotation) in JOB_OPTIONS.items()

@@ -25,7 +25,7 @@ PLAN_EXAMPLE = "Example: srs-ray plan jobs/paper/cifar10-small-srs-3a.yaml --pil
 def plan(
     context: typer.Context,
     job_file: JobFile,
-    settings: dict[str, Any],
+    overridden: dict[str, Any],
     pilot: Annotated[int, typer.Option(min=0, help="How many points to certify first; 0: none.")] = 20,
     target_radius: Annotated[
         str | None,
@@ -45,7 +45,7 @@ def plan(
         raise typer.BadParameter(f"no format {form!r}; there are table and json")
     from srs_ray.job_file import load_job
 
-    job = load_job(job_file, settings)
+    job = load_job(job_file, overridden)
     target = None if target_radius is None else _target(target_radius, job.noise.sigma)
     debug = context.find_root().params["debug"]
     open_backend = backend_opener(job.execution, address, no_ray, worker_logs=debug)
