@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shlex
 import sys
 import time
@@ -21,16 +22,14 @@ from rich.text import Text
 import srs_ray
 from srs_ray.cli_options import (
     AddressOption,
-    DeviceOption,
     DownloadOption,
     JobFile,
     NoRayOption,
-    OutputOption,
     Set,
-    WeightsOption,
-    WorkersOption,
     backend_opener,
+    open_console,
     overrides,
+    with_job_options,
 )
 from srs_ray.cli_plan import PLAN_EXAMPLE, plan
 from srs_ray.cli_predict import PREDICT_EXAMPLE, predict
@@ -48,7 +47,7 @@ app = typer.Typer(
 )
 app.add_typer(weights_app, name="weights")
 
-messages = Console(stderr=True)
+messages = open_console(stderr=True)
 _debug = False
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run directory: a local path or a URI such as s3://...")]
@@ -99,6 +98,8 @@ def _global_options(
 ) -> None:
     global _debug
     _debug = debug
+    # Threads of torch that wait for each other would spin: on a busy machine an epoch of training took 6 times longer.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # A terminal has a live view; a log file gets a line every minute, with its time.
     level = logging.DEBUG if debug else logging.WARNING if messages.is_terminal else logging.INFO
     if messages.is_terminal:
@@ -110,55 +111,27 @@ def _global_options(
 
 
 @app.command(epilog="Example: srs-ray certify jobs/paper/cifar10-small-srs-3a.yaml --every 100 --output runs/quick")
+@with_job_options
 def certify(
     job_file: JobFile,
-    settings: Set = None,
-    output: OutputOption = None,
-    weights: WeightsOption = None,
-    sigma: Annotated[float | None, typer.Option(help="Standard deviation of the noise.")] = None,
-    n: Annotated[int | None, typer.Option(help="Estimation samples per point.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Solver steps of serialized sampling.")] = None,
-    audit: Annotated[int | None, typer.Option(help="Audited hits per point, K.")] = None,
-    alpha: Annotated[float | None, typer.Option(help="Error probability of each certificate.")] = None,
-    start: Annotated[int | None, typer.Option(help="The first point.")] = None,
-    stop: Annotated[int | None, typer.Option(help="Points below this one.")] = None,
-    every: Annotated[int | None, typer.Option(help="Every how many points.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of all noise and audits.")] = None,
-    device: DeviceOption = None,
-    workers: WorkersOption = None,
-    batch: Annotated[str | None, typer.Option(help="Samples in the network at once; auto: measured.")] = None,
+    overridden: dict[str, Any],
     address: AddressOption = None,
     no_ray: NoRayOption = False,
     download: DownloadOption = False,
 ) -> None:
     """Certify the points of a job; the same command continues a run that was stopped, and does only what is missing.
 
-    Exit codes: 0 all points done; 2 wrong usage; 3 points failed or are missing; 130 or 143 stopped by a signal.
+    Exit codes: 0 all points done; 2 wrong usage; 3 points failed or are missing; 129, 130 or 143 stopped by a
+    signal.
     """
-    options = {
-        "output": output,
-        "model.weights": weights,
-        "noise.sigma": sigma,
-        "sampling.n": n,
-        "sampling.steps": steps,
-        "certificate.audit": audit,
-        "certificate.alpha": alpha,
-        "data.start": start,
-        "data.stop": stop,
-        "data.every": every,
-        "execution.seed": seed,
-        "execution.device": device,
-        "execution.workers": workers,
-        "execution.batch": batch,
-    }
     from srs_ray.job_file import load_job
 
-    job = load_job(job_file, overrides(settings, options))
+    job = load_job(job_file, overridden)
     open_backend = backend_opener(job.execution, address, no_ray, worker_logs=_debug)
 
     from srs_ray.runner.certification import certify as run
 
-    console = Console()
+    console = open_console()
     summary = run(job, open_backend, console, download)
     if summary.done:
         _print_table([summary.path], None, "table")
@@ -174,18 +147,17 @@ def certify(
     raise typer.Exit(summary.exit_code)
 
 
-app.command(epilog=PLAN_EXAMPLE)(plan)
+app.command(epilog=PLAN_EXAMPLE)(with_job_options(plan))
 app.command(epilog=PREDICT_EXAMPLE)(predict)
 
 
 @app.command(
     epilog="Example: srs-ray submit jobs/digits-srs.yaml --address http://HEAD:8265 --output /shared/runs/digits"
 )
+@with_job_options
 def submit(
     job_file: JobFile,
-    settings: Set = None,
-    output: OutputOption = None,
-    weights: WeightsOption = None,
+    overridden: dict[str, Any],
     address: Annotated[
         str | None,
         typer.Option(
@@ -193,6 +165,7 @@ def submit(
             "it, as they do for `ray job`."
         ),
     ] = None,
+    download: DownloadOption = False,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Return when the cluster has taken the job.")] = False,
 ) -> None:
     """Run `certify` on a cluster elsewhere and follow its log; the same command continues a run that was stopped.
@@ -205,8 +178,7 @@ def submit(
     from srs_ray.job_file import load_job
     from srs_ray.runner.submission import submit as send
 
-    job = load_job(job_file, overrides(settings, {"output": output, "model.weights": weights}))
-    submission = send(job, address)
+    submission = send(load_job(job_file, overridden), address, download)
     typer.echo(f"submitted {submission.id}")
     typer.echo(f"  to look: {submission.ray_command('logs --follow')}")
     typer.echo(f"  to stop: {submission.ray_command('stop')}")
@@ -373,8 +345,8 @@ def train(
 
     The same command goes on where a training was stopped. Beside the weights there is their card (.json), and in the
     folder .training the checkpoint, epochs.csv and TensorBoard's events. Workers on several nodes need the output on a
-    file system that they share, and data and weights at the same path. Exit codes: 0 trained; 2 wrong usage; 130 or 143
-    stopped by a signal.
+    file system that they share, and data and weights at the same path. Exit codes: 0 trained; 2 wrong usage; 129,
+    130 or 143 stopped by a signal.
     """
     options = {
         "output": output,
@@ -391,7 +363,7 @@ def train(
     if address is not None and job.execution.workers == 1:
         raise typer.BadParameter("--address is for a training by several processes: give --workers above 1 too")
     command = shlex.join(["srs-ray", *sys.argv[1:]])
-    progress = TrainingProgress(Console(), job.training)
+    progress = TrainingProgress(open_console(), job.training)
     with StopRequest() as request:
 
         def stopped() -> bool:

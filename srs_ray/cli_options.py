@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
 
 if TYPE_CHECKING:
     from srs_ray.execution import ExecutionSettings
@@ -27,6 +30,61 @@ AddressOption = Annotated[
 ]
 NoRayOption = Annotated[bool, typer.Option("--no-ray", help="Run in this process, without Ray, for debugging.")]
 DownloadOption = Annotated[bool, typer.Option("--download", help="Fetch CIFAR-10 if it is not there.")]
+
+# The options that stand for settings of a certification: the parameter's name, the setting, and what it looks like.
+JOB_OPTIONS: dict[str, tuple[str, Any]] = {
+    "output": ("output", OutputOption),
+    "weights": ("model.weights", WeightsOption),
+    "sigma": ("noise.sigma", Annotated[float | None, typer.Option(help="Standard deviation of the noise.")]),
+    "n": ("sampling.n", Annotated[int | None, typer.Option(help="Estimation samples per point.")]),
+    "steps": ("sampling.steps", Annotated[int | None, typer.Option(help="Solver steps of serialized sampling.")]),
+    "audit": ("certificate.audit", Annotated[int | None, typer.Option(help="Audited hits per point, K.")]),
+    "alpha": ("certificate.alpha", Annotated[float | None, typer.Option(help="Error probability of a certificate.")]),
+    "start": ("data.start", Annotated[int | None, typer.Option(help="The first point.")]),
+    "stop": ("data.stop", Annotated[int | None, typer.Option(help="Points below this one.")]),
+    "every": ("data.every", Annotated[int | None, typer.Option(help="Every how many points.")]),
+    "seed": ("execution.seed", Annotated[int | None, typer.Option(help="Seed of all noise and audits.")]),
+    "device": ("execution.device", DeviceOption),
+    "workers": ("execution.workers", WorkersOption),
+    "batch": (
+        "execution.batch",
+        Annotated[str | None, typer.Option(help="Samples in the network at once; auto: measured.")],
+    ),
+}
+
+
+def with_job_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with --set and all of JOB_OPTIONS in the place of its parameter `overridden`, a mapping.
+
+    It gets the dotted settings that were given, with their values.
+    """
+
+    @functools.wraps(command)
+    def run(**given: Any) -> None:
+        named = {setting: given.pop(name) for name, (setting, _) in JOB_OPTIONS.items()}
+        command(**given, overridden=overrides(given.pop("settings"), named))
+
+    own = inspect.signature(command, eval_str=True).parameters
+    place = list(own).index("overridden")
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    added = [inspect.Parameter("settings", keyword, default=None, annotation=Set)]
+    added += [
+        inspect.Parameter(name, keyword, default=None, annotation=annotation)
+        for name, (_, annotation) in JOB_OPTIONS.items()
+    ]
+    parameters = list(own.values())
+    parameters[place : place + 1] = added
+    parameters = [parameter.replace(kind=keyword) for parameter in parameters]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
+
+
+def open_console(stderr: bool = False) -> Console:
+    """Where a command prints: a line is as long as it is, unless a terminal shows it."""
+    console = Console(stderr=stderr)
+    console.soft_wrap = not console.is_terminal
+    return console
 
 
 def overrides(settings: list[str] | None, options: dict[str, Any]) -> dict[str, Any]:

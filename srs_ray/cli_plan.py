@@ -6,23 +6,17 @@ import json
 import sys
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from srs_ray.cli_options import (
     AddressOption,
-    DeviceOption,
     DownloadOption,
     JobFile,
     NoRayOption,
-    OutputOption,
-    Set,
-    WeightsOption,
-    WorkersOption,
     backend_opener,
-    overrides,
+    open_console,
 )
 
 PLAN_EXAMPLE = "Example: srs-ray plan jobs/paper/cifar10-small-srs-3a.yaml --pilot 20 --target-radius 1.0"
@@ -31,16 +25,12 @@ PLAN_EXAMPLE = "Example: srs-ray plan jobs/paper/cifar10-small-srs-3a.yaml --pil
 def plan(
     context: typer.Context,
     job_file: JobFile,
+    overridden: dict[str, Any],
     pilot: Annotated[int, typer.Option(min=0, help="How many points to certify first; 0: none.")] = 20,
     target_radius: Annotated[
         str | None,
         typer.Option(help="Propose settings that certify at this radius, in pixel units of [0, 1], such as 1.0."),
     ] = None,
-    settings: Set = None,
-    output: OutputOption = None,
-    weights: WeightsOption = None,
-    device: DeviceOption = None,
-    workers: WorkersOption = None,
     address: AddressOption = None,
     no_ray: NoRayOption = False,
     download: DownloadOption = False,
@@ -53,15 +43,9 @@ def plan(
     """
     if form not in ("table", "json"):
         raise typer.BadParameter(f"no format {form!r}; there are table and json")
-    options = {
-        "output": output,
-        "model.weights": weights,
-        "execution.device": device,
-        "execution.workers": workers,
-    }
     from srs_ray.job_file import load_job
 
-    job = load_job(job_file, overrides(settings, options))
+    job = load_job(job_file, overridden)
     target = None if target_radius is None else _target(target_radius, job.noise.sigma)
     debug = context.find_root().params["debug"]
     open_backend = backend_opener(job.execution, address, no_ray, worker_logs=debug)
@@ -70,7 +54,7 @@ def plan(
     from srs_ray.planning.plan import plan_job
     from srs_ray.planning.text import print_plan
 
-    console = Console(stderr=form == "json")
+    console = open_console(stderr=form == "json")
     with redirect_stdout(sys.stderr) if form == "json" else nullcontext():  # what the user's own code prints
         done = run_pilot(job, open_backend, console, pilot, download)
     made = plan_job(done.job, done.indices, done.pilot, done.rows, done.workers, target)

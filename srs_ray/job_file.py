@@ -19,7 +19,8 @@ from srs_ray.settings import Settings
 from srs_ray.training.settings import TrainJob
 
 JobType = TypeVar("JobType", Job, TrainJob)
-_NO_SETTINGS = ("int", "constrained-int", "literal['auto']")  # parts of an error's place that pydantic puts there
+# Parts of an error's place that pydantic puts there.
+_NO_SETTINGS = ("int", "constrained-int", "constrained-float", "literal['auto']", "literal['unlimited']")
 
 
 class _ModelAlone(Settings):

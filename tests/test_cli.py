@@ -3,14 +3,16 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import typer
 import yaml
 
 import srs_ray
@@ -287,25 +289,35 @@ def test_help_and_the_commands_that_read_results_load_neither_torch_nor_ray(fold
     assert loaded == ["loaded []"] * len(commands)
 
 
+def points_told(process: subprocess.Popen[str]) -> Iterator[int]:
+    """How many points a process with --debug has told of, as it goes on."""
+    told = 0
+    for line in process.stderr:
+        told += re.search(r" point \d+: ", line) is not None
+        yield told
+
+
 @pytest.mark.parametrize(("number", "code", "ray"), [(signal.SIGINT, 130, True), (signal.SIGTERM, 143, False)])
 def test_a_signal_keeps_what_is_done_and_the_same_command_goes_on(folder, tmp_path, cluster, number, code, ray):
     output = tmp_path / "run"
     where = ["--address", cluster] if ray else ["--no-ray"]
-    command = [sys.executable, "-m", "srs_ray.cli", "certify", "job.yaml", "--every", "1", *where]
+    command = [sys.executable, "-m", "srs_ray.cli", "--debug", "certify", "job.yaml", "--every", "1", *where]
     command += ["--output", str(output)]
-    process = subprocess.Popen([*command, "--stop", "300"], cwd=folder, stdout=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not list(output.glob("points/part-*")):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    time.sleep(1)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([*command, "--stop", "300"], cwd=folder, **pipes)
+    first = None
+    for told in points_told(process):
+        if first is None and list(output.glob("points/part-*")):
+            first = len(RunDirectory.open(output).finished())
+        if first is not None and told > first:  # more than the first part holds
+            break
+    assert process.poll() is None
     os.kill(process.pid, number)
     out, _ = process.communicate(timeout=120)
     assert process.returncode == code, out
     assert "stopped by a signal" in out
     kept = RunDirectory.open(output).finished()
-    assert 1 < len(kept) < 300  # more than the first part held
+    assert first < told <= len(kept) < 300
     # Far enough to see that the rest is done, and that what was kept is not done again.
     stop = max(kept) + 3
     again = subprocess.run([*command, "--stop", str(stop)], cwd=folder, capture_output=True, text=True, timeout=200)
@@ -313,3 +325,48 @@ def test_a_signal_keeps_what_is_done_and_the_same_command_goes_on(folder, tmp_pa
     rows = RunDirectory.open(output).rows(["index", "status"]).to_pylist()
     assert [row["index"] for row in rows] == list(range(stop))
     assert f"{stop - len(kept)} of them now" in again.stdout
+
+
+def test_where_nothing_is_to_do_no_ray_is_looked_for(srs_ray_command):
+    code, out, _ = srs_ray_command("certify", "job.yaml", "--address", "127.0.0.1:1")
+    assert code == 0
+    assert "8 of 8 points certified, 0 of them now" in out
+
+
+def test_plan_and_submit_have_the_options_of_certify():
+    commands = typer.main.get_command(cli.app).commands
+    options = {name: {each.name: each.opts for each in commands[name].params} for name in ("certify", "plan", "submit")}
+    here = {"no_ray": ["--no-ray"]}  # a job that is submitted is done elsewhere
+    assert options["certify"].items() <= options["plan"].items()
+    assert options["certify"].items() <= (options["submit"] | here).items()
+
+
+def test_a_plan_is_made_with_the_options_of_certify(srs_ray_command, tmp_path):
+    where = ("--pilot", "0", "--output", str(tmp_path / "run"))
+    options = ("--n", "300", "--audit", "120", "--alpha", "0.02", "--every", "5", "--stop", "50", "--seed", "4")
+    code, out, _ = srs_ray_command("plan", "job.yaml", *where, *options)
+    assert code == 0
+    assert "0 of 10 points done" in out
+    assert "n = 300, K = 120, alpha = 0.02 allow" in out
+
+
+def test_lines_off_a_terminal_are_not_wrapped(srs_ray_command, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    where = ("--no-ray", "--output", str(tmp_path / "run"))
+    code, out, _ = srs_ray_command("certify", "job.yaml", *where, "--stop", "10", "--set", "report.radii=[0, 3]")
+    assert code == 0
+    [warning] = [line for line in out.splitlines() if line.startswith("warning: ")]
+    assert warning.endswith("would be enough")
+    assert len(warning) > 80
+    _, _, err = srs_ray_command("certify", "job.yaml", *where, "--sigma", "0.3", "--n", "300", "--alpha", "0.02")
+    [line] = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert line.endswith("to continue it")
+
+
+def test_threads_that_wait_for_each_other_do_not_spin(srs_ray_command, monkeypatch):
+    for before, after in ((None, "PASSIVE"), ("ACTIVE", "ACTIVE")):
+        monkeypatch.setenv("OMP_WAIT_POLICY", before or "")
+        if before is None:
+            monkeypatch.delenv("OMP_WAIT_POLICY")
+        assert srs_ray_command("status", "runs/srs")[0] == 0
+        assert os.environ["OMP_WAIT_POLICY"] == after

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from srs_ray.errors import JobError
+from srs_ray.execution import ExecutionSettings
 from srs_ray.job_file import load_job, load_train_job, parse_override
 
 JOBS = Path(__file__).resolve().parent.parent / "jobs"
@@ -237,3 +238,12 @@ def test_an_override_that_cannot_be_read_is_refused(text):
 def test_an_override_below_a_value_is_refused(job_file):
     with pytest.raises(JobError, match="sigma is not a section"):
         load_job(job_file(), {"noise.sigma.x": 1})
+
+
+def test_a_gpu_that_hangs_is_given_up_by_default_and_a_cpu_is_waited_for():
+    usual = ExecutionSettings()
+    assert usual.point_seconds is None
+    assert usual.seconds_of_a_point("cpu", 10_000) is None
+    assert usual.seconds_of_a_point("cuda", 10_000) == 900 + 0.5 * 10_000
+    assert ExecutionSettings(point_seconds=7).seconds_of_a_point("cuda", 10_000) == 7
+    assert ExecutionSettings(point_seconds="unlimited").seconds_of_a_point("cuda", 10_000) is None

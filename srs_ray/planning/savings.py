@@ -8,6 +8,7 @@ from math import ceil
 from statistics import median_low
 
 from srs_ray.job import Job
+from srs_ray.planning.fresh_seed import fresh_seed
 from srs_ray.planning.target_radius import audited_of, hits_of, with_settings
 from srs_ray.runs.schema import Row
 from srs_ray.smoothing.bounds import Evidence
@@ -18,12 +19,14 @@ from srs_ray.smoothing.radius import certified_radius
 class Saving:
     """A change of one setting: the share of the evaluations that it leaves, and the largest radius that it allows.
 
-    `median_radius` is what the pilot's median certified point earns with it, on its own counts in proportion, beside
-    `median_radius_now`: None where the counts there will be are not known. Radii are in pixel units of [0, 1].
+    `seed` is for the run with the change, None where that goes on in the same run. `median_radius` is what the pilot's
+    median certified point earns with it, on its own counts in proportion, beside `median_radius_now`: None where the
+    counts there will be are not known. Radii are in pixel units of [0, 1].
     """
 
     setting: str
     value: int | float
+    seed: int | None
     evaluations: float
     radius_cap: float
     median_radius: float | None
@@ -51,7 +54,8 @@ def savings(job: Job, sample: Sequence[Row]) -> tuple[Saving, ...]:
 
     def add(changed: Job, setting: str, value: int | float, cost: float) -> None:
         at_median = None if median is None or sampling.by_looks else _scaled_radius(changed, median)
-        found.append(Saving(setting, value, cost / total, changed.smoothing.radius_cap, at_median, now))
+        seed, cap_then = fresh_seed(job, {setting: value}), changed.smoothing.radius_cap
+        found.append(Saving(setting, value, seed, cost / total, cap_then, at_median, now))
 
     if sampling.n > 1:
         n = sampling.n // 2
@@ -67,8 +71,9 @@ def savings(job: Job, sample: Sequence[Row]) -> tuple[Saving, ...]:
     if of_a_sample is not None and of_a_sample.steps > 1:
         steps = max(1, of_a_sample.steps // 2)
         left = spent + sum(sampling.evaluations_by_steps(row, steps) for row in sample)
-        found.append(Saving("sampling.steps", steps, left / total, cap, None, now))
-    found.append(Saving("data.every", 2 * job.data.every, 0.5, cap, now, now))
+        seed = fresh_seed(job, {"sampling.steps": steps})
+        found.append(Saving("sampling.steps", steps, seed, left / total, cap, None, now))
+    found.append(Saving("data.every", 2 * job.data.every, None, 0.5, cap, now, now))
     return tuple(sorted(found, key=lambda saving: abs(saving.evaluations - 0.5)))
 
 

@@ -9,6 +9,7 @@ from math import floor
 from scipy.special import ndtr, ndtri
 
 from srs_ray.job import Job
+from srs_ray.planning.fresh_seed import SEED, fresh_seed
 from srs_ray.runs.schema import Row
 from srs_ray.smoothing.audit import AuditRule, Fixed, Share
 from srs_ray.smoothing.bounds import p_lower
@@ -44,7 +45,8 @@ class Disagreement:
 
 @dataclass(frozen=True)
 class Proposal:
-    """Settings, by dotted name, that certify the point; `evaluations` is what it costs: with looks, at most."""
+    """Settings, by dotted name, that certify the point, with a seed of their own; `evaluations` is what it costs: with
+    looks, at most."""
 
     settings: dict[str, int | float | list[float]]
     evaluations: float
@@ -102,9 +104,17 @@ def plan_target(job: Job, sample: Sequence[Row], radius: float) -> TargetPlan:
         audited=audited,
         disagreement=disagreement,
         enough_now=enough(job),
-        proposal=proposal,
-        standard=_by_standard_sampling(job, p_true, p_needed, per_audit) if audited else None,
+        proposal=_with_seed(job, proposal),
+        standard=_with_seed(job, _by_standard_sampling(job, p_true, p_needed, per_audit)) if audited else None,
     )
+
+
+def _with_seed(job: Job, proposal: Proposal | None) -> Proposal | None:
+    """The proposal with a seed that no result has been seen of."""
+    if proposal is None:
+        return None
+    seed = fresh_seed(job, proposal.settings)
+    return Proposal({**proposal.settings, SEED: seed}, proposal.evaluations)
 
 
 def expected_bound(job: Job, p: float, disagreement: float, missed: float = 0.0) -> float:

@@ -9,8 +9,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from srs_ray.planning.fresh_seed import SEED
 from srs_ray.planning.plan import Cost, Expected, JobPlan
 from srs_ray.planning.target_radius import MOST_SAMPLES, TargetPlan
+
+WHY_A_SEED = (
+    "the seed is fresh: these settings were chosen by what the job's own noise gave, and on the same noise the "
+    "certificates would be wrong more often than alpha"
+)
 
 
 def print_plan(plan: JobPlan, console: Console) -> None:
@@ -28,7 +34,7 @@ def print_plan(plan: JobPlan, console: Console) -> None:
     if plan.costs is None:
         say("no point is done yet, so nothing is said about the cost; --pilot 20 does 20 first")
     else:
-        console.print(_cost_table(plan))
+        console.print(_cost_table(plan), soft_wrap=False)
         for line in _cost_notes(plan):
             say(line)
     say(_cap_line(plan))
@@ -36,7 +42,7 @@ def print_plan(plan: JobPlan, console: Console) -> None:
         for line in _target_lines(plan.target, plan):
             say(line)
     if plan.savings:
-        console.print(_savings_table(plan))
+        console.print(_savings_table(plan), soft_wrap=False)
         for line in _savings_notes(plan):
             say(line)
 
@@ -116,10 +122,12 @@ def _target_lines(target: TargetPlan, plan: JobPlan) -> Iterator[str]:
         yield f"  the cheapest that does, at {most}{target.proposal.evaluations:,.0f} evaluations a point{mean}:"
         yield f"    [bold]{escape(target.proposal.options)}[/]"
         yield "  about every second such point has counts below these; another n or audit is another run (--output)"
+        yield f"  {WHY_A_SEED}"
     if target.standard is not None:
         yield (
             f"  standard sampling, which needs no audit, takes {target.standard.settings['sampling.n']:,} samples of "
-            f"F, {target.standard.evaluations:,.0f} evaluations (sampling.method: standard)"
+            f"F, {target.standard.evaluations:,.0f} evaluations (sampling.method: standard, "
+            f"{SEED}: {target.standard.settings[SEED]})"
         )
 
 
@@ -133,13 +141,17 @@ def _why_none(target: TargetPlan) -> str:
 
 
 def _savings_table(plan: JobPlan) -> Table:
-    table = Table(box=SIMPLE_HEAD, title="to halve the cost, --set one of these", title_justify="left")
+    table = Table(
+        box=SIMPLE_HEAD, title="to halve the cost, --set one of these, with its execution.seed", title_justify="left"
+    )
     table.add_column("change", no_wrap=True)
+    table.add_column("seed", no_wrap=True, justify="right")
     for heading in ("evaluations", "largest radius", "median radius"):
         table.add_column(heading, justify="right")
     for saving in plan.savings:
         table.add_row(
             saving.assignment,
+            "as it is" if saving.seed is None else str(saving.seed),
             f"{saving.evaluations:.0%}",
             f"{plan.radius_cap:.3g} -> {saving.radius_cap:.3g}",
             "not known"
@@ -153,6 +165,8 @@ def _savings_notes(plan: JobPlan) -> Iterator[str]:
     settings = {saving.setting for saving in plan.savings}
     yield "evaluations: what is left of them; median radius: what the median of the certified points would earn"
     yield "data.every takes fewer points of the same run; any other change is another run (--output)"
+    if plan.target is None or plan.target.proposal is None:
+        yield WHY_A_SEED
     if "sampling.steps" in settings:
         yield "fewer steps: chains will agree less often with F, by how much only a pilot with them tells"
     if plan.by_looks:

@@ -10,6 +10,7 @@ import torch
 
 from srs_ray.errors import JobError, SrsRayError, UserCodeError, reason_of
 from srs_ray.execution import ExecutionSettings
+from srs_ray.models.device_failure import is_device_failure
 from srs_ray.runner.worker import Cargo, PointWorker, Row, WorkerSpec, failed_row, measure_batch
 from srs_ray.smoothing.batch_size import MeasuredBatch
 
@@ -19,9 +20,11 @@ Rows = Generator[Row | None, None, None]
 
 
 class Backend(Protocol):
-    """Where points are certified. `device` is the kind that was chosen, `cpu` or `cuda`."""
+    """Where points are certified. `device` is the kind that was chosen, `cpu` or `cuda`; `rehearsed` has the digests of
+    the workers' rehearsals by their kind, as they come."""
 
     device: str
+    rehearsed: dict[str, str]
 
     @property
     def ready(self) -> int:
@@ -58,12 +61,16 @@ def device_here(execution: ExecutionSettings) -> str:
 
 
 class InProcess:
-    """This process, one point after another: for debugging, and where Ray is not installed."""
+    """This process, one point after another: for debugging, and where Ray is not installed.
+
+    Points end where a GPU fails: each later one would fail in this process too.
+    """
 
     def __init__(self, execution: ExecutionSettings) -> None:
-        if execution.point_seconds is not None:
+        if execution.point_seconds not in (None, "unlimited"):
             raise JobError("execution.point_seconds needs workers that can be ended: set it to null, or run with Ray")
         self.device: str = device_here(execution)
+        self.rehearsed: dict[str, str] = {}
 
     @property
     def ready(self) -> int:
@@ -80,8 +87,21 @@ class InProcess:
 
     def rows(self, spec: WorkerSpec, cargo: Cargo, indices: Sequence[int]) -> Rows:
         worker = PointWorker(spec, cargo, spec.job.execution.cpus_per_worker)
+        try:
+            rehearsal = worker.rehearse()
+        except Exception as error:
+            if not is_device_failure(error):
+                raise
+            raise JobError(f"the device cannot run the model: {reason_of(error)}") from error
+        self.rehearsed[rehearsal.kind] = rehearsal.logits
         for index in indices:
-            yield _certify(worker, index, spec.job.execution.attempts)
+            try:
+                yield _certify(worker, index, spec.job.execution.attempts)
+            except Exception as error:
+                if not is_device_failure(error):
+                    raise
+                log.error("point %d: the device failed, and serves this process no more: %s", index, reason_of(error))
+                return
 
     def close(self) -> None:
         pass
@@ -95,6 +115,8 @@ def _certify(worker: PointWorker, index: int, attempts: int) -> Row:
         except SrsRayError:
             raise
         except Exception as error:
+            if is_device_failure(error):
+                raise
             told = isinstance(error, UserCodeError) and not log.isEnabledFor(logging.DEBUG)
             log.warning("point %d, attempt %d of %d: %s", index, attempt, attempts, reason_of(error), exc_info=not told)
             reason = error

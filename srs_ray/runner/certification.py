@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from statistics import median_low
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -18,13 +19,16 @@ from srs_ray.runner.feasibility import check_feasible
 from srs_ray.runner.preparation import JobInputs, begun_with, fingerprint_of, session_record
 from srs_ray.runner.progress import RunProgress, Tally
 from srs_ray.runner.signals import StopRequest
-from srs_ray.runner.worker import WorkerSpec
-from srs_ray.runs import Lease, RowWriter, RunDirectory
+from srs_ray.runner.worker import Cargo, WorkerSpec
+from srs_ray.runs import Lease, RowWriter, RunDirectory, runs_on_the_same_noise
+from srs_ray.runs.fingerprint import differences
+from srs_ray.runs.record import REHEARSED
 from srs_ray.runs.schema import Row
 
 log = logging.getLogger(__name__)
 
 MEASURED_SAMPLES = 2**15  # of a run, from which on it is worth to measure the batch: that takes about a thousand
+SETTINGS_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class RunSummary:
 
     @property
     def exit_code(self) -> int:
-        """0 when all is done, 3 with failed or missing points, 130 or 143 when a signal stopped it."""
+        """0 when all is done, 3 with failed or missing points, 129, 130 or 143 when a signal stopped it."""
         if self.signal is not None:
             return 128 + self.signal
         return 3 if self.missing else 0
@@ -57,8 +61,8 @@ class RunSummary:
 def certify(job: Job, open_backend: Callable[[], Backend], console: Console, download: bool = False) -> RunSummary:
     """Runs a job, or continues it: certifies the points that its run directory does not hold yet.
 
-    Everything is read and checked before the backend is opened. Rows are kept as they come, through Ctrl-C, SIGTERM
-    and the loss of workers. Raises SrsRayError for what the user can mend.
+    Everything is read and checked before the backend is opened, and where nothing is to do it is not. Rows are kept as
+    they come, through Ctrl-C, SIGTERM, SIGHUP and the loss of workers. Raises SrsRayError for what the user can mend.
     """
     for warning in check_feasible(job):
         console.print(f"[yellow]warning:[/] {escape(warning)}", highlight=False)
@@ -72,6 +76,9 @@ def certify(job: Job, open_backend: Callable[[], Backend], console: Console, dow
             highlight=False,
         )
     with Lease.acquire(job.output) as lease:
+        done = _spec_of_a_finished_run(inputs)
+        if done is not None:
+            return _run_nothing(inputs, *done, lease, console)
         backend = open_backend()
         try:
             return _run(inputs, backend, lease, console)
@@ -83,25 +90,91 @@ def _run(inputs: JobInputs, backend: Backend, lease: Lease, console: Console) ->
     job = inputs.job
     spec, how = _with_batch(inputs, inputs.resolve(backend.device, begun_with(job.output)), backend, console)
     workers = backend.workers(len(inputs.indices))
-    run = RunDirectory.create_or_continue(
-        job.output,
-        job=job.model_dump(mode="json"),
-        fingerprint=fingerprint_of(spec, inputs.source),
-        points=inputs.points,
-        session=session_record(spec, workers),
-    )
-    for note in run.notes:
-        console.print(f"[dim]note: {escape(note)}[/]", highlight=False)
+    run = _started(inputs, spec, workers, console)
     console.print(f"{escape(run.path)}: {backend.describe(workers)}, batch {how}", highlight=False)
     return finish(
         run,
         lease,
         inputs.indices,
-        lambda indices: backend.rows(spec, inputs.cargo, indices),
+        lambda indices: _rows(run, backend, spec, inputs.cargo, indices),
         lambda: backend.ready,
-        median_low(job.report.radii) if job.report.radii else 0.0,
+        _watched_radius(job),
         console,
     )
+
+
+def _spec_of_a_finished_run(inputs: JobInputs) -> tuple[WorkerSpec, int] | None:
+    """Where the run holds every point that is asked for: how and by how many workers its last session would go on."""
+    run = RunDirectory.find(inputs.job.output)
+    if run is None or not run.sessions or not run.finished().issuperset(inputs.indices):
+        return None
+    last, asked = run.sessions[-1], inputs.job.execution.device
+    device = last.get("device")
+    if device not in ("cpu", "cuda") or asked not in ("auto", device):
+        return None
+    spec = inputs.resolve(device)
+    if differences(run.fingerprint, fingerprint_of(spec, inputs.source)):
+        return None
+    batch = last.get("batch", spec.batch) if inputs.job.execution.batch == "auto" else spec.batch
+    return replace(spec, batch=batch), int(last.get("workers", 0))
+
+
+def _run_nothing(inputs: JobInputs, spec: WorkerSpec, workers: int, lease: Lease, console: Console) -> RunSummary:
+    """A run with nothing to do, for which nothing is started."""
+    run = _started(inputs, spec, workers, console)
+    return finish(run, lease, inputs.indices, _no_rows, lambda: 0, _watched_radius(inputs.job), console)
+
+
+def _no_rows(indices: Sequence[int]) -> Rows:
+    raise AssertionError(f"points {list(indices)} were to be finished")
+
+
+def _watched_radius(job: Job) -> float:
+    return median_low(job.report.radii) if job.report.radii else 0.0
+
+
+def _started(inputs: JobInputs, spec: WorkerSpec, workers: int, console: Console) -> RunDirectory:
+    """The run directory, open for writing, once all that is to be said of it was said."""
+    job = inputs.job
+    fingerprint = fingerprint_of(spec, inputs.source)
+    for warning in _chosen_on_this_noise(job.output, fingerprint):
+        console.print(f"[yellow]warning:[/] {escape(warning)}", highlight=False)
+    run = RunDirectory.create_or_continue(
+        job.output,
+        job=job.model_dump(mode="json"),
+        fingerprint=fingerprint,
+        points=inputs.points,
+        session=session_record(spec, workers),
+    )
+    for note in run.notes:
+        console.print(f"[dim]note: {escape(note)}[/]", highlight=False)
+    return run
+
+
+def _rows(run: RunDirectory, backend: Backend, spec: WorkerSpec, cargo: Cargo, indices: Sequence[int]) -> Rows:
+    """The backend's rows; what its workers' rehearsals say is kept in run.json before the rows that follow them."""
+    kept: dict[str, str] = {}
+    with closing(backend.rows(spec, cargo, indices)) as rows:
+        for row in rows:
+            if backend.rehearsed != kept:
+                kept = dict(backend.rehearsed)
+                run.add_to_session(REHEARSED, kept)
+            yield row
+
+
+def _chosen_on_this_noise(path: str, fingerprint: dict[str, Any]) -> list[str]:
+    """What to say of runs beside this one whose results, on its noise, may have led to its settings."""
+    warnings = []
+    for other in runs_on_the_same_noise(path, fingerprint):
+        shown = [f"{name} {was} there, {now} here" for name, was, now in other.differing[:SETTINGS_SHOWN]]
+        more = len(other.differing) - len(shown)
+        warnings.append(
+            f"{other.path} has results of the same model, data and seed, by other settings ({'; '.join(shown)}"
+            + (f"; {more} more" if more else "")
+            + "): if they led to the settings here, certificates are wrong more often than alpha; then take another "
+            "--seed and --output"
+        )
+    return warnings
 
 
 def _with_batch(inputs: JobInputs, spec: WorkerSpec, backend: Backend, console: Console) -> tuple[WorkerSpec, str]:

@@ -27,6 +27,7 @@ RESTARTS = 5
 _COLLECTIVE_SECONDS = 7 * 24 * 3600  # while process 0 evaluates, the others wait for it; Ray notices a lost one itself
 _POLL_SECONDS = 0.5
 _RAY_TRAIN = {
+    "OMP_WAIT_POLICY": "PASSIVE",  # as in `srs_ray.cli`
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_TRAIN_METRICS_ENABLED": "0",
     # It would only end a training early on a node that is about to go; all go on from the last checkpoint in any case.

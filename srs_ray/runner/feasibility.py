@@ -40,6 +40,12 @@ def check_feasible(job: Job) -> list[str]:
             f"in bfloat16 residuals stay at about 3e-3: with sampling.reference.tolerance {tolerance:g} every run of "
             f"the base classifier takes all of its {reference.steps} steps; 0.01 lets it stop"
         )
+    chains = job.sampling.at_once
+    if chains is not None and chains >= job.sampling.n:
+        warnings.append(
+            f"sampling.chains is {chains:,} and sampling.n {job.sampling.n:,}: no chain gets past its warm-up, and its "
+            "samples are audited besides; sampling.method standard is cheaper, or fewer chains"
+        )
     if not beyond:
         return warnings
     shown = ", ".join(f"{radius:g}" for radius in beyond)

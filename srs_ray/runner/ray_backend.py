@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import socket
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import ray
 from ray.exceptions import RayError
@@ -16,12 +18,14 @@ from srs_ray.runner.carrying import Carried, carry
 from srs_ray.runner.connection import attach, named_address, nodes_alive
 from srs_ray.runner.metrics import RunMetrics
 from srs_ray.runner.pool import WorkerPool
+from srs_ray.runner.rehearsal import Rehearsal
 from srs_ray.runner.worker import Cargo, PointWorker, Row, WorkerSpec, failed_row, measure_batch
 from srs_ray.smoothing.batch_size import MeasuredBatch
 
 log = logging.getLogger(__name__)
 
 MEASURE_SECONDS = 120.0  # a run does not wait longer for its batch to be measured
+START_SECONDS = 1800.0  # a GPU that hangs in the rehearsal is given up
 _HOW_TO_WAIT = "to wait for nodes that join, name the cluster (--address) and set execution.workers to a number"
 
 
@@ -31,9 +35,10 @@ class CertifierActor:
     def __init__(self) -> None:
         self.worker: PointWorker | None = None
 
-    def prepare(self, spec: WorkerSpec, carried: Carried, threads: int) -> str:
+    def prepare(self, spec: WorkerSpec, carried: Carried, threads: int) -> tuple[str, Rehearsal]:
+        """Where it is, and how its rehearsal went."""
         self.worker = PointWorker(spec, carried.open(), threads)
-        return self.node()
+        return socket.gethostname(), self.worker.rehearse()
 
     def node(self) -> str:
         return ray.get_runtime_context().get_node_id()
@@ -49,6 +54,14 @@ def carried_cargo(cargo: Cargo) -> Carried:
     return carry(cargo, built, cargo.source.packages)
 
 
+def in_a_process_of_its_own(function: Callable[..., Any], options: Mapping[str, Any]) -> Any:
+    """A Ray task that is tried once, in a process that ends with it and gives a GPU's memory back.
+
+    Ray would end the process of a task with GPUs by itself only where `ray.remote` is told of these, not `options`.
+    """
+    return ray.remote(max_calls=1, max_retries=0, **options)(function)
+
+
 def measure_carried(spec: WorkerSpec, carried: Carried, threads: int) -> MeasuredBatch:
     """`measure_batch` on a worker."""
     return measure_batch(spec, carried.open(), threads)
@@ -60,6 +73,7 @@ class RayBackend:
     def __init__(self, execution: ExecutionSettings, address: str | None = None, worker_logs: bool = False) -> None:
         """`address` names a cluster; `local` insists on a local Ray. SrsRayError if the cluster cannot be reached."""
         self.execution = execution
+        self.rehearsed: dict[str, str] = {}
         self._pool: WorkerPool | None = None
         self.place = attach(address, worker_logs)
         gpus = sum(node["Resources"].get("GPU", 0.0) for node in nodes_alive())
@@ -102,7 +116,7 @@ class RayBackend:
     def fastest_batch(self, spec: WorkerSpec, cargo: Cargo) -> MeasuredBatch | None:
         if not self._room():  # and a run that waits for nodes need not wait for this besides
             return None
-        measure = ray.remote(measure_carried).options(**self._options(), max_retries=0)
+        measure = in_a_process_of_its_own(measure_carried, self._options())
         call = measure.remote(spec, carried_cargo(cargo), self.execution.cpus_per_worker)
         try:
             return ray.get(call, timeout=MEASURE_SECONDS)
@@ -113,7 +127,7 @@ class RayBackend:
             return None
 
     def rows(self, spec: WorkerSpec, cargo: Cargo, indices: Sequence[int]) -> Rows:
-        wanted = self.execution.workers
+        wanted, sampling = self.execution.workers, spec.job.sampling
         # A worker that dies is replaced by a new actor, which Ray places wherever there is room, and at once.
         actor_class = ray.remote(CertifierActor).options(**self._options(), max_restarts=0)
         self._pool = WorkerPool(
@@ -122,8 +136,10 @@ class RayBackend:
             indices,
             room=self._room if wanted == "auto" else lambda: wanted,
             attempts=self.execution.attempts,
-            point_seconds=self.execution.point_seconds,
+            point_seconds=self.execution.seconds_of_a_point(self.device, sampling.n0 + sampling.n),
+            start_seconds=START_SECONDS if self.device == "cuda" else None,
             failed_row=partial(failed_row, spec.job.noise.sigma),
+            admit=self._admit,
         )
         metrics = RunMetrics(spec.job.output)
         try:
@@ -133,6 +149,17 @@ class RayBackend:
                 yield row
         finally:
             self._pool.kill()
+
+    def _admit(self, prepared: tuple[str, Rehearsal]) -> str | None:
+        """Why a worker is not to work: the first of its kind gave other logits."""
+        host, rehearsal = prepared
+        first = self.rehearsed.setdefault(rehearsal.kind, rehearsal.logits)
+        if first == rehearsal.logits:
+            return None
+        return (
+            f"{host}: the model's logits on fixed noise are not those of another worker on {rehearsal.kind} "
+            f"(digest {rehearsal.logits}, there {first}): its rows would be of another function"
+        )
 
     @property
     def ready(self) -> int:

@@ -68,7 +68,7 @@ class Submission:
             write(text)
 
 
-def submit(job: Job, address: str | None = None) -> Submission:
+def submit(job: Job, address: str | None = None, download: bool = False) -> Submission:
     """Hands a job to the cluster whose dashboard is at `address`, such as http://HEAD:8265.
 
     RAY_API_SERVER_ADDRESS and RAY_ADDRESS win over `address`, as they do for `ray job`; without any of them it is the
@@ -80,7 +80,7 @@ def submit(job: Job, address: str | None = None) -> Submission:
         pack(job, Path(folder))
         client = _connect(address)
         try:
-            command = f"srs-ray certify {JOB_FILE}"
+            command = f"srs-ray certify {JOB_FILE}{' --download' if download else ''}"
             identity = client.submit_job(entrypoint=command, runtime_env={"working_dir": folder})
         except (OSError, RuntimeError, RayError) as error:
             raise SrsRayError(f"{client.get_address()} did not take the job: {error}") from error

@@ -6,9 +6,9 @@ import gc
 import logging
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,14 +20,16 @@ from srs_ray.job import Job, open_job_model
 from srs_ray.models.opening import ModelSource
 from srs_ray.models.out_of_memory import is_out_of_memory
 from srs_ray.runner.allocator import keep_freed_memory
+from srs_ray.runner.rehearsal import Rehearsal, rehearse
 from srs_ray.smoothing.batch_size import MeasuredBatch, fastest_batch
-from srs_ray.smoothing.judge import SmoothingJudge, use_exact_float32
+from srs_ray.smoothing.judge import SmoothingJudge, device_name, use_exact_float32
 from srs_ray.smoothing.noise import noise_generator, self_check
 from srs_ray.smoothing.row import PointRow
 from srs_ray.smoothing.version import sampling_version
 
 log = logging.getLogger(__name__)
 
+Done = TypeVar("Done")
 Row = dict[str, Any]  # the columns of a run directory by name
 
 
@@ -119,6 +121,21 @@ class PointWorker:
                 "install the same numpy and torch on every node"
             )
 
+    def rehearse(self) -> Rehearsal:
+        """Runs every part of the model once, by a smaller batch where memory runs out. It raises what the device does.
+
+        A JobError where even one sample is too much for the memory.
+        """
+        try:
+            return self._in_memory("before the first point", lambda: rehearse(self.judge))
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise JobError(
+                f"{socket.gethostname()}: the memory of {device_name(self.judge.model.device)} does not hold the run "
+                f"even with one sample at once: {_one_line(error)}"
+            ) from error
+
     def certify(self, index: int, attempt: int = 1) -> Row:
         """The row of one point."""
         started = time.perf_counter()
@@ -132,15 +149,18 @@ class PointWorker:
         return asdict(replace(row, attempt=attempt))
 
     def _certify_in_memory(self, x_CHW: Tensor, index: int, label: int | None) -> PointRow:
-        """The point's row; where memory runs out, the batch is halved for this and all later points."""
+        return self._in_memory(f"point {index}", lambda: self.judge.certify(x_CHW, index, label))
+
+    def _in_memory(self, name: str, do: Callable[[], Done]) -> Done:
+        """What `do` gives; where memory runs out, the batch is halved for this and all later points."""
         while True:
             try:
-                return self.judge.certify(x_CHW, index, label)
+                return do()
             except (MemoryError, RuntimeError) as error:
                 batch = self.judge.batch
                 if batch == 1 or not is_out_of_memory(error):
                     raise
-                log.warning("point %d: out of memory with batch %d, going on with %d", index, batch, batch // 2)
+                log.warning("%s: out of memory with batch %d, going on with %d", name, batch, batch // 2)
             self.judge = replace(self.judge, batch=batch // 2)
             gc.collect()  # only now that the error is gone: its traceback held the tensors of the whole point
             if torch.cuda.is_available():

@@ -8,6 +8,7 @@ import os
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from typing import Any
@@ -121,6 +122,13 @@ class RunDirectory:
     def sessions(self) -> list[Json]:
         """One entry per start of the run, oldest first."""
         return self._record.sessions
+
+    def add_to_session(self, name: str, value: Any) -> None:
+        """Records something of the last start that shows only later. RunDirectoryError where it cannot be written."""
+        *before, last = self._record.sessions
+        self._record = replace(self._record, sessions=[*before, {**last, name: value}])
+        with naming_errors(self._storage, f"cannot write {_RUN_JSON}"):
+            self._storage.put(_RUN_JSON, self._record.to_json().encode())
 
     @property
     def created_at(self) -> str:

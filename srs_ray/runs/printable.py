@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -31,3 +32,9 @@ def printable_table(table: pa.Table) -> pa.Table:
             values = [printable(value) for value in encoded.dictionary.to_pylist()]
             table = table.set_column(position, field, pa.array(values, pa.string()).take(encoded.indices))
     return table
+
+
+def fitted(parts: Sequence[str], width: int, separator: str = ", ") -> str:
+    """As many of the parts, from the last one back, as fit in so many columns with a separator between them."""
+    lines = (separator.join(parts[first:]) for first in range(len(parts)))
+    return next((line for line in lines if len(line) <= width), "")

@@ -8,11 +8,14 @@ from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any
 
-from srs_ray.runs.fingerprint import differences, digest
+from srs_ray.runs.fingerprint import ABSENT, differences, digest
 from srs_ray.runs.printable import printable_json
 from srs_ray.runs.schema import READABLE_VERSIONS, SCHEMA_VERSION
 
 Json = dict[str, Any]
+
+REHEARSED = "rehearsed"
+"""In a session: digests of the model's logits on fixed noise, by the kind of worker that gave them."""
 
 _TYPES = {"job": dict, "fingerprint": dict, "created_at": str, "points": dict, "sessions": list}
 
@@ -67,11 +70,15 @@ class RunRecord:
 
 
 def session_changes(sessions: list[Json]) -> list[str]:
-    """One line per thing that a session did differently from the one before it, whatever its rows promise."""
+    """One line per thing that a session did differently from the one before it, whatever its rows promise.
+
+    Of rehearsals only those of kinds of workers that both sessions had.
+    """
     notes = []
     for number, (before, after) in enumerate(pairwise(sessions), start=2):
         for name, was, now in differences(_flat(before), _flat(after)):
-            if name != "started_at":
+            compared = not name.startswith(f"{REHEARSED}.") or ABSENT not in (was, now)
+            if name != "started_at" and compared:
                 notes.append(f"session {number} ({after.get('started_at')}): {name} changed from {was} to {now}")
     return notes
 

@@ -56,6 +56,19 @@ class Storage:
         names = [info.base_name for info in self._list("")]
         return all(name == but_for or name.startswith(_TEMPORARY_PREFIX) for name in names)
 
+    def beside(self) -> list[str]:
+        """The other folders in the folder that holds this one, as the user would write them; none that cannot be
+        listed."""
+        parent, _, own = self._root.rstrip("/").rpartition("/")
+        try:
+            found = self._filesystem.get_file_info(fs.FileSelector(parent or "/", allow_not_found=True))
+        except OSError:
+            return []
+        place, mark, options = self.location.partition("?") if "://" in self.location else (self.location, "", "")
+        above = place.rstrip("/").removesuffix(own)
+        names = sorted(info.base_name for info in found if info.type == fs.FileType.Directory and info.base_name != own)
+        return [f"{above}{name}{mark}{options}" for name in names]
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other processes that lock this folder out, where the filesystem can: an object store cannot."""

@@ -1,4 +1,4 @@
-"""What a training shows while it goes: a live line on a terminal, and a printed line for every epoch."""
+"""What a training shows while it goes: a printed line for every epoch; a live line on a terminal, else one a minute."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from srs_ray.runs.printable import fitted
 from srs_ray.training.reports import REPORT_EVERY, EpochReport, StepReport
 from srs_ray.training.settings import TrainingSettings
+
+LINE_SECONDS = 60.0
 
 
 class TrainingProgress:
@@ -28,10 +31,10 @@ class TrainingProgress:
         self.epochs_done: defaultdict[float, float] = defaultdict(float)
         self.last: StepReport | None = None
         self.epoch: EpochReport | None = None
-        self.began = clock()
+        self.began = self.last_line = clock()
         self.bar = Progress(
             TextColumn("[bold]training"),
-            BarColumn(bar_width=20),
+            BarColumn(bar_width=10),
             TextColumn("{task.fields[state]}"),
             TimeElapsedColumn(),
             TextColumn("{task.fields[pace]}"),
@@ -63,10 +66,16 @@ class TrainingProgress:
             self.epoch = report
         pace = f"{timedelta(seconds=round(self.seconds_to_go()))} to go"
         done = report.epoch if isinstance(report, EpochReport) else report.epoch - 1 + report.batch / report.batches
-        self.bar.update(self.task, completed=done, state=self._state(), pace=pace)
+        taken = 9 + 11 + 8 + len(pace) + 1  # the other columns of the line, with a blank after each
+        self.bar.update(self.task, completed=done, state=self._state(self.console.width - taken), pace=pace)
         if isinstance(report, EpochReport):
-            line = f"{report}" if self.console.is_terminal else f"{report}, {pace}"
-            self.console.print(line, highlight=False, soft_wrap=True)
+            self._print(f"{report}" if self.console.is_terminal else f"{report}, {pace}")
+        elif not self.console.is_terminal and now - self.last_line >= LINE_SECONDS:
+            self._print(f"{self._batch(report)}, {pace}")
+
+    def _print(self, line: str) -> None:
+        self.last_line = self.clock()
+        self.console.print(line, highlight=False, soft_wrap=True)
 
     def seconds_to_go(self) -> float:
         """By the pace of epochs of the same work; for others by their work against that of the current one."""
@@ -85,16 +94,21 @@ class TrainingProgress:
             return min(report.batch, REPORT_EVERY)
         return report.batch - (self.last.batch if self.last.epoch == report.epoch else 0)
 
-    def _state(self) -> str:
+    @staticmethod
+    def _batch(report: StepReport) -> str:
+        place = f"epoch {report.epoch} {report.phase} {report.batch}/{report.batches}"
+        return f"{place} · loss {report.losses['loss']:.3f}"
+
+    def _state(self, width: int) -> str:
+        """What there is to say, the least important first, as far as it fits."""
         parts = []
-        if self.last is not None:
-            parts.append(f"epoch {self.last.epoch} {self.last.phase} {self.last.batch}/{self.last.batches}")
-            parts.append(f"loss {self.last.losses['loss']:.3f}")
         if self.epoch is not None:
             reached = self.epoch.evaluation
-            parts.append(" ".join(f"{share:.1%} ({steps})" for steps, share in reached.accuracy.items()))
             parts.append(f"residual {reached.residual:.0e}, radius {reached.spectral_radius:.2f}")
-        return " · ".join(parts)
+            parts.append(" ".join(f"{share:.1%} ({steps})" for steps, share in reached.accuracy.items()))
+        if self.last is not None:
+            parts.append(self._batch(self.last))
+        return fitted(parts, width, " · ")
 
 
 def epoch_work(settings: TrainingSettings, epoch: int) -> float:

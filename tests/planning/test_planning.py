@@ -180,8 +180,10 @@ def test_the_proposed_samples_and_audits_certify_the_target_and_half_the_audits_
     bound = p_lower(kind, *counts(job, target, n, audit), 0.01)
     assert certified_radius(bound, 0.25) >= 0.2
     assert certified_radius(p_lower(kind, *counts(job, target, n, audit // 2), 0.01), 0.25) < 0.2
-    assert target.proposal.options == f"--set sampling.n={n} --set certificate.audit={audit}"
-    [standard] = target.standard.settings.values()
+    seed = target.proposal.settings["execution.seed"]
+    options = f"--set sampling.n={n} --set certificate.audit={audit} --set execution.seed={seed}"
+    assert target.proposal.options == options
+    standard = target.standard.settings["sampling.n"]
     hits = floor(standard * target.p_true)
     assert certified_radius(p_lower("cohen", hits, standard, 0, 0, 0.01), 0.25) >= 0.2
 
@@ -263,6 +265,42 @@ def test_a_job_by_looks_is_planned(remade_job, method, console):
     text = said(plan)
     assert "samples drawn to estimate" in text
     assert f"--set sampling.n={n}" in text
+
+
+def test_what_a_pilot_chose_is_certified_on_noise_that_the_pilot_did_not_see(digits_job, run_in_process, console):
+    job = digits_job()
+    plan = planned(job, console, 2, target=0.2)
+    proposals = [plan.target.proposal.settings, plan.target.standard.settings]
+    changes = [{saving.setting: saving.value, "execution.seed": saving.seed} for saving in plan.savings]
+    chosen = [*proposals, *(change for change in changes if "data.every" not in change)]
+    seeds = [settings["execution.seed"] for settings in chosen]
+    assert len({job.execution.seed, *seeds}) == len(seeds) + 1
+    text = said(plan)
+    assert plan.target.proposal.options in text
+    assert "the seed is fresh: these settings were chosen by what the job's own noise gave" in text
+    assert {change["execution.seed"] for change in changes if "data.every" in change} == {None}  # the same run goes on
+
+
+def test_a_run_beside_one_on_the_same_noise_is_warned_of(digits_job, run_in_process, console, tmp_path):
+    first = digits_job(data={"stop": 10}, output=str(tmp_path / "first"))
+
+    def said_of(name, **sections):
+        console.file.truncate(0)
+        run_in_process(digits_job(data={"stop": 10}, output=str(tmp_path / name), **sections))
+        return console.file.getvalue()
+
+    run_in_process(first)
+    assert "wrong more often than alpha" not in console.file.getvalue()
+    assert "wrong more often" not in said_of("again")
+    warned = said_of("more", sampling={"n": 160})
+    assert f"warning: {tmp_path}/first has results of the same model, data and seed" in warned
+    assert "by other settings (sampling.n 150 there, 160 here)" in " ".join(warned.split())
+    assert "certificate.audit 100 there, 90 here" in said_of("audits", certificate={"audit": 90})
+    assert "certificate.kind" in said_of("kind", certificate={"kind": "union"})
+    assert "wrong more often" not in said_of("fresh", sampling={"n": 170}, execution={"seed": 1})
+    console.file.truncate(0)
+    run_in_process(digits_job(data={"stop": 20}, output=str(tmp_path / "first")))  # that came before them
+    assert "wrong more often" not in console.file.getvalue()
 
 
 @pytest.mark.parametrize("chains", [16, 100])  # fewer than selection has samples, and more

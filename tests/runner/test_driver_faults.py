@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import random
 import resource
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 
 import pytest
 import yaml
 
 from srs_ray.errors import RunDirectoryError
+from srs_ray.job import Job
 from srs_ray.runner.certification import certify
 from srs_ray.runner.ray_backend import RayBackend
 from srs_ray.runs import RunDirectory
@@ -112,11 +115,41 @@ def test_a_second_driver_refuses_while_the_first_lives_and_takes_over_when_it_is
     assert not (run / "lease.json").exists()
 
 
-def test_a_point_over_its_time_limit_is_an_error_row_and_done_once_there_is_time(digits_job, cluster, console):
-    limited = digits_job(data={"stop": 10}, sampling={"n": 8000}, execution={"device": "cpu", "point_seconds": 0.01})
+WAITING = """
+    import os, time
+    import numpy as np
+
+    class Waiting:
+        identity = "an image that a worker gets once the gate is open"
+
+        def __init__(self, driver, gate):
+            self.driver, self.gate = driver, gate
+
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, index):
+            while os.getpid() != self.driver and not os.path.exists(self.gate):
+                time.sleep(0.1)
+            return np.full((16, 16), 128, dtype=np.uint8), 0
+"""
+
+
+def test_a_point_over_its_time_limit_is_an_error_row_and_done_once_there_is_time(
+    digits_settings, cluster, console, tmp_path
+):
+    (tmp_path / "waiting.py").write_text(textwrap.dedent(WAITING))
+    gate = tmp_path / "gate"
+    data = {"import": f"{tmp_path}/waiting.py:Waiting", "args": {"driver": os.getpid(), "gate": str(gate)}}
+
+    def job(**execution) -> Job:
+        settings = digits_settings(output=str(tmp_path / "run"), execution=execution)
+        return Job.model_validate(settings | {"data": data})
+
+    limited, free = job(point_seconds=1), job()
     summary = certify(limited, lambda: RayBackend(limited.execution, cluster), console)
     assert (summary.done, summary.errors, summary.exit_code) == (0, 1, 3)
     [error] = RunDirectory.open(limited.output).rows(["error"])["error"].to_pylist()
-    assert error == "given up after it failed once: it took longer than execution.point_seconds (0.01 s)"
-    free = digits_job(data={"stop": 10}, sampling={"n": 8000})
+    assert error == "given up after it failed once: it took longer than execution.point_seconds (1 s)"
+    gate.touch()
     assert certify(free, lambda: RayBackend(free.execution, cluster), console).exit_code == 0

@@ -65,3 +65,11 @@ def test_radii_beyond_the_cap_are_named_with_what_would_earn_them(digits_job):
         check_feasible(job.model_copy(update={"certificate": job.certificate.model_copy(update={"audit": value})}))
         == []
     )
+
+
+@pytest.mark.parametrize("chains", [150, 400])
+def test_chains_that_never_get_past_their_warm_up_are_warned_of(digits_job, chains):
+    [warning] = check_feasible(digits_job(sampling={"chains": chains}))
+    assert warning.startswith(f"sampling.chains is {chains} and sampling.n 150: no chain gets past its warm-up")
+    assert "sampling.method standard is cheaper" in warning
+    assert check_feasible(digits_job(sampling={"chains": 149})) == []

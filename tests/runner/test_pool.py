@@ -14,6 +14,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from srs_ray.errors import JobError, SrsRayError
+from srs_ray.runner import pool as pool_module
 from srs_ray.runner.pool import WorkerPool
 
 POISON = 5
@@ -78,6 +79,50 @@ class RefusesToStart(Actor):
         raise JobError("another srs-ray is installed here")
 
 
+class RefusesOn(Actor):
+    """Fails to start on one node at once; on another one only after some time, or not at all."""
+
+    def prepare(self, node: str, elsewhere_too: bool = False) -> str:
+        if self.node() == node:
+            raise JobError(f"{self.node()}: torch finds no CUDA device")
+        time.sleep(2)
+        if elsewhere_too:
+            raise JobError(f"{self.node()}: torch finds no CUDA device")
+        return self.node()
+
+
+class CannotRunAKernel(Actor):
+    def prepare(self) -> str:
+        raise RuntimeError("CUDA error: no kernel image is available for execution on the device")
+
+
+class HangsAtFirst(Actor):
+    """Hangs at its first start."""
+
+    def prepare(self, marker: str) -> str:
+        try:
+            open(marker, "x").close()
+        except FileExistsError:
+            return self.node()
+        time.sleep(600)
+        raise AssertionError
+
+
+class Differs(Actor):
+    """One process computes something else."""
+
+    def prepare(self, marker: str) -> str:
+        try:
+            open(marker, "x").close()
+        except FileExistsError:
+            time.sleep(2)
+            return "other"
+        return "usual"
+
+    def work(self, index: int) -> None:
+        time.sleep(0.3)
+
+
 class OnlyTheFirstStarts(Actor):
     def prepare(self, marker: str) -> str:
         try:
@@ -114,6 +159,24 @@ def nodes() -> Iterator[Cluster]:
     cluster.shutdown()
 
 
+@pytest.fixture(scope="module")
+def three_nodes() -> Iterator[Cluster]:
+    """A cluster whose head holds no worker, and two nodes that hold one each."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 100 * 2**20})
+    for _ in range(2):
+        add_node(cluster)
+    yield cluster
+    cluster.shutdown()
+
+
+@pytest.fixture
+def two_places(three_nodes: Cluster) -> Iterator[list[str]]:
+    """The ids of the nodes that hold a worker."""
+    ray.init(address=three_nodes.address, log_to_driver=False)
+    yield [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    ray.shutdown()
+
+
 @pytest.fixture
 def one_node(cluster: str) -> Iterator[None]:
     ray.init(address=cluster, log_to_driver=False)
@@ -133,6 +196,8 @@ def pool(actor: type[Actor], points: int, room: Callable[[], int], arguments: tu
         room=room,
         attempts=settings.get("attempts", 3),
         point_seconds=settings.get("point_seconds"),
+        start_seconds=settings.get("start_seconds"),
+        admit=settings.get("admit", lambda prepared: None),
         failed_row=lambda index, attempts, reason: {"index": index, "attempt": attempts, "error": reason},
     )
 
@@ -195,6 +260,48 @@ def test_a_worker_that_cannot_start_later_does_not_end_a_run_that_goes_well_else
     done, given_up = finish(pool(OnlyTheFirstStarts, 20, room=lambda: 2, arguments=(str(tmp_path / "marker"),)))
     assert (len(done), given_up) == (20, [])
     assert len({row["pid"] for row in done}) == 1
+
+
+def test_a_node_where_no_worker_starts_does_not_end_the_run(two_places, caplog):
+    bad, good = two_places
+    done, given_up = finish(pool(RefusesOn, 6, room=cpus, arguments=(bad,)))
+    assert (len(done), given_up) == (6, [])
+    assert {row["node"] for row in done} == {good}
+    assert f"a worker cannot be set up, and its place stays empty: JobError: {bad}: torch finds no CUDA" in caplog.text
+
+
+def test_the_same_refusal_on_two_nodes_ends_the_run(two_places):
+    arguments = (two_places[0], True)
+    with pytest.raises(JobError, match="torch finds no CUDA device"):
+        finish(pool(RefusesOn, 6, room=lambda: 3, arguments=arguments))  # a third is still to be placed
+
+
+def test_a_device_that_runs_no_kernel_ends_the_run_where_it_is_the_only_one(one_node):
+    with pytest.raises(SrsRayError, match="a worker cannot be set up: RuntimeError: CUDA error: no kernel image"):
+        finish(pool(CannotRunAKernel, 4, room=lambda: 2))
+
+
+def test_workers_that_get_no_place_are_not_waited_for_when_all_others_refused(one_node, monkeypatch):
+    monkeypatch.setattr(pool_module, "PLACING_SECONDS", 2.0)
+    with pytest.raises(JobError, match="another srs-ray"):
+        finish(pool(RefusesToStart, 9, room=lambda: 9))
+
+
+def test_a_worker_that_hangs_at_its_start_is_replaced(one_node, tmp_path, caplog):
+    arguments = (str(tmp_path / "marker"),)
+    done, given_up = finish(pool(HangsAtFirst, 4, room=lambda: 1, start_seconds=2.0, arguments=arguments))
+    assert (len(done), given_up) == (4, [])
+    assert "a worker is replaced: its start took longer than 2 s" in caplog.text
+
+
+def test_a_worker_that_is_not_admitted_does_no_point(one_node, tmp_path, caplog):
+    def admit(prepared: str) -> str | None:
+        return None if prepared == "usual" else "its logits are others"
+
+    done, given_up = finish(pool(Differs, 12, room=lambda: 2, arguments=(str(tmp_path / "marker"),), admit=admit))
+    assert (len(done), given_up) == (12, [])
+    assert len({row["pid"] for row in done}) == 1
+    assert "a worker is retired: its logits are others" in caplog.text
 
 
 def test_a_killed_node_charges_nobody_and_a_late_node_takes_over(nodes):

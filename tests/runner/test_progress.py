@@ -49,3 +49,24 @@ def test_a_line_of_the_log_every_minute_says_how_far_the_run_is(clock, caplog):
     assert caplog.messages[-1] == (
         "9 of 10 points; 1 worker, 144 points/h, 0:00:25 to go; certified at 0: 100%, at 0.5: 100%, abstained: 0%"
     )
+
+
+@pytest.mark.parametrize("width", [80, 110])
+@pytest.mark.parametrize(("asked", "workers"), [(500, 1), (50_000, 128)])
+def test_the_live_view_fits_the_terminal_and_says_the_time_to_go(clock, width, asked, workers):
+    text = io.StringIO()
+    console = Console(file=text, force_terminal=True, width=width, height=30, color_system=None)
+    progress = RunProgress(console, asked, Tally(0.75, done=asked // 10, correct=asked // 20, errors=12))
+    clock[0] += 3600
+    progress.add(OK)
+    progress.tick(workers)
+    with console.capture() as shown:
+        for part in progress.bar.get_renderables():
+            console.print(part)
+    lines = [line.rstrip() for line in shown.get().splitlines()]
+    assert len(lines) == 2, lines
+    assert max(map(len, lines)) <= width
+    assert "\N{HORIZONTAL ELLIPSIS}" not in shown.get()
+    assert lines[0].endswith(" to go")
+    assert lines[1].startswith("certified at 0: ")
+    assert lines[1].endswith("errors: 12")

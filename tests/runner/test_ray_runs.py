@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import ray
 from ray.cluster_utils import Cluster
 
 from srs_ray.errors import JobError, SrsRayError
 from srs_ray.runner.certification import certify
 from srs_ray.runner.preparation import JobInputs
-from srs_ray.runner.ray_backend import RayBackend
+from srs_ray.runner.ray_backend import RayBackend, in_a_process_of_its_own
 from srs_ray.runs import RunDirectory
 
 LONG = 4000  # samples for a point that takes several looks of the driver, so that a worker is found at work
@@ -161,3 +164,21 @@ def test_points_of_a_killed_node_are_done_on_a_node_that_joins(
     run_in_process(undisturbed)
     assert result_rows(job.output) == result_rows(undisturbed.output)
     assert set(RunDirectory.open(job.output).rows(["attempt"])["attempt"].to_pylist()) == {1}
+
+
+def own_process() -> int:
+    return os.getpid()
+
+
+def test_the_process_that_measured_the_batch_ends_and_gives_its_memory_back(cluster):
+    ray.init(address=cluster, log_to_driver=False)
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test
+    try:
+        pid = ray.get(in_a_process_of_its_own(own_process, {"num_cpus": 1}).remote())
+        deadline = time.monotonic() + 60
+        while Path(f"/proc/{pid}").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    finally:
+        ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+        ray.shutdown()

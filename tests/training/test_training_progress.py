@@ -102,3 +102,29 @@ def test_on_a_terminal_there_is_a_live_line_with_loss_accuracies_and_the_time_to
     shown = text.getvalue()
     for part in ("epoch 1 unrolled 40/40", "loss 0.500", "87.6% (3)", "residual 2e-05, radius 0.61", "0:00:15 to go"):
         assert part in shown
+
+
+def test_without_a_terminal_a_long_epoch_says_every_minute_how_far_it_is() -> None:
+    text, clock = StringIO(), Clock()
+    with TrainingProgress(Console(file=text, width=40), SETTINGS, clock) as report:
+        for done in (10, 20, 30, 40):
+            clock.seconds += 45.0
+            report(batches(1, done))
+    assert [line.partition(", ")[0] for line in text.getvalue().splitlines()] == [
+        "epoch 1 unrolled 20/40 · loss 0.500",
+        "epoch 1 unrolled 40/40 · loss 0.500",
+    ]
+
+
+@pytest.mark.parametrize("width", [80, 110])
+def test_the_live_line_fits_the_terminal(width: int) -> None:
+    clock, console = Clock(), Console(file=StringIO(), force_terminal=True, width=width, color_system=None)
+    report = TrainingProgress(console, SETTINGS, clock)
+    clock.seconds = 3600.0
+    for told in (batches(1, 40), ended(1), batches(2, 20)):
+        report(told)
+    with console.capture() as shown:
+        console.print(report.bar.get_renderable())
+    [line] = [line.rstrip() for line in shown.get().splitlines()]
+    assert "epoch 2 unrolled 20/40 · loss 0.500" in line
+    assert line.endswith(" to go")
