@@ -271,17 +271,30 @@ def plot(
 @app.command(epilog="Example: srs-ray export runs/a --format cohen > a.tsv")
 def export(
     run: Run,
-    form: Annotated[str, typer.Option("--format", help="cohen: idx label predict radius correct time.")] = "cohen",
+    form: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="cohen: idx label predict radius correct time; points: all rows, with source, class name and error.",
+        ),
+    ] = "cohen",
     output: Annotated[Path | None, typer.Option(help="A file; default: standard output.")] = None,
     certificate: CertificateOption = None,
     alpha: AlphaOption = None,
 ) -> None:
-    """A run as tab-separated text, as the field's analysis scripts read it."""
-    from srs_ray.analysis import cohen_export, write_cohen_export
+    """A run as tab-separated text: as the field's analysis scripts read it, or with all that a row says in one cell."""
+    from srs_ray.analysis import cohen_export, points_export, write_cohen_export, write_text
 
-    if form != "cohen":
-        raise SrsRayError(f"no export format {form!r}; there is cohen")
+    if form not in ("cohen", "points"):
+        raise SrsRayError(f"no export format {form!r}; there are cohen and points")
     [frame] = _frames([run], certificate, alpha)
+    if form == "points":
+        text = points_export(frame)
+        if output is None:
+            typer.echo(text, nl=False)
+        else:
+            write_text(text, output)
+        return
     exported = cohen_export(frame) if output is None else write_cohen_export(frame, output)
     if output is None:
         typer.echo(exported.text, nl=False)

@@ -1,9 +1,10 @@
 """Reading what runs have found: certified accuracy, tables, curves and exports, from run directories alone."""
 
 from srs_ray.analysis.accuracy import average_certified_radius, certified_accuracy, summary
-from srs_ray.analysis.export import cohen_export, write_cohen_export
+from srs_ray.analysis.export import cohen_export, write_cohen_export, write_text
 from srs_ray.analysis.plot import plot_curves
 from srs_ray.analysis.points import load_points
+from srs_ray.analysis.points_export import points_export
 from srs_ray.analysis.radii import parse_radii
 from srs_ray.analysis.recertification import recertify
 from srs_ray.analysis.status import run_status, status_text
@@ -19,9 +20,11 @@ __all__ = [
     "parse_radii",
     "plot_curves",
     "plot_training",
+    "points_export",
     "recertify",
     "run_status",
     "status_text",
     "summary",
     "write_cohen_export",
+    "write_text",
 ]

@@ -10,6 +10,7 @@ import pandas as pd
 from srs_ray.analysis.accuracy import Summary, certified_accuracy, summary
 from srs_ray.analysis.radii import Radius, parse_radii
 from srs_ray.analysis.run_info import RunInfo
+from srs_ray.analysis.same_images import warn_of_other_images
 from srs_ray.analysis.statements import certificate_line, guarantee_line, per_run, subset_line
 from srs_ray.errors import SrsRayError
 
@@ -47,6 +48,7 @@ def compare(frames: Sequence[pd.DataFrame], radii: str | Iterable[str | float]) 
         raise SrsRayError("no run to compare; name at least one run directory")
     parsed = parse_radii(radii)
     infos = [RunInfo.of(df) for df in frames]
+    warn_of_other_images(frames)
     return [
         RunResults(
             label=label,

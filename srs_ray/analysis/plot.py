@@ -13,6 +13,7 @@ import pandas as pd
 from srs_ray.analysis.accuracy import certified_accuracy, certified_radii
 from srs_ray.analysis.comparison import run_labels
 from srs_ray.analysis.run_info import RunInfo
+from srs_ray.analysis.same_images import warn_of_other_images
 from srs_ray.analysis.statements import certificate_line, guarantee_line, per_run, subset_line
 from srs_ray.errors import SrsRayError
 
@@ -65,6 +66,7 @@ def plot_curves(frames: Sequence[pd.DataFrame], output: str | Path, max_radius: 
     from matplotlib.figure import Figure
 
     infos = [RunInfo.of(df) for df in frames]
+    warn_of_other_images(frames)
     labels = run_labels(infos)
     end = _end_of_axis(frames, infos) if max_radius is None else max_radius
     subtitle, notes = _subtitle(frames, infos, labels), _footnotes(infos, labels)

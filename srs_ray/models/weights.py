@@ -49,6 +49,14 @@ class Weights:
         return {name: _decoded(text) for name, text in sorted(self.metadata.items())}  # a file keeps no order
 
 
+def named_classes(card: Mapping[str, Any], count: int) -> tuple[str, ...] | None:
+    """The names of so many classes that a card has under `classes`, in the order of the logits; None without them."""
+    names = card.get("classes")
+    if isinstance(names, list) and len(names) == count and all(isinstance(name, str) for name in names):
+        return tuple(names)
+    return None
+
+
 def shipped_weights() -> list[str]:
     """The names of the weights that come with the package."""
     folder = files("srs_ray.models") / SHIPPED_FOLDER

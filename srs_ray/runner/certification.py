@@ -11,15 +11,18 @@ from statistics import median_low
 from rich.console import Console
 from rich.markup import escape
 
+from srs_ray.data import PointDataset
 from srs_ray.errors import RunDirectoryError
 from srs_ray.job import Job
 from srs_ray.runner.backend import Backend, Rows
 from srs_ray.runner.feasibility import check_feasible
 from srs_ray.runner.preparation import JobInputs, fingerprint_of, session_record
 from srs_ray.runner.progress import RunProgress, Tally
+from srs_ray.runner.same_images import refuse_other_images
 from srs_ray.runner.signals import StopRequest
 from srs_ray.runner.worker import WorkerSpec
 from srs_ray.runs import Lease, RowWriter, RunDirectory
+from srs_ray.runs.printable import printable
 from srs_ray.runs.schema import Row
 
 log = logging.getLogger(__name__)
@@ -83,12 +86,15 @@ def _run(inputs: JobInputs, backend: Backend, lease: Lease, console: Console) ->
     job = inputs.job
     spec, how = _with_batch(inputs, inputs.resolve(backend.device), backend, console)
     workers = backend.workers(len(inputs.indices))
+    fingerprint = fingerprint_of(spec, inputs.source)
+    before = RunDirectory.find(job.output)
     run = RunDirectory.create_or_continue(
         job.output,
         job=job.model_dump(mode="json"),
-        fingerprint=fingerprint_of(spec, inputs.source),
+        fingerprint=fingerprint,
         points=inputs.points,
         session=session_record(spec, workers),
+        verified=() if before is None else refuse_other_images(before, fingerprint, inputs.dataset),
     )
     for note in run.notes:
         console.print(f"[dim]note: {escape(note)}[/]", highlight=False)
@@ -97,11 +103,20 @@ def _run(inputs: JobInputs, backend: Backend, lease: Lease, console: Console) ->
         run,
         lease,
         inputs.indices,
-        lambda indices: backend.rows(spec, inputs.cargo, indices),
+        lambda indices: _with_sources(backend.rows(spec, inputs.cargo, indices), inputs.dataset),
         lambda: backend.ready,
         median_low(job.report.radii) if job.report.radii else 0.0,
         console,
     )
+
+
+def _with_sources(rows: Rows, dataset: PointDataset) -> Rows:
+    """The rows, each with its image's source: one of a worker that died has none."""
+    with closing(rows):
+        for row in rows:
+            if row is not None and row.get("source") is None:
+                row = {**row, "source": printable(dataset.name(row["index"]))}
+            yield row
 
 
 def _with_batch(inputs: JobInputs, spec: WorkerSpec, backend: Backend, console: Console) -> tuple[WorkerSpec, str]:

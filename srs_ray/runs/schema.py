@@ -9,10 +9,16 @@ from typing import Any
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 2
-READABLE_VERSIONS = (1, 2)  # 1 had none of the columns by looks
+SCHEMA_VERSION = 3
+READABLE_VERSIONS = (1, 2, 3)  # 1 had none of the columns by looks, 2 none of those of the image
 
 Row = dict[str, Any]
+
+_IMAGE_FIELDS = [
+    ("source", pa.string()),  # the image's file or key, as the data set names it
+    ("class_name", pa.string()),  # the label's, where the data set names its classes
+    ("pixels", pa.string()),  # sha256 of the float32 pixels that were certified
+]
 
 _CORE_FIELDS = [
     ("predicted", pa.int32()),  # the certified class, -1 for abstain
@@ -52,6 +58,7 @@ ROW_SCHEMA = pa.schema(
     [
         ("index", pa.int64()),  # position in the dataset
         ("label", pa.int32()),  # true class
+        *_IMAGE_FIELDS,
         ("status", pa.string()),  # ok | error
         ("error", pa.string()),  # the error's one line, null in ok rows
         *_CORE_FIELDS,
@@ -72,6 +79,7 @@ CORE_COLUMNS = tuple(name for name, _ in _CORE_FIELDS)
 EVIDENCE = {"sampling": tuple(name for name, _ in _SAMPLING_FIELDS)}  # columns by kind of evidence
 RESULT_COLUMNS = (*CORE_COLUMNS, *(name for columns in EVIDENCE.values() for name in columns))
 BY_LOOKS_COLUMNS = tuple(name for name, _ in _BY_LOOKS_FIELDS)
+IMAGE_COLUMNS = tuple(name for name, _ in _IMAGE_FIELDS)
 
 _WHOLE = [field.name for field in ROW_SCHEMA if pa.types.is_integer(field.type)]
 _LISTS_OF_WHOLE = [field.name for field in ROW_SCHEMA if pa.types.is_list(field.type)]
@@ -82,7 +90,8 @@ _FORBIDDEN = {"ok": ("error",), "error": (*RESULT_COLUMNS, *BY_LOOKS_COLUMNS)}
 
 def schema_of(version: int) -> pa.Schema:
     """The row schema of that version, one of READABLE_VERSIONS."""
-    return ROW_SCHEMA if version > 1 else pa.schema([f for f in ROW_SCHEMA if f.name not in BY_LOOKS_COLUMNS])
+    later = (*(IMAGE_COLUMNS if version < 3 else ()), *(BY_LOOKS_COLUMNS if version < 2 else ()))
+    return pa.schema([field for field in ROW_SCHEMA if field.name not in later])
 
 
 def check_row(row: Row) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from srs_ray.runs import RunDirectory
 from srs_ray.runs.parts import encode_part
-from srs_ray.runs.schema import BY_LOOKS_COLUMNS, rows_to_table
+from srs_ray.runs.schema import BY_LOOKS_COLUMNS, IMAGE_COLUMNS, rows_to_table
 
 
 @pytest.fixture
@@ -79,8 +79,10 @@ def test_part_of_another_run_is_quarantined(part, start, ok_row, tmp_path, caplo
 @pytest.mark.parametrize(
     ("version", "drop", "reason"),
     [
-        (b"3", [], "schema version is 3, expected 2 or less"),
-        (b"2", ["radius"], "columns are not those of the row schema"),
+        (b"4", [], "schema version is 4, expected 3 or less"),
+        (b"3", ["radius"], "columns are not those of the row schema"),
+        (b"3", ["pixels"], "columns are not those of the row schema"),
+        (b"2", [], "columns are not those of the row schema"),
         (b"1", [], "columns are not those of the row schema"),
     ],
 )
@@ -94,12 +96,22 @@ def test_part_of_another_schema_is_quarantined(part, start, ok_row, tmp_path, ca
 
 
 def test_part_written_before_there_were_looks_is_read_with_nulls_for_them(part, start, tmp_path) -> None:
-    table = pq.read_table(part).drop_columns(list(BY_LOOKS_COLUMNS))
+    table = pq.read_table(part).drop_columns([*BY_LOOKS_COLUMNS, *IMAGE_COLUMNS])
     metadata = {**table.schema.metadata, b"srs_ray.schema_version": b"1"}
     pq.write_table(table.replace_schema_metadata(metadata), part)
     run = start(tmp_path / "run")
     assert run.finished() == {0}
     assert run.rows(["index", "look_n", "stopped"]).to_pylist() == [{"index": 0, "look_n": None, "stopped": None}]
+
+
+def test_part_written_before_rows_knew_their_image_is_read_with_nulls_for_it(part, start, tmp_path) -> None:
+    table = pq.read_table(part).drop_columns(list(IMAGE_COLUMNS))
+    metadata = {**table.schema.metadata, b"srs_ray.schema_version": b"2"}
+    pq.write_table(table.replace_schema_metadata(metadata), part)
+    run = start(tmp_path / "run")
+    assert run.finished() == {0}
+    null = dict.fromkeys(IMAGE_COLUMNS)
+    assert run.rows(["index", *IMAGE_COLUMNS]).to_pylist() == [{"index": 0, **null}]
 
 
 def test_parquet_file_of_somebody_else_under_our_kind_of_name_is_quarantined(part, start, tmp_path) -> None:

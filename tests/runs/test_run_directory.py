@@ -38,7 +38,7 @@ def test_run_json_names_its_version_and_the_digest_of_its_fingerprint(start, tmp
     run = start(tmp_path)
     document = run_json(tmp_path)
     assert list(document) == ["schema_version", "job", "fingerprint", "created_at", "points", "sessions"]
-    assert document["schema_version"] == 2
+    assert document["schema_version"] == 3
     assert document["fingerprint"] == {"digest": digest(run.fingerprint), "settings": run.fingerprint}
 
 
@@ -125,7 +125,7 @@ def test_run_json_cut_anywhere_is_refused_by_name_and_not_overwritten(start, tmp
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"schema_version": 3}, "its schema version is 3, this srs-ray reads up to 2"),
+        ({"schema_version": 4}, "its schema version is 4, this srs-ray reads up to 3"),
         ({"schema_version": "one"}, "its schema version is 'one'"),
         ({"sessions": {}}, "sessions is absent or no list"),
         ({"job": None}, "job is absent or no dict"),
@@ -202,5 +202,29 @@ def test_every_part_names_its_schema_version_and_fingerprint(start, ok_row, tmp_
     run.append([ok_row(0)])
     (part,) = (tmp_path / "points").iterdir()
     metadata = pa.parquet.read_metadata(part).metadata
-    assert metadata[b"srs_ray.schema_version"] == b"2"
+    assert metadata[b"srs_ray.schema_version"] == b"3"
     assert metadata[b"srs_ray.fingerprint"] == digest(run.fingerprint).encode()
+
+
+def test_a_run_of_an_older_program_goes_on_without_what_its_fingerprint_did_not_know(start, ok_row, tmp_path) -> None:
+    start(tmp_path / "run").append([ok_row(0)])
+    older = RunDirectory.open(tmp_path / "run").fingerprint
+    run = start(tmp_path / "run", fingerprint={**older, "data.sample": "abc"})
+    assert run.finished() == {0}
+    assert run.fingerprint == older
+    assert run.notes == [
+        "data.sample is not compared: the fingerprint of this run, by an older srs-ray, does not know it"
+    ]
+    assert RunDirectory.open(tmp_path / "run").notes == []
+    with pytest.raises(RunDirectoryError, match=r"data\.new: \(not set\) there"):
+        start(tmp_path / "run", fingerprint={**older, "data.sample": "abc", "data.new": 1})
+
+
+def test_what_a_fingerprint_knew_is_compared_unless_the_caller_has_verified_it(start, ok_row, tmp_path) -> None:
+    known = {"noise.sigma": 0.5, "data.sample": "abc"}
+    start(tmp_path / "run", fingerprint=known).append([ok_row(0)])
+    for other in ({"noise.sigma": 0.5, "data.sample": "other"}, {"noise.sigma": 0.5}):
+        with pytest.raises(RunDirectoryError, match=r"data\.sample: \"abc\" there"):
+            start(tmp_path / "run", fingerprint=other)
+    run = start(tmp_path / "run", fingerprint={**known, "data.sample": "other"}, verified=("data.sample",))
+    assert (run.fingerprint, run.finished(), run.notes) == (known, {0}, [])
