@@ -32,6 +32,7 @@ from srs_ray.cli_options import (
     backend_opener,
     overrides,
 )
+from srs_ray.cli_output import keep_printing
 from srs_ray.cli_plan import PLAN_EXAMPLE, plan
 from srs_ray.cli_predict import PREDICT_EXAMPLE, predict
 from srs_ray.cli_weights import weights_app
@@ -69,6 +70,7 @@ RadiiOption = Annotated[
 
 def main() -> None:
     """The entry point: a user's mistake is one message and exit code 2, with a traceback under --debug only."""
+    keep_printing()
     try:
         app()
     except SrsRayError as error:
@@ -156,6 +158,7 @@ def certify(
     open_backend = backend_opener(job.execution, address, no_ray, worker_logs=_debug)
 
     from srs_ray.runner.certification import certify as run
+    from srs_ray.runs.printable import printable
 
     console = Console()
     summary = run(job, open_backend, console, download)
@@ -165,7 +168,7 @@ def certify(
     console.print(
         f"[bold]{state}[/]: {summary.done} of {summary.asked} points certified, {summary.finished} of them now"
         + (f", {summary.errors} failed" if summary.errors else "")
-        + f"; rows are in {escape(summary.path)}",
+        + f"; rows are in {escape(printable(summary.path))}",
         highlight=False,
     )
     if summary.missing:
@@ -287,6 +290,8 @@ def export(
 
     if form not in ("cohen", "points"):
         raise SrsRayError(f"no export format {form!r}; there are cohen and points")
+    from srs_ray.runs.printable import printable
+
     [frame] = _frames([run], certificate, alpha)
     if form == "points":
         text = points_export(frame)
@@ -299,7 +304,7 @@ def export(
     if output is None:
         typer.echo(exported.text, nl=False)
     for note in exported.notes:
-        messages.print(f"[dim]{escape(note)}[/]", highlight=False)
+        messages.print(f"[dim]{escape(printable(note))}[/]", highlight=False)
 
 
 @app.command(epilog="Example: srs-ray status runs/a --json")

@@ -16,6 +16,7 @@ from srs_ray.analysis.run_info import RunInfo
 from srs_ray.analysis.same_images import warn_of_other_images
 from srs_ray.analysis.statements import certificate_line, guarantee_line, per_run, subset_line
 from srs_ray.errors import SrsRayError
+from srs_ray.settings import home_expanded
 
 # Okabe and Ito's palette, without its yellow, which white paper swallows; each with a line style of its own, so that
 # the curves stay apart in grey print too.
@@ -90,7 +91,7 @@ def plot_curves(frames: Sequence[pd.DataFrame], output: str | Path, max_radius: 
 
 def drawable(output: str | Path) -> Path:
     """The path of a picture to be drawn; SrsRayError if its suffix is of no kind that is known here."""
-    output = Path(output)
+    output = home_expanded(output, SrsRayError)
     if output.suffix.lower() not in UNDATED:
         raise SrsRayError(f"cannot draw {output.name!r}: its suffix must be one of {', '.join(UNDATED)}")
     return output

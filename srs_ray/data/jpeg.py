@@ -49,7 +49,7 @@ def jpeg_fault(encoded: bytes) -> str | None:
         return None
     try:
         return _Reader(encoded).fault()
-    except (IndexError, ZeroDivisionError, _WrongHeader):  # IndexError: a segment that is shorter than it says
+    except (IndexError, ValueError, ZeroDivisionError, _WrongHeader):  # a segment is shorter than it says
         return FAULTS[WRONG_HEADER]
 
 
@@ -100,13 +100,14 @@ class _Reader:
         while at < end:
             table, counts = int(self.data[at]), self.data[at + 1 : at + 17].astype(int)
             at += 17
+            lengths = np.repeat(np.arange(1, 17), counts)
+            entries = np.repeat(lengths << 8 | self.data[at : at + len(lengths)], 1 << 16 - lengths)
             row = self.codes[4 * (table >> 4) + (table & 3)]
+            if len(entries) > len(row):
+                raise _WrongHeader
             row[:] = 0
-            code = 0
-            for length, count in enumerate(counts, start=1):
-                for _ in range(count):
-                    row[code : code + (1 << 16 - length)] = length << 8 | int(self.data[at])
-                    code, at = code + (1 << 16 - length), at + 1
+            row[: len(entries)] = entries
+            at += len(lengths)
 
     def _read_frame(self, at: int) -> None:
         if self.components:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.resources import as_file, files
@@ -19,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from srs_ray.errors import WeightsError
+from srs_ray.settings import home_expanded
 
 SHIPPED_FOLDER = "pretrained"
 NAMES_SHOWN = 8
@@ -74,8 +76,8 @@ def read_tensors(source: str | Path) -> Weights:
     if str(source) in shipped_weights():
         with as_file(files("srs_ray.models") / SHIPPED_FOLDER / f"{source}.safetensors") as path:
             return _read_safetensors(path)
-    path = Path(source).expanduser()
-    if not path.is_file():
+    path = home_expanded(source, WeightsError)
+    if not os.path.isfile(path):
         raise WeightsError(
             f"no weights at {path}: expected a checkpoint file, or the name of shipped weights "
             f"({', '.join(shipped_weights()) or 'none are shipped'})"

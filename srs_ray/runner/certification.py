@@ -64,7 +64,7 @@ def certify(job: Job, open_backend: Callable[[], Backend], console: Console, dow
     and the loss of workers. Raises SrsRayError for what the user can mend.
     """
     for warning in check_feasible(job):
-        console.print(f"[yellow]warning:[/] {escape(warning)}", highlight=False)
+        console.print(f"[yellow]warning:[/] {escape(printable(warning))}", highlight=False)
     inputs = JobInputs.read(job, download)
     job = inputs.job
     trained_at = inputs.source.card.get("sigma")
@@ -97,8 +97,8 @@ def _run(inputs: JobInputs, backend: Backend, lease: Lease, console: Console) ->
         verified=() if before is None else refuse_other_images(before, fingerprint, inputs.dataset),
     )
     for note in run.notes:
-        console.print(f"[dim]note: {escape(note)}[/]", highlight=False)
-    console.print(f"{escape(run.path)}: {backend.describe(workers)}, batch {how}", highlight=False)
+        console.print(f"[dim]note: {escape(printable(note))}[/]", highlight=False)
+    console.print(f"{escape(printable(run.path))}: {backend.describe(workers)}, batch {how}", highlight=False)
     return finish(
         run,
         lease,
