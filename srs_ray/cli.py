@@ -31,6 +31,7 @@ from srs_ray.cli_options import (
     overrides,
     with_job_options,
 )
+from srs_ray.cli_output import keep_printing
 from srs_ray.cli_plan import PLAN_EXAMPLE, plan
 from srs_ray.cli_predict import PREDICT_EXAMPLE, predict
 from srs_ray.cli_weights import weights_app
@@ -69,6 +70,7 @@ RadiiOption = Annotated[
 
 def main() -> None:
     """The entry point: a user's mistake is one message and exit code 2, with a traceback under --debug only."""
+    keep_printing()
     try:
         app()
     except SrsRayError as error:
@@ -130,6 +132,7 @@ def certify(
     open_backend = backend_opener(job.execution, address, no_ray, worker_logs=_debug)
 
     from srs_ray.runner.certification import certify as run
+    from srs_ray.runs.printable import printable
 
     console = open_console()
     summary = run(job, open_backend, console, download)
@@ -139,7 +142,7 @@ def certify(
     console.print(
         f"[bold]{state}[/]: {summary.done} of {summary.asked} points certified, {summary.finished} of them now"
         + (f", {summary.errors} failed" if summary.errors else "")
-        + f"; rows are in {escape(summary.path)}",
+        + f"; rows are in {escape(printable(summary.path))}",
         highlight=False,
     )
     if summary.missing:
@@ -266,22 +269,37 @@ def plot(
 @app.command(epilog="Example: srs-ray export runs/a --format cohen > a.tsv")
 def export(
     run: Run,
-    form: Annotated[str, typer.Option("--format", help="cohen: idx label predict radius correct time.")] = "cohen",
+    form: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="cohen: idx label predict radius correct time; points: all rows, with source, class name and error.",
+        ),
+    ] = "cohen",
     output: Annotated[Path | None, typer.Option(help="A file; default: standard output.")] = None,
     certificate: CertificateOption = None,
     alpha: AlphaOption = None,
 ) -> None:
-    """A run as tab-separated text, as the field's analysis scripts read it."""
-    from srs_ray.analysis import cohen_export, write_cohen_export
+    """A run as tab-separated text: as the field's analysis scripts read it, or with all that a row says in one cell."""
+    from srs_ray.analysis import cohen_export, points_export, write_cohen_export, write_text
 
-    if form != "cohen":
-        raise SrsRayError(f"no export format {form!r}; there is cohen")
+    if form not in ("cohen", "points"):
+        raise SrsRayError(f"no export format {form!r}; there are cohen and points")
+    from srs_ray.runs.printable import printable
+
     [frame] = _frames([run], certificate, alpha)
+    if form == "points":
+        text = points_export(frame)
+        if output is None:
+            typer.echo(text, nl=False)
+        else:
+            write_text(text, output)
+        return
     exported = cohen_export(frame) if output is None else write_cohen_export(frame, output)
     if output is None:
         typer.echo(exported.text, nl=False)
     for note in exported.notes:
-        messages.print(f"[dim]{escape(note)}[/]", highlight=False)
+        messages.print(f"[dim]{escape(printable(note))}[/]", highlight=False)
 
 
 @app.command(epilog="Example: srs-ray status runs/a --json")

@@ -9,6 +9,7 @@ import typer
 import yaml
 
 from srs_ray.errors import SrsRayError
+from srs_ray.settings import home_expanded
 
 weights_app = typer.Typer(no_args_is_help=True, help="Convert, inspect, draw and make weights.")
 
@@ -28,6 +29,7 @@ def convert(
     if arch is None:
         raise SrsRayError(f"{source} fits no known architecture; --arch NAME says what keeps it from fitting that one")
     build_model(arch, content)
+    target = home_expanded(target, SrsRayError)
     write_weights(Weights(content.tensors, {**content.metadata, "architecture": arch}), target)
     typer.echo(f"wrote {target} ({arch}, digest {content.digest[:16]})")
 
@@ -63,5 +65,6 @@ def init(
     from srs_ray.models.mdeq.checkpoints import random_weights
     from srs_ray.models.weights import write_weights
 
+    target = home_expanded(target, SrsRayError)
     write_weights(random_weights(arch, seed), target)
     typer.echo(f"wrote {target} (random weights of {arch})")

@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 from srs_ray.errors import JobError
 from srs_ray.job import Job
 from srs_ray.models.settings import ArchitectureSettings, ImportedModelSettings, ModelSettings
-from srs_ray.settings import Settings
+from srs_ray.settings import Settings, home_expanded
 from srs_ray.training.settings import TrainJob
 
 JobType = TypeVar("JobType", Job, TrainJob)
@@ -29,12 +29,12 @@ class _ModelAlone(Settings):
 
 def load_job(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Job:
     """The certification in a YAML file, with dotted settings overridden; JobError names each setting that is wrong."""
-    return _load(Job, Path(path), overrides or {})
+    return _load(Job, home_expanded(path, JobError), overrides or {})
 
 
 def load_train_job(path: str | Path, overrides: Mapping[str, Any] | None = None) -> TrainJob:
     """The training in a YAML file, with dotted settings overridden; JobError names each setting that is wrong."""
-    return _load(TrainJob, Path(path), overrides or {})
+    return _load(TrainJob, home_expanded(path, JobError), overrides or {})
 
 
 def load_model_section(raw: Mapping[str, Any]) -> ArchitectureSettings | ImportedModelSettings:
@@ -50,6 +50,8 @@ def parse_override(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not all(part.isidentifier() for part in key.strip().split(".")):
         raise JobError(f"--set {text!r}: expected SETTING=VALUE, for example noise.sigma=0.25")
+    if not value.isascii() and any("\udc80" <= character <= "\udcff" for character in value):
+        return key.strip(), value  # bytes of a path that are not UTF-8, and so no YAML
     try:
         return key.strip(), yaml.safe_load(value)
     except (yaml.YAMLError, ValueError) as error:

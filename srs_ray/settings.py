@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from fractions import Fraction
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -28,6 +29,14 @@ def _usable_path(text: str) -> str:
 Probability = Annotated[float, Field(gt=0, lt=1)]
 Radius = Annotated[float, BeforeValidator(_number), Field(ge=0, allow_inf_nan=False)]
 PathOrName = Annotated[str, AfterValidator(_usable_path)]
+
+
+def home_expanded(path: str | os.PathLike[str], error: type[Exception]) -> Path:
+    """The path with the home directory for a leading ~ or ~user; raises `error` where there is no such directory."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as unknown:
+        raise error(f"{os.fspath(path)} names a home directory that there is not: give the whole path") from unknown
 
 
 class Settings(BaseModel):

@@ -2,10 +2,11 @@
 
 from srs_ray.analysis.accuracy import average_certified_radius, certified_accuracy, summary
 from srs_ray.analysis.comparison import point_warnings
-from srs_ray.analysis.export import cohen_export, write_cohen_export
+from srs_ray.analysis.export import cohen_export, write_cohen_export, write_text
 from srs_ray.analysis.pairing import paired_difference
 from srs_ray.analysis.plot import plot_curves
 from srs_ray.analysis.points import load_points
+from srs_ray.analysis.points_export import points_export
 from srs_ray.analysis.projection import p_lower_quantiles, projected_radii
 from srs_ray.analysis.radii import parse_radii
 from srs_ray.analysis.recertification import recertify
@@ -25,10 +26,12 @@ __all__ = [
     "plot_curves",
     "plot_training",
     "point_warnings",
+    "points_export",
     "projected_radii",
     "recertify",
     "run_status",
     "status_text",
     "summary",
     "write_cohen_export",
+    "write_text",
 ]

@@ -13,6 +13,7 @@ from srs_ray.analysis.accuracy import points_asked, right_radii
 from srs_ray.analysis.run_info import RunInfo
 from srs_ray.analysis.statements import certificate_line, floor_line, guarantee_line
 from srs_ray.errors import SrsRayError
+from srs_ray.settings import home_expanded
 
 ABSTAIN, UNKNOWN_LABEL = -1, -2  # not the same: a script that compares them must not find a hit
 
@@ -67,9 +68,15 @@ def cohen_export(df: pd.DataFrame) -> CohenExport:
 def write_cohen_export(df: pd.DataFrame, output: str | Path) -> CohenExport:
     """Write `cohen_export(df)` to the file `output` and return it; SrsRayError where it cannot be written."""
     export = cohen_export(df)
+    write_text(export.text, output)
+    return export
+
+
+def write_text(text: str, output: str | Path) -> None:
+    """Writes UTF-8 text to a file, whose folders are made; SrsRayError where it cannot be written."""
+    path = home_expanded(output, SrsRayError)
     try:
-        Path(output).parent.mkdir(parents=True, exist_ok=True)
-        Path(output).write_text(export.text)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise SrsRayError(f"cannot write {output} ({error.strerror or error}); choose another output") from error
-    return export

@@ -13,6 +13,7 @@ import pandas as pd
 from srs_ray.analysis.accuracy import certified_accuracy, certified_radii
 from srs_ray.analysis.comparison import run_labels
 from srs_ray.analysis.run_info import RunInfo
+from srs_ray.analysis.same_images import warn_of_other_images
 from srs_ray.analysis.statements import (
     certificate_line,
     false_certificates_line,
@@ -22,6 +23,7 @@ from srs_ray.analysis.statements import (
     subset_line,
 )
 from srs_ray.errors import SrsRayError
+from srs_ray.settings import home_expanded
 
 # Okabe and Ito's palette, without its yellow, which white paper swallows; each with a line style of its own, so that
 # the curves stay apart in grey print too.
@@ -73,6 +75,7 @@ def plot_curves(frames: Sequence[pd.DataFrame], output: str | Path, max_radius: 
     from matplotlib.figure import Figure
 
     infos = [RunInfo.of(df) for df in frames]
+    warn_of_other_images(frames)
     labels = run_labels(infos)
     end = _end_of_axis(frames, infos) if max_radius is None else max_radius
     subtitle, notes = _subtitle(frames, infos, labels), _footnotes(frames, infos, labels)
@@ -96,7 +99,7 @@ def plot_curves(frames: Sequence[pd.DataFrame], output: str | Path, max_radius: 
 
 def drawable(output: str | Path) -> Path:
     """The path of a picture to be drawn; SrsRayError if its suffix is of no kind that is known here."""
-    output = Path(output)
+    output = home_expanded(output, SrsRayError)
     if output.suffix.lower() not in UNDATED:
         raise SrsRayError(f"cannot draw {output.name!r}: its suffix must be one of {', '.join(UNDATED)}")
     return output

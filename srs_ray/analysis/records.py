@@ -51,7 +51,7 @@ def comparison_json(results: Sequence[RunResults]) -> str:
         }
         for result in results
     ]
-    return json.dumps(runs, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    return json.dumps(runs, indent=2, allow_nan=False) + "\n"
 
 
 def _notes(result: RunResults) -> list[str]:

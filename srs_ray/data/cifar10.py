@@ -42,6 +42,11 @@ class Cifar10:
         """Ten classes."""
         return len(self._files.classes)
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """airplane to truck."""
+        return tuple(self._files.classes)
+
     @cached_property
     def identity(self) -> dict[str, str | int]:
         """See `PointDataset.identity`; the content digest is over pixels and labels."""

@@ -45,6 +45,11 @@ class Digits:
         """Ten digits."""
         return 10
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """0 to 9."""
+        return tuple(map(str, range(10)))
+
     @cached_property
     def identity(self) -> dict[str, str | int]:
         """See `PointDataset.identity`; the content digest is over images and labels."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import os
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,32 +14,56 @@ from torch import Tensor
 
 from srs_ray.data.images import decode, preprocessing_name
 from srs_ray.data.kind import Kind
+from srs_ray.data.listing import conspicuous_names, list_images
 from srs_ray.data.points import class_label, class_list_digest, digest
 from srs_ray.errors import DataError, PointError
 
 if TYPE_CHECKING:
     from srs_ray.data.settings import DataSettings
 
+log = logging.getLogger(__name__)
+
+FILES_READ = 64
+"""So many files, evenly spaced, are read whole for the digest `sample`; of the others the size alone is looked at."""
+
 
 class FolderImages:
     """The images under `root`, one folder per class, as torchvision's ImageFolder orders them: classes by name, then
-    files by path. Labels are the positions of the class names in that order. Raises DataError if there are none."""
+    files by path. Hidden and machine-made entries are left out, with a warning.
 
-    def __init__(self, kind: str, root: Path, split: str, input_shape: tuple[int, int, int]) -> None:
-        from torchvision.datasets import ImageFolder
+    Labels are the positions of the class names in that order, or in `classes`, which then has the names of exactly
+    these folders. Raises DataError for anything else, and, without `classes`, where all names are whole numbers that
+    the order of text would put in another order than that of numbers.
+    """
 
+    def __init__(
+        self,
+        kind: str,
+        root: Path,
+        split: str,
+        input_shape: tuple[int, int, int],
+        classes: Sequence[str] | None = None,
+    ) -> None:
         self._kind = kind
         self._split = split
         self._root = root
         self._input_shape = input_shape
-        try:
-            folder = ImageFolder(str(root))
-        except OSError as error:
-            raise DataError(f"{root} does not hold one folder of images per class: {error}") from error
-        above = os.path.join(root, "")
-        self._files = [file.removeprefix(above).replace(os.sep, "/") for file, _ in folder.samples]
-        self._labels = folder.targets
-        self._classes = folder.classes
+        listing = list_images(root)
+        if classes is None:
+            _refuse_numbers_out_of_order(root, listing.classes)
+        else:
+            _refuse_other_names(root, listing.classes, classes)
+        self.class_names: tuple[str, ...] = tuple(classes or listing.classes)
+        label_of = {name: label for label, name in enumerate(self.class_names)}
+        self._files = listing.files
+        self._labels = [label_of[file.partition("/")[0]] for file in listing.files]
+        if listing.left_out:
+            log.warning(
+                "%s: left out %d hidden or machine-made entries or links that loop, such as %s",
+                root,
+                len(listing.left_out),
+                ascii(listing.left_out[0]),
+            )
 
     def __len__(self) -> int:
         return len(self._files)
@@ -44,24 +71,26 @@ class FolderImages:
     @property
     def class_count(self) -> int:
         """The number of class folders."""
-        return len(self._classes)
+        return len(self.class_names)
 
     @cached_property
     def identity(self) -> dict[str, str | int]:
-        """See `PointDataset.identity`; the content digest is over the ordered files' names and labels, not their bytes:
-        reading all of ImageNet would take longer than many a run."""
+        """See `PointDataset.identity`. `content` is a digest of the ordered files' names and labels; `sample` one of
+        the sizes of all files and the bytes of FILES_READ evenly spaced ones: reading all of ImageNet would take longer
+        than many a run."""
         listing = (f"{label} {file}\0" for label, file in zip(self._labels, self._files, strict=True))
         return {
             "kind": self._kind,
             "split": self._split,
             "points": len(self),
-            "classes": class_list_digest(self._classes),
+            "classes": class_list_digest(self.class_names),
             "content": digest(entry.encode("utf-8", "surrogateescape") for entry in listing),
+            "sample": self._sample_digest(),
             "preprocessing": preprocessing_name(self._input_shape),
         }
 
     def label(self, index: int) -> int:
-        """The position of the image's folder among the class folders, sorted by name."""
+        """The position of the image's folder among the class names."""
         return class_label(self._labels[index], self.class_count, self.name(index))
 
     def image(self, index: int) -> Tensor:
@@ -76,26 +105,90 @@ class FolderImages:
         """Such as 'val/n01440764/n01440764_tench.JPEG'."""
         return f"{self._root.name}/{self._files[index]}"
 
+    def _sample_digest(self) -> str:
+        count = min(FILES_READ, len(self))
+        read = {number * len(self) // count for number in range(count)}
+        total = hashlib.sha256()
+        for index, file in enumerate(self._files):
+            path = self._root / file
+            total.update(f"{_size_of(path)} ".encode())
+            if index in read:
+                total.update(_bytes_digest(path).encode())
+        return total.hexdigest()
 
-def open_image_folder(path: Path, split: str, input_shape: tuple[int, int, int]) -> FolderImages:
+
+def open_image_folder(
+    path: Path, split: str, input_shape: tuple[int, int, int], classes: Sequence[str] | None = None
+) -> FolderImages:
     """The images in path/<split>, or in `path` itself where `split` is ''. Raises DataError if there is no such folder.
 
     A split that is not there is refused: `path` itself would then pass its other splits off as classes.
     """
     root = path / split if split else path
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise DataError(f"no folder {root}: name one that holds a folder of images per class" + _without(split))
-    return FolderImages("imagefolder", root, split, input_shape)
+    return FolderImages("imagefolder", root, split, input_shape, classes)
 
 
 def _without(split: str) -> str:
     return ", or leave split out if path is that folder" if split else ""
 
 
+def _refuse_numbers_out_of_order(root: Path, names: Sequence[str]) -> None:
+    if not all(name.isascii() and name.isdecimal() for name in names):
+        return
+    by_number = sorted(names, key=int)
+    if list(names) == by_number:
+        return
+    place = next(place for place, pair in enumerate(zip(names, by_number, strict=True)) if pair[0] != pair[1])
+    raise DataError(
+        f"{root}: the class folders are named by whole numbers, and sorted as text {names[place]} comes where "
+        f"{by_number[place]} comes as a number, so labels would be mixed up: set data.classes to the names in the "
+        f"order of the model's classes ([{', '.join(by_number[:3])}, ...], or a file with one name a line), or rename "
+        "the folders with leading zeros"
+    )
+
+
+def _refuse_other_names(root: Path, found: Sequence[str], classes: Sequence[str]) -> None:
+    missing = [name for name in classes if name not in found]
+    extra = [name for name in found if name not in classes]
+    if missing or extra:
+        faults = [
+            f"{what} {', '.join(map(repr, names[:8]))}" for what, names in (("no", missing), ("also", extra)) if names
+        ]
+        raise DataError(
+            f"{root} holds {' and '.join(faults)}, while data.classes names {len(classes)} classes: name each folder "
+            "there once, in the order of the model's classes"
+        )
+
+
+def _size_of(path: Path) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return -1
+
+
+def _bytes_digest(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return "unreadable"
+
+
 def _open(
     section: DataSettings, input_shape: tuple[int, int, int], class_count: int | None, download: bool
 ) -> FolderImages:
-    return open_image_folder(KIND.path_of(section), KIND.split_of(section), input_shape)
+    path, split = KIND.path_of(section), KIND.split_of(section)
+    dataset = open_image_folder(path, split, input_shape, section.classes)
+    if class_count is not None and dataset.class_count > class_count:
+        named = conspicuous_names(dataset.class_names)
+        raise DataError(
+            f"the imagefolder data has {dataset.class_count} classes, the model tells {class_count} apart: choose the "
+            f"data the model was trained on, or remove the folder that is no class{f' ({named})' if named else ''}"
+        )
+    return dataset
 
 
-KIND = Kind("imagefolder", _open, takes=("split",))
+KIND = Kind("imagefolder", _open, takes=("split", "classes"))

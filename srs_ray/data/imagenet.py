@@ -20,8 +20,8 @@ IMAGENET_CLASSES = 1000
 def open_imagenet(path: Path, split: str, input_shape: tuple[int, int, int]) -> FolderImages:
     """ImageNet (ILSVRC 2012): 1,000 folders named by WordNet id in path/<split>, or in `path` itself; labels in sorted
     order of the ids. Raises DataError, saying what was found, for anything else."""
-    root = path / split if (path / split).is_dir() else path
-    if not root.is_dir():
+    root = path / split if os.path.isdir(path / split) else path
+    if not os.path.isdir(root):
         raise DataError(f"no ImageNet at {path}: give a folder that holds {split}/n01440764 and the other classes")
     folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
     strange = [name for name in folders if not re.fullmatch(r"n\d{8}", name)]

@@ -11,6 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from srs_ray.data.jpeg import jpeg_fault
+from srs_ray.data.png import png_fault
 from srs_ray.errors import PointError, ShapeError
 
 SHORTER_SIDE = 256
@@ -31,13 +33,17 @@ def preprocessing_name(input_shape: tuple[int, int, int]) -> str:
 def decode(encoded: bytes, input_shape: tuple[int, int, int], name: str) -> Tensor:
     """The encoded image (JPEG, PNG, ...) as x_CHW; PointError, which starts with `name`, if that is not possible.
 
-    Truncated files are refused, never filled up with grey. EXIF rotation is not applied: published ImageNet results,
-    made with torchvision, do not apply it either.
+    Damaged files are refused, never filled up with grey, even where the decoder only warns. EXIF rotation is not
+    applied: published ImageNet results, made with torchvision, do not apply it either.
     """
     if not encoded:
         raise PointError(f"{name}: the image is empty (0 bytes)")
     with _readable(name), Image.open(BytesIO(encoded)) as image:
-        return to_input(image, input_shape, name)
+        x_CHW = to_input(image, input_shape, name)
+    fault = jpeg_fault(encoded) or png_fault(encoded)
+    if fault is not None:
+        raise PointError(f"{name}: the image is damaged: {fault}")
+    return x_CHW
 
 
 def image_tensor(image: object, input_shape: tuple[int, int, int], name: str) -> Tensor:

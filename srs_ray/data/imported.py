@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from torch import Tensor
 
 from srs_ray.data.images import image_tensor, preprocessing_name
 from srs_ray.data.kind import Kind
-from srs_ray.data.points import class_label, class_list_digest, digest
+from srs_ray.data.points import class_label, class_list_digest, digest, refuse_labels_from_one
 from srs_ray.errors import DataError, PointError
 from srs_ray.models.user_code import Built, Import, build, describe_failure, loaded_code
 from srs_ray.settings import flattened
@@ -47,6 +48,7 @@ class ImportedData:
             self._class_count = class_count
         else:
             raise DataError(f"{built.label} does not say its classes: give it class_names, a list of str")
+        self._refuse_labels_from_one()
         self._last: tuple[int, object] | None = None  # label and image are asked for one after the other
 
     def __len__(self) -> int:
@@ -136,6 +138,16 @@ class ImportedData:
             if isinstance(names, list | tuple) and names and all(isinstance(name, str) for name in names):
                 return tuple(names)
         return None
+
+    def _refuse_labels_from_one(self) -> None:
+        """Looks at the list of labels that many objects have; of others labels are not known before they are read."""
+        for attribute in ("targets", "labels"):
+            try:
+                labels_N = np.asarray(self._attribute(attribute))
+            except Exception:  # whatever it is, it is no list of labels
+                continue
+            if labels_N.dtype.kind in "iu" and labels_N.shape == (len(self),):
+                refuse_labels_from_one(labels_N, self._class_count, f"{attribute} of {self.built.label}")
 
     def _checked_identity(self, own: object) -> dict[str, Any]:
         if isinstance(own, str):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from srs_ray.data.points import PointDataset
 from srs_ray.errors import DataError
+from srs_ray.settings import home_expanded
 
 if TYPE_CHECKING:
     from srs_ray.data.settings import DataSettings
@@ -48,7 +49,7 @@ class Kind:
         """The section's path, with the user's folder for ~. Raises DataError if it has none."""
         if section.path is None:
             raise DataError(f"data kind {self.name} needs a path: say where the data lies")
-        return Path(section.path).expanduser()
+        return home_expanded(section.path, DataError)
 
     def split_of(self, section: DataSettings) -> str:
         """The section's split, else the kind's own, else ''. Raises DataError for one that there is not."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,9 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
+from srs_ray.data.class_names import check_class_names
 from srs_ray.data.images import decode, preprocessing_name
 from srs_ray.data.kind import Kind
-from srs_ray.data.points import class_label, digest
+from srs_ray.data.points import class_label, digest, refuse_labels_from_one
 from srs_ray.errors import DataError, PointError
 
 if TYPE_CHECKING:
@@ -31,7 +33,8 @@ class ParquetImages:
     The columns of images and labels are those named, or else the ones that `parquet_shard.choose_columns` finds. Labels
     are held in memory, images are read when asked for, a few rows at a time, from one shard at a time, so that any size
     will do; asking in rising order is the fast way. `class_count` None takes the largest label plus one, which is right
-    if the last class occurs. Raises DataError for any other file or folder, naming the shard.
+    if the last class occurs. Classes are named by `classes`, else as Hugging Face's metadata name them. Raises
+    DataError for any other file or folder, naming the shard.
     """
 
     def __init__(
@@ -41,8 +44,9 @@ class ParquetImages:
         class_count: int | None,
         image_column: str | None = None,
         label_column: str | None = None,
+        classes: Sequence[str] | None = None,
     ) -> None:
-        from srs_ray.data.parquet_shard import Shard, choose_columns, read_schema
+        from srs_ray.data.parquet_shard import Shard, choose_columns, named_classes, read_schema
 
         files = _shard_files(path)
         schema = read_schema(files[0])
@@ -59,6 +63,8 @@ class ParquetImages:
             raise DataError(f"{path} has no rows: expected one per image")
         self._labels_N = np.concatenate([shard.labels_N for shard in self._shards])
         self._class_count = class_count if class_count is not None else int(max(self._labels_N.max(), 0)) + 1
+        refuse_labels_from_one(self._labels_N, self._class_count, str(path))
+        self.class_names = _class_names(path, classes, named_classes(schema, self._columns), self._class_count)
         self._input_shape = input_shape
         self._reading = self._shards[0]
 
@@ -113,11 +119,24 @@ class ParquetImages:
         return self._shards[number], index - self._starts[number]
 
 
+def _class_names(
+    path: Path, given: Sequence[str] | None, stored: Sequence[str] | None, class_count: int
+) -> tuple[str, ...] | None:
+    """The names given, else those of the file if they are as many as there are classes. Raises DataError where they
+    are not as many, or contradict each other."""
+    if given is None:
+        return tuple(stored) if stored is not None and len(stored) == class_count else None
+    if len(given) != class_count:
+        raise DataError(f"data.classes has {len(given)} names, and there are {class_count} classes: give as many")
+    check_class_names(given, stored, str(path))
+    return tuple(given)
+
+
 def _shard_files(path: Path) -> list[Path]:
     """The file itself, or a folder's Parquet files by name, hidden ones apart. Raises DataError if there are none."""
-    if path.is_file():
+    if os.path.isfile(path):
         return [path]
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise DataError(f"no Parquet file {path}: name the file itself, or a folder of shards")
     files = sorted(
         (file for file in path.glob("*.parquet") if file.is_file() and not file.name.startswith(".")),
@@ -160,7 +179,7 @@ def _open(
             f"split is {section.split!r}, but a Parquet file has no splits: name the file to use, without split"
         )
     path = KIND.path_of(section)
-    return ParquetImages(path, input_shape, class_count, section.image_column, section.label_column)
+    return ParquetImages(path, input_shape, class_count, section.image_column, section.label_column, section.classes)
 
 
-KIND = Kind("parquet", _open, takes=("image_column", "label_column"))
+KIND = Kind("parquet", _open, takes=("image_column", "label_column", "classes"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,6 +57,16 @@ def choose_columns(path: Path, schema: pa.Schema, image: str | None = None, labe
     if not pa.types.is_integer(found):
         raise DataError(f"{path}: column {columns.label} is {found}: expected whole numbers")
     return columns
+
+
+def named_classes(schema: pa.Schema, columns: Columns) -> list[str] | None:
+    """The class names that Hugging Face's metadata give the column of labels, None without them."""
+    try:
+        stored = json.loads((schema.metadata or {})[b"huggingface"])
+        names = stored["info"]["features"][columns.label]["names"]
+    except (KeyError, TypeError, ValueError):
+        return None
+    return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
 
 
 class Shard:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +22,10 @@ class PointDataset(Protocol):
     @property
     def class_count(self) -> int:
         """How many classes a label chooses from."""
+
+    @property
+    def class_names(self) -> Sequence[str] | None:
+        """The classes by their labels, None where the data do not name them."""
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -56,6 +61,17 @@ def class_label(label: object, class_count: int, name: str) -> int:
     if not 0 <= found < class_count:
         raise PointError(f"{name}: label is {found}, expected 0 to {class_count - 1}")
     return found
+
+
+def refuse_labels_from_one(labels_N: np.ndarray, class_count: int, name: str) -> None:
+    """Raises DataError where labels count from 1: some are `class_count`, none is 0. Missing ones, below 0, say
+    nothing."""
+    known_N = labels_N[labels_N >= 0]
+    if len(known_N) and known_N.min() >= 1 and known_N.max() == class_count:
+        raise DataError(
+            f"{name}: labels are {known_N.min()} to {class_count}, and the {class_count} classes have the labels 0 to "
+            f"{class_count - 1}: subtract 1 from every label, or choose the data the model was trained on"
+        )
 
 
 def point_indices(length: int, start: int = 0, stop: int | None = None, every: int = 1) -> range:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,11 @@ class RoundedPixels:
     def class_count(self) -> int:
         """See `PointDataset`."""
         return self.dataset.class_count
+
+    @property
+    def class_names(self) -> Sequence[str] | None:
+        """See `PointDataset`."""
+        return self.dataset.class_names
 
     @property
     def identity(self) -> Mapping[str, Any]:

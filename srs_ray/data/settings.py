@@ -5,15 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from srs_ray.data.registry import kind_named
 from srs_ray.models.user_code import Import
-from srs_ray.settings import PathOrName, Settings, arguments
+from srs_ray.settings import PathOrName, Settings, arguments, home_expanded
 
 # Settings that not every kind has; and those that, not set, are left out where a section is written down: the stored
 # jobs of older runs, which know nothing of them, stay equal.
-_OF_SOME_KINDS = ("import_", "args", "image_column", "label_column")
+_OF_SOME_KINDS = ("import_", "args", "image_column", "label_column", "classes")
 _LEFT_OUT_UNSET = (*_OF_SOME_KINDS, "pixels")
 
 
@@ -26,10 +33,33 @@ def _an_import(text: str) -> str:
     return text
 
 
+def _class_names(given: Any) -> Any:
+    """The names that a list has, or a text file, one a line; numbers in a list are names too."""
+    if isinstance(given, str):
+        path = home_expanded(given, ValueError)
+        try:
+            given = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+            raise ValueError(f"the file of class names {path} cannot be read: {reason}") from error
+        given = [line.strip() for line in given if line.strip()]
+    if not isinstance(given, list | tuple):
+        return given
+    return [str(name) if isinstance(name, int) and not isinstance(name, bool) else name for name in given]
+
+
+def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+    twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
+    if not names or twice is not None:
+        raise ValueError("expected at least one class name" if not names else f"{twice!r} is there twice")
+    return names
+
+
 class DataSettings(Settings):
     """Where points come from, and which of them: start, start + every, ... below stop (null: to the end).
 
     `pixels: rounded` rounds them to whole 255ths, for images that noise on the image grid cannot be added to otherwise.
+    `classes` are the names of the classes in the order of the model's, a list or a text file with one name a line.
     `import` names a data set of one's own, FILE.py:NAME or MODULE:NAME, called with `args`; no `kind` then.
     """
 
@@ -44,6 +74,7 @@ class DataSettings(Settings):
     image_column: PathOrName | None = None
     label_column: PathOrName | None = None
     pixels: Literal["rounded"] | None = None
+    classes: Annotated[tuple[str, ...], BeforeValidator(_class_names), AfterValidator(_distinct)] | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -30,7 +30,7 @@ from srs_ray.models.user_code import (
     loaded_code,
     loaded_modules,
 )
-from srs_ray.models.weights import Weights, misfits_of, read_tensors, shown_briefly
+from srs_ray.models.weights import Weights, misfits_of, named_classes, read_tensors, shown_briefly
 from srs_ray.settings import flattened
 from srs_ray.solvers.iteration import SolverSetting
 
@@ -98,7 +98,6 @@ class ArchitectureSource:
     weights: Weights
     parts: tuple[str, ...] = EQUILIBRIUM_PARTS
     built: None = None
-    class_names: None = None
     packages: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -112,6 +111,11 @@ class ArchitectureSource:
     @property
     def classes(self) -> int:
         return family_of(self.arch).input_of(self.arch)[1]
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """As the card of the weights names them under `classes`."""
+        return named_classes(self.card, self.classes)
 
     @property
     def state_size(self) -> int:
@@ -157,7 +161,7 @@ class ImportedSource:
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
-        return self.settings.class_names
+        return self.settings.class_names or named_classes(self.card, self.classes)
 
     @property
     def state_size(self) -> int:

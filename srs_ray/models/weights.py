@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.resources import as_file, files
@@ -19,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from srs_ray.errors import WeightsError
+from srs_ray.settings import home_expanded
 
 SHIPPED_FOLDER = "pretrained"
 NAMES_SHOWN = 8
@@ -49,6 +51,14 @@ class Weights:
         return {name: _decoded(text) for name, text in sorted(self.metadata.items())}  # a file keeps no order
 
 
+def named_classes(card: Mapping[str, Any], count: int) -> tuple[str, ...] | None:
+    """The names of so many classes that a card has under `classes`, in the order of the logits; None without them."""
+    names = card.get("classes")
+    if isinstance(names, list) and len(names) == count and all(isinstance(name, str) for name in names):
+        return tuple(names)
+    return None
+
+
 def shipped_weights() -> list[str]:
     """The names of the weights that come with the package."""
     folder = files("srs_ray.models") / SHIPPED_FOLDER
@@ -66,8 +76,8 @@ def read_tensors(source: str | Path) -> Weights:
     if str(source) in shipped_weights():
         with as_file(files("srs_ray.models") / SHIPPED_FOLDER / f"{source}.safetensors") as path:
             return _read_safetensors(path)
-    path = Path(source).expanduser()
-    if not path.is_file():
+    path = home_expanded(source, WeightsError)
+    if not os.path.isfile(path):
         raise WeightsError(
             f"no weights at {path}: expected a checkpoint file, or the name of shipped weights "
             f"({', '.join(shipped_weights()) or 'none are shipped'})"

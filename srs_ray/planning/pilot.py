@@ -13,6 +13,7 @@ from srs_ray.job import Job
 from srs_ray.runner.backend import Backend
 from srs_ray.runner.certification import RunSummary, certify
 from srs_ray.runner.preparation import JobInputs, begun_with, fingerprint_of
+from srs_ray.runner.same_images import refuse_other_images
 from srs_ray.runs import RunDirectory
 from srs_ray.runs.schema import Row
 
@@ -104,12 +105,13 @@ def _refuse_other(run: RunDirectory, inputs: JobInputs) -> None:
         fingerprint_of(inputs.resolve(kind, begun_with(run.path)), inputs.source)
         for kind in (("cpu", "cuda") if device == "auto" else (device,))
     ]
+    verified = [refuse_other_images(run, fingerprint, inputs.dataset) for fingerprint in fingerprints]
     try:
-        run.refuse_other(fingerprints[0])
+        run.refuse_other(fingerprints[0], verified[0])
     except RunDirectoryError:
         if len(fingerprints) == 1:
             raise
-        run.refuse_other(fingerprints[1])
+        run.refuse_other(fingerprints[1], verified[1])
 
 
 def _rows(path: str, indices: range) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from rich.table import Table
 from srs_ray.planning.fresh_seed import SEED
 from srs_ray.planning.plan import Cost, Expected, JobPlan
 from srs_ray.planning.target_radius import MOST_SAMPLES, TargetPlan
+from srs_ray.runs.printable import printable
 
 WHY_A_SEED = (
     "the seed is fresh: these settings were chosen by what the job's own noise gave, and on the same noise the "
@@ -25,11 +26,11 @@ def print_plan(plan: JobPlan, console: Console) -> None:
     def say(line: str) -> None:
         console.print(line, highlight=False, soft_wrap=True)  # what is to be pasted stays in one line
 
-    say(f"[bold]{escape(plan.run)}[/]: {plan.done} of {plan.points} points done, {plan.todo} to do")
+    say(f"[bold]{escape(printable(plan.run))}[/]: {plan.done} of {plan.points} points done, {plan.todo} to do")
     if plan.errors:
         say(
             f"[yellow]{plan.errors} of {_points(plan.errors + plan.pilot)} ended in error[/] and are in no figure "
-            f"below; the first: {escape(plan.first_error or '')}"
+            f"below; the first: {escape(printable(plan.first_error or ''))}"
         )
     if plan.costs is None:
         say("no point is done yet, so nothing is said about the cost; --pilot 20 does 20 first")

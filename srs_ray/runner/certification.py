@@ -12,16 +12,19 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from srs_ray.data import PointDataset
 from srs_ray.errors import RunDirectoryError
 from srs_ray.job import Job
 from srs_ray.runner.backend import Backend, Rows
 from srs_ray.runner.feasibility import check_feasible
 from srs_ray.runner.preparation import JobInputs, begun_with, fingerprint_of, session_record
 from srs_ray.runner.progress import RunProgress, Tally
+from srs_ray.runner.same_images import refuse_other_images
 from srs_ray.runner.signals import StopRequest
 from srs_ray.runner.worker import Cargo, WorkerSpec
 from srs_ray.runs import Lease, RowWriter, RunDirectory, runs_on_the_same_noise
-from srs_ray.runs.fingerprint import differences
+from srs_ray.runs.fingerprint import differences, not_compared
+from srs_ray.runs.printable import printable
 from srs_ray.runs.record import REHEARSED
 from srs_ray.runs.schema import Row
 
@@ -65,7 +68,7 @@ def certify(job: Job, open_backend: Callable[[], Backend], console: Console, dow
     they come, through Ctrl-C, SIGTERM, SIGHUP and the loss of workers. Raises SrsRayError for what the user can mend.
     """
     for warning in check_feasible(job):
-        console.print(f"[yellow]warning:[/] {escape(warning)}", highlight=False)
+        console.print(f"[yellow]warning:[/] {escape(printable(warning))}", highlight=False)
     inputs = JobInputs.read(job, download)
     job = inputs.job
     trained_at = inputs.source.card.get("sigma")
@@ -91,12 +94,12 @@ def _run(inputs: JobInputs, backend: Backend, lease: Lease, console: Console) ->
     spec, how = _with_batch(inputs, inputs.resolve(backend.device, begun_with(job.output)), backend, console)
     workers = backend.workers(len(inputs.indices))
     run = _started(inputs, spec, workers, console)
-    console.print(f"{escape(run.path)}: {backend.describe(workers)}, batch {how}", highlight=False)
+    console.print(f"{escape(printable(run.path))}: {backend.describe(workers)}, batch {how}", highlight=False)
     return finish(
         run,
         lease,
         inputs.indices,
-        lambda indices: _rows(run, backend, spec, inputs.cargo, indices),
+        lambda indices: _with_sources(_rows(run, backend, spec, inputs.cargo, indices), inputs.dataset),
         lambda: backend.ready,
         _watched_radius(job),
         console,
@@ -112,8 +115,10 @@ def _spec_of_a_finished_run(inputs: JobInputs) -> tuple[WorkerSpec, int] | None:
     device = last.get("device")
     if device not in ("cpu", "cuda") or asked not in ("auto", device):
         return None
-    spec = inputs.resolve(device)
-    if differences(run.fingerprint, fingerprint_of(spec, inputs.source)):
+    spec = inputs.resolve(device, begun_with(inputs.job.output))
+    fingerprint = fingerprint_of(spec, inputs.source)
+    changed = {name for name, _, _ in differences(run.fingerprint, fingerprint)}
+    if changed.difference(not_compared(run.fingerprint, fingerprint)):
         return None
     batch = last.get("batch", spec.batch) if inputs.job.execution.batch == "auto" else spec.batch
     return replace(spec, batch=batch), int(last.get("workers", 0))
@@ -138,16 +143,18 @@ def _started(inputs: JobInputs, spec: WorkerSpec, workers: int, console: Console
     job = inputs.job
     fingerprint = fingerprint_of(spec, inputs.source)
     for warning in _chosen_on_this_noise(job.output, fingerprint):
-        console.print(f"[yellow]warning:[/] {escape(warning)}", highlight=False)
+        console.print(f"[yellow]warning:[/] {escape(printable(warning))}", highlight=False)
+    before = RunDirectory.find(job.output)
     run = RunDirectory.create_or_continue(
         job.output,
         job=job.model_dump(mode="json"),
         fingerprint=fingerprint,
         points=inputs.points,
         session=session_record(spec, workers),
+        verified=() if before is None else refuse_other_images(before, fingerprint, inputs.dataset),
     )
     for note in run.notes:
-        console.print(f"[dim]note: {escape(note)}[/]", highlight=False)
+        console.print(f"[dim]note: {escape(printable(note))}[/]", highlight=False)
     return run
 
 
@@ -175,6 +182,15 @@ def _chosen_on_this_noise(path: str, fingerprint: dict[str, Any]) -> list[str]:
             "--seed and --output"
         )
     return warnings
+
+
+def _with_sources(rows: Rows, dataset: PointDataset) -> Rows:
+    """The rows, each with its image's source: one of a worker that died has none."""
+    with closing(rows):
+        for row in rows:
+            if row is not None and row.get("source") is None:
+                row = {**row, "source": printable(dataset.name(row["index"]))}
+            yield row
 
 
 def _with_batch(inputs: JobInputs, spec: WorkerSpec, backend: Backend, console: Console) -> tuple[WorkerSpec, str]:

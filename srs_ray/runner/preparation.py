@@ -7,7 +7,6 @@ import platform
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import prod
-from pathlib import Path
 from typing import Any
 
 from srs_ray.data import PointDataset, point_indices
@@ -17,6 +16,7 @@ from srs_ray.models import user_files
 from srs_ray.models.opening import ModelSource, read_model
 from srs_ray.runner.worker import Cargo, WorkerSpec, open_job_data
 from srs_ray.runs import RunDirectory
+from srs_ray.settings import home_expanded
 from srs_ray.smoothing.batch_size import default_batch
 from srs_ray.smoothing.noise import USUAL, NoiseGenerator, generator_named, noise_generator, self_check
 from srs_ray.smoothing.version import sampling_version
@@ -41,7 +41,7 @@ class JobInputs:
         user_files.forget()  # the files of another job in this process
         source = read_model(job.model, job.execution.dtype)
         job = completed(job, source)
-        path = None if job.data.path is None else str(Path(job.data.path).expanduser().absolute())
+        path = None if job.data.path is None else str(home_expanded(job.data.path, DataError).absolute())
         dataset = open_job_data(job, source, path, download)
         indices = point_indices(len(dataset), job.data.start, job.data.stop, job.data.every)
         _refuse_other_size(dataset, indices, source)

@@ -15,12 +15,14 @@ from torch import Tensor
 
 import srs_ray
 from srs_ray.data import PointDataset, open_data
+from srs_ray.data.class_names import check_class_names, class_names_of
 from srs_ray.errors import DataError, JobError, PointError
 from srs_ray.job import Job, open_job_model
 from srs_ray.models.opening import ModelSource
 from srs_ray.models.out_of_memory import is_out_of_memory
 from srs_ray.runner.allocator import keep_freed_memory
 from srs_ray.runner.rehearsal import Rehearsal, rehearse
+from srs_ray.runs.printable import printable
 from srs_ray.smoothing.batch_size import MeasuredBatch, fastest_batch
 from srs_ray.smoothing.judge import SmoothingJudge, device_name, use_exact_float32
 from srs_ray.smoothing.noise import noise_generator, self_check
@@ -30,6 +32,8 @@ from srs_ray.smoothing.version import sampling_version
 log = logging.getLogger(__name__)
 
 Done = TypeVar("Done")
+LONGEST_ERROR = 4000  # characters of an error row's line: a user's exception can hold a whole tensor
+
 Row = dict[str, Any]  # the columns of a run directory by name
 
 
@@ -60,9 +64,11 @@ class Cargo:
 
 
 def open_job_data(job: Job, source: ModelSource, path: str | None, download: bool = False) -> PointDataset:
-    """The job's data set, checked against its model."""
+    """The job's data set, checked against its model: images' size, number of classes, and their names."""
     section = job.data.model_copy(update={"path": path})
-    return open_data(section, source.input_shape, source.classes, download)
+    dataset = open_data(section, source.input_shape, source.classes, download)
+    check_class_names(class_names_of(dataset), source.class_names, source.label)
+    return dataset
 
 
 def measure_batch(spec: WorkerSpec, cargo: Cargo, threads: int) -> MeasuredBatch:
@@ -87,6 +93,7 @@ class PointWorker:
             raise JobError(f"{socket.gethostname()}: the job asks for CUDA, but torch finds none in this worker")
         self.dataset = cargo.dataset or open_job_data(job, cargo.source, spec.data_path)
         self._check_same(spec)
+        self._class_names = class_names_of(self.dataset)
         self.sigma = job.noise.sigma
         self.judge = SmoothingJudge(
             model=open_job_model(job, cargo.source, spec.device),
@@ -146,7 +153,13 @@ class PointWorker:
         except PointError as error:
             seconds = time.perf_counter() - started
             row = PointRow(index, label, status="error", error=_one_line(error), sigma=self.sigma, seconds=seconds)
-        return asdict(replace(row, attempt=attempt))
+        return asdict(replace(row, attempt=attempt, **self._image_of(index, label)))
+
+    def _image_of(self, index: int, label: int | None) -> dict[str, Any]:
+        """Where the point's image is from, and what its class is called, as text that any file and terminal takes."""
+        names = self._class_names
+        class_name = None if names is None or label is None else printable(names[label])
+        return {"source": printable(self.dataset.name(index)), "class_name": class_name}
 
     def _certify_in_memory(self, x_CHW: Tensor, index: int, label: int | None) -> PointRow:
         return self._in_memory(f"point {index}", lambda: self.judge.certify(x_CHW, index, label))
@@ -175,4 +188,5 @@ def failed_row(sigma: float, index: int, attempts: int, reason: object) -> Row:
 
 
 def _one_line(reason: object) -> str:
-    return " ".join(str(reason).split()) or type(reason).__name__
+    line = printable(" ".join(str(reason).split())) or type(reason).__name__
+    return line if len(line) <= LONGEST_ERROR else f"{line[:LONGEST_ERROR]}..."

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from srs_ray.errors import RunDirectoryError
 from srs_ray.runs.compaction import merged, parts_to_merge
 from srs_ray.runs.effective import ORDER_COLUMNS, effective_rows
-from srs_ray.runs.fingerprint import ABSENT, differences, digest
+from srs_ray.runs.fingerprint import ABSENT, differences, digest, not_compared
 from srs_ray.runs.lease import LEASE_JSON
 from srs_ray.runs.parts import UnreadablePartError, decode_part, encode_part
 from srs_ray.runs.printable import printable, printable_table
@@ -46,6 +46,7 @@ class RunDirectory:
         self._record = record
         self._digest = digest(record.fingerprint)
         self._reported: set[str] = set()
+        self._not_compared: list[str] = []
 
     @staticmethod
     def open(path: str | os.PathLike[str]) -> RunDirectory:
@@ -67,11 +68,17 @@ class RunDirectory:
 
     @staticmethod
     def create_or_continue(
-        path: str | os.PathLike[str], job: Json, fingerprint: Json, points: Json, session: Json
+        path: str | os.PathLike[str],
+        job: Json,
+        fingerprint: Json,
+        points: Json,
+        session: Json,
+        verified: Collection[str] = (),
     ) -> RunDirectory:
         """Start a run, or continue the one that is there, and open it for writing.
 
         `points` holds start, stop and every; `session` is any JSON on this start (started_at, versions, device, ...).
+        `verified` names settings of the fingerprint that may differ: the caller has compared what they stand for.
         Parts that cannot be read are moved to quarantine/ with a logged warning: their points are to be done again.
         Raises RunDirectoryError, with nothing changed, where the fingerprint differs from the one that is there, the
         folder belongs to something else, or it cannot be written. It keeps no other process out: a Lease does.
@@ -83,7 +90,7 @@ class RunDirectory:
             now = datetime.now(UTC).isoformat(timespec="seconds")
             record = RunRecord(job=job, fingerprint=fingerprint, created_at=now, points=points, sessions=[session])
         else:
-            _check_fingerprint(storage, before.fingerprint, fingerprint)
+            _check_fingerprint(storage, before.fingerprint, fingerprint, verified)
             record = before.continued(job, points, session)
         text = record.to_json().encode()
         with naming_errors(storage, f"cannot write {_RUN_JSON}"):
@@ -91,6 +98,7 @@ class RunDirectory:
             storage.put(_RUN_JSON, text)  # before points/: a folder of ours is never without it
             storage.make_folder(_POINTS)
         run = RunDirectory(storage, RunRecord.from_json(text))
+        run._not_compared = not_compared(run.fingerprint, fingerprint)
         run._clean()
         return run
 
@@ -109,9 +117,12 @@ class RunDirectory:
         """The settings that decide what a row means, by dotted name."""
         return self._record.fingerprint
 
-    def refuse_other(self, fingerprint: Json) -> None:
-        """Raises RunDirectoryError, which names what differs, unless a job with this fingerprint continues the run."""
-        _check_fingerprint(self._storage, self.fingerprint, fingerprint)
+    def refuse_other(self, fingerprint: Json, verified: Collection[str] = ()) -> None:
+        """Raises RunDirectoryError, which names what differs, unless a job with this fingerprint continues the run.
+
+        `verified` is as `create_or_continue` has it.
+        """
+        _check_fingerprint(self._storage, self.fingerprint, fingerprint, verified)
 
     @property
     def points(self) -> Json:
@@ -138,7 +149,11 @@ class RunDirectory:
     @property
     def notes(self) -> list[str]:
         """One line per version, device or batch, or whatever else sessions record, that changed between two of them."""
-        return session_changes(self.sessions)
+        unknown = [
+            f"{name} is not compared: the fingerprint of this run, by an older srs-ray, does not know it"
+            for name in self._not_compared
+        ]
+        return [*session_changes(self.sessions), *unknown]
 
     def rows(self, columns: Sequence[str] | None = None) -> pa.Table:
         """The effective rows, sorted by index: per index its newest `ok` row, else its newest `error` row.
@@ -152,7 +167,22 @@ class RunDirectory:
         if unknown:
             raise ValueError(f"rows have no column {', '.join(unknown)}; they have {', '.join(ROW_SCHEMA.names)}")
         table = self._all_rows(list(dict.fromkeys([*wanted, *ORDER_COLUMNS])))
+        if "pixels" in wanted:
+            self._warn_of_other_pixels(table)
         return effective_rows(table).select(wanted)
+
+    def _warn_of_other_pixels(self, table: pa.Table) -> None:
+        """An index means one image: rows that say otherwise come from somewhere else."""
+        pairs = table.filter(pc.is_valid(table["pixels"])).group_by("index").aggregate([("pixels", "count_distinct")])
+        several = pairs.filter(pc.greater(pairs["pixels_count_distinct"], 1))["index"].to_pylist()
+        if several:
+            log.warning(
+                "%s: %d points have rows of different images (pixels differ), the first of them point %d: the newest "
+                "counts; their rows should not be in one run",
+                printable(self.path),
+                len(several),
+                min(several),
+            )
 
     def finished(self) -> set[int]:
         """The indices that have an `ok` row; nothing else of the rows is decoded."""
@@ -278,8 +308,13 @@ def _check_unused(storage: Storage) -> None:
         )
 
 
-def _check_fingerprint(storage: Storage, old: Json, new: Json) -> None:
-    changes = [f"{printable(name)}: {_shown(was)} there, {_shown(now)} now" for name, was, now in differences(old, new)]
+def _check_fingerprint(storage: Storage, old: Json, new: Json, verified: Collection[str]) -> None:
+    passed = {*verified, *not_compared(old, new)}
+    changes = [
+        f"{printable(name)}: {_shown(was)} there, {_shown(now)} now"
+        for name, was, now in differences(old, new)
+        if name not in passed
+    ]
     if changes:
         raise RunDirectoryError(
             f"{storage.location}: holds a run with other settings ({'; '.join(changes)}); "

@@ -20,6 +20,10 @@ class Absent(Enum):
 
 ABSENT = Absent.ABSENT
 
+# Settings that older programs did not put into a fingerprint. A run without one of them is continued all the same: its
+# own fingerprint stays as it is, and the caller says that this setting is not compared.
+LATER = frozenset({"data.sample"})
+
 
 def digest(settings: Mapping[str, Any]) -> str:
     """SHA-256, in hex, of the settings as canonical JSON: the same for any order of keys, and for 1 and 1.0.
@@ -37,6 +41,11 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[st
     """
     pairs = [(name, old.get(name, ABSENT), new.get(name, ABSENT)) for name in sorted({*old, *new})]
     return [(name, was, now) for name, was, now in pairs if not _same(was, now)]
+
+
+def not_compared(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """The settings of LATER that the new fingerprint has and the old one, of an older program, does not."""
+    return sorted(name for name in LATER if name in new and name not in old)
 
 
 def _same(was: Any, now: Any) -> bool:

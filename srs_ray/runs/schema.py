@@ -10,9 +10,15 @@ from typing import Any
 import pyarrow as pa
 
 SCHEMA_VERSION = 3
-READABLE_VERSIONS = (1, 2, 3)  # 1 had none of the columns by looks, 2 none of those of misses
+READABLE_VERSIONS = (1, 2, 3)  # 1 had no columns by looks, 2 none of misses and none of the image
 
 Row = dict[str, Any]
+
+_IMAGE_FIELDS = [
+    ("source", pa.string()),  # the image's file or key, as the data set names it
+    ("class_name", pa.string()),  # the label's, where the data set names its classes
+    ("pixels", pa.string()),  # sha256 of the float32 pixels that were certified
+]
 
 _CORE_FIELDS = [
     ("predicted", pa.int32()),  # the certified class, -1 for abstain
@@ -58,6 +64,7 @@ ROW_SCHEMA = pa.schema(
     [
         ("index", pa.int64()),  # position in the dataset
         ("label", pa.int32()),  # true class
+        *_IMAGE_FIELDS,
         ("status", pa.string()),  # ok | error
         ("error", pa.string()),  # the error's one line, null in ok rows
         *_CORE_FIELDS,
@@ -80,6 +87,7 @@ EVIDENCE = {"sampling": tuple(name for name, _ in _SAMPLING_FIELDS)}  # columns 
 RESULT_COLUMNS = (*CORE_COLUMNS, *(name for columns in EVIDENCE.values() for name in columns))
 BY_LOOKS_COLUMNS = tuple(name for name, _ in _BY_LOOKS_FIELDS)
 MISSES_COLUMNS = tuple(name for name, _ in _MISSES_FIELDS)
+IMAGE_COLUMNS = tuple(name for name, _ in _IMAGE_FIELDS)
 
 _WHOLE = [field.name for field in ROW_SCHEMA if pa.types.is_integer(field.type)]
 _LISTS_OF_WHOLE = [field.name for field in ROW_SCHEMA if pa.types.is_list(field.type)]
@@ -90,7 +98,7 @@ _FORBIDDEN = {"ok": ("error",), "error": (*RESULT_COLUMNS, *BY_LOOKS_COLUMNS, *M
 
 def schema_of(version: int) -> pa.Schema:
     """The row schema of that version, one of READABLE_VERSIONS."""
-    later = {1: (*BY_LOOKS_COLUMNS, *MISSES_COLUMNS), 2: MISSES_COLUMNS}.get(version, ())
+    later = (*(MISSES_COLUMNS + IMAGE_COLUMNS if version < 3 else ()), *(BY_LOOKS_COLUMNS if version < 2 else ()))
     return pa.schema([field for field in ROW_SCHEMA if field.name not in later])
 
 

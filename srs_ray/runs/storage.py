@@ -19,6 +19,7 @@ import pyarrow.fs as fs
 
 from srs_ray.errors import RunDirectoryError
 from srs_ray.runs.printable import printable
+from srs_ray.settings import home_expanded
 
 _TEMPORARY_PREFIX = ".srs-ray-"  # a leading dot: readers of Parquet folders (pandas, pyarrow) skip such names
 _S3_PATIENCE = {"connect_timeout": 5.0, "request_timeout": 10.0}  # seconds without an answer, for each attempt
@@ -179,15 +180,17 @@ class LocalStorage(Storage):
 
 
 def open_storage(path: str | os.PathLike[str]) -> Storage:
-    """Storage at a local path, or at a URI of a filesystem that pyarrow knows; nothing is created or checked.
+    """Storage at a local path (~ is the home directory), or at a URI of a filesystem that pyarrow knows.
 
-    Credentials come from where pyarrow looks for them (the environment, ~/.aws), never from the URI. The endpoint of an
-    S3-compatible store comes from AWS_ENDPOINT_URL or the URI (?endpoint_override=host:port&scheme=http).
-    Raises RunDirectoryError where pyarrow cannot open the URI, or it carries credentials.
+    Nothing is created or checked. Credentials come from where pyarrow looks for them (the environment, ~/.aws), never
+    from the URI. The endpoint of an S3-compatible store comes from AWS_ENDPOINT_URL or the URI
+    (?endpoint_override=host:port&scheme=http).
+    Raises RunDirectoryError where pyarrow cannot open the URI, or it carries credentials, and for a path that is not
+    UTF-8 or names a home directory that there is not.
     """
     location = os.fspath(path)
     if "://" not in location:
-        return LocalStorage(location, location)
+        return _local_storage(location)
     check_no_credentials(location)
     try:
         filesystem, root = fs.FileSystem.from_uri(location)
@@ -200,6 +203,18 @@ def open_storage(path: str | os.PathLike[str]) -> Storage:
     if filesystem.type_name == "s3":
         filesystem = _less_patient(filesystem)
     return Storage(filesystem, root, location)
+
+
+def _local_storage(location: str) -> LocalStorage:
+    if location.startswith("~"):
+        location = str(home_expanded(location, RunDirectoryError))
+    try:
+        str(Path(location).absolute()).encode()
+    except UnicodeEncodeError as error:
+        raise RunDirectoryError(
+            f"{location}: a run cannot lie at a path that is not UTF-8; choose another output, or rename the folder"
+        ) from error
+    return LocalStorage(location, location)
 
 
 def _less_patient(filesystem: fs.FileSystem) -> fs.FileSystem:

@@ -19,7 +19,7 @@ from srs_ray.smoothing.base_classifier import NO_CLASS, BaseClassifier
 from srs_ray.smoothing.estimation import NOTHING_ESTIMATED, Estimation, estimate, refuse_nonfinite
 from srs_ray.smoothing.noise import Domain, NoiseGenerator, NoisyPoint
 from srs_ray.smoothing.plan import Plan
-from srs_ray.smoothing.row import PointRow
+from srs_ray.smoothing.row import PointRow, pixel_digest
 from srs_ray.smoothing.samplers.sampler import Selection
 from srs_ray.smoothing.smoothing import Smoothing
 
@@ -90,6 +90,7 @@ class SmoothingJudge:
         return PointRow(
             index=index,
             label=label,
+            pixels=pixel_digest(x_CHW),
             predicted=predicted,
             radius=radius,
             correct=None if label is None else predicted != ABSTAIN and predicted == label,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -14,6 +17,9 @@ class PointRow:
 
     index: int
     label: int | None
+    source: str | None = None
+    class_name: str | None = None
+    pixels: str | None = None
     status: str = "ok"
     error: str | None = None
     predicted: int | None = None
@@ -50,3 +56,9 @@ class PointRow:
     batch: int | None = None
     attempt: int = 1
     finished_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+
+def pixel_digest(x_CHW: Tensor) -> str:
+    """sha256, in hexadecimal, of an image's pixels: float32, little-endian, channel by channel, row by row."""
+    pixels = x_CHW.detach().cpu().contiguous().numpy().astype("<f4", copy=False)
+    return hashlib.sha256(pixels.tobytes()).hexdigest()

@@ -11,6 +11,8 @@ from PIL import Image, ImageFile
 from torchvision.transforms import CenterCrop, Compose, Resize, ToTensor
 
 from srs_ray.data.images import decode, preprocessing_name
+from srs_ray.data.jpeg import ENDS_EARLY, FAULTS, GOES_ON, NO_RESTART, jpeg_fault
+from srs_ray.data.png import png_fault
 from srs_ray.errors import PointError
 
 SMALL = (3, 32, 32)
@@ -114,3 +116,86 @@ def test_real_imagenet_images_equal_the_fields_pipeline():
     pipeline = Compose([Resize(256), CenterCrop(224), ToTensor()])
     for file in sorted(SAMPLE.glob("*/*.JPEG"))[::50]:
         assert torch.equal(decode(file.read_bytes(), LARGE, file.name), pipeline(Image.open(file).convert("RGB")))
+
+
+LAYOUTS = [
+    {},
+    {"progressive": True},
+    {"subsampling": 0},
+    {"subsampling": 1, "optimize": True},
+    {"quality": 100, "progressive": True},
+    {"quality": 3},
+    {"restart_marker_blocks": 2},
+    {"restart_marker_rows": 1, "progressive": True},
+]
+
+
+@pytest.mark.parametrize("options", LAYOUTS)
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_whole_jpegs_of_every_layout_are_read(picture, encoded, options, mode):
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (45, 61, 3), dtype=np.uint8))
+    for image in (picture(), picture(61, 45), noise, Image.new("RGB", (8, 17), "white"), picture(1, 1)):
+        content = encoded(image.convert(mode), "JPEG", **options)
+        assert jpeg_fault(content) is None
+        assert jpeg_fault(content + b"what follows the end is not looked at") is None
+
+
+@pytest.mark.parametrize("options", LAYOUTS)
+def test_a_jpeg_cut_short_and_given_an_end_marker_is_refused(picture, encoded, options):
+    whole = encoded(picture(64, 64), "JPEG", **options)
+    first = whole.index(b"\xff\xda") + 14
+    for length in [*range(first, len(whole) - 2, 7), len(whole) - 3]:
+        content = whole[:length] + b"\xff\xd9"
+        assert jpeg_fault(content) is not None, length
+    with pytest.raises(PointError, match=r"^a\.jpg: the image is damaged: its compressed data end before the image"):
+        decode(whole[:-3] + b"\xff\xd9", LARGE, "a.jpg")
+
+
+@pytest.mark.parametrize("filler", [b"\0", b"\xff", b"\x5a\xa5"])
+def test_a_jpeg_of_which_a_sector_was_overwritten_is_refused(picture, encoded, filler):
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8))
+    whole = encoded(noise, "JPEG")
+    damaged = whole[:2048] + (filler * 1024)[:1024] + whole[3072:]
+    with pytest.raises(PointError, match=r"^a\.jpg: (the image is damaged|not readable)"):
+        decode(damaged, LARGE, "a.jpg")
+
+
+def test_a_jpeg_with_data_that_its_image_does_not_use_is_refused(picture, encoded):
+    whole = encoded(picture(64, 64), "JPEG")
+    assert jpeg_fault(whole[:-2] + bytes(10) + whole[-2:]) == FAULTS[GOES_ON]
+    restarts = encoded(picture(64, 64), "JPEG", restart_marker_blocks=2)
+    at = restarts.index(b"\xff\xd0")
+    assert jpeg_fault(restarts[:at] + bytes(10) + restarts[at:]) == FAULTS[GOES_ON]
+    assert jpeg_fault(restarts[:at] + b"\xff\xd3" + restarts[at + 2 :]) == FAULTS[NO_RESTART]
+
+
+def test_a_progressive_jpeg_that_lacks_its_last_scans_is_refused(picture, encoded):
+    whole = encoded(picture(64, 64), "JPEG", progressive=True)
+    scans = [at for at in range(len(whole)) if whole[at : at + 2] in (b"\xff\xda", b"\xff\xc4")]
+    assert len(scans) > 6
+    for at in scans[1:]:
+        assert jpeg_fault(whole[:at] + b"\xff\xd9") == FAULTS[ENDS_EARLY]
+
+
+def test_a_png_with_a_changed_byte_of_its_pixels_is_refused(picture, encoded):
+    whole = encoded(picture())
+    assert png_fault(whole) is None
+    start = whole.index(b"IDAT") + 4
+    for place in range(start, whole.index(b"IEND") - 4):
+        changed = whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
+        with pytest.raises(PointError, match=r"^a\.png: "):
+            decode(changed, SMALL, "a.png")
+
+
+@pytest.mark.skipif(not SAMPLE.is_dir(), reason="the ImageNet sample is not there")
+def test_no_real_photograph_is_called_damaged():
+    files = sorted(SAMPLE.glob("*/*.JPEG"))[::4]
+    assert [file.name for file in files if jpeg_fault(file.read_bytes()) is not None] == []
+
+
+def test_the_damaged_cases_are_refused_and_the_whole_one_is_read(shared):
+    folder = shared / "cases" / "jpeg-cut-short-with-eoi"
+    decode((folder / "whole.jpg").read_bytes(), LARGE, "whole.jpg")
+    for name in ("cut.jpg", "cut-eoi.jpg", "zeroed-sector.jpg"):
+        with pytest.raises(PointError, match=rf"^{name}: "):
+            decode((folder / name).read_bytes(), LARGE, name)

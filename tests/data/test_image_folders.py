@@ -1,4 +1,4 @@
-"""Folders of images: order, labels and identity come from the names alone."""
+"""Folders of images: order and labels come from the names, identity from names, sizes and some of the bytes."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from torchvision.datasets import ImageFolder
 
-from srs_ray.data import open_dataset
+from srs_ray.data import open_data, open_dataset
+from srs_ray.data.folders import FILES_READ
+from srs_ray.data.settings import DataSettings
 from srs_ray.errors import DataError, PointError
 
 SHAPE = (3, 32, 32)
@@ -190,3 +193,109 @@ def test_the_real_imagenet_sample_opens_and_decodes():
         assert x_CHW.shape == (3, 224, 224)
         assert 0 <= x_CHW.min() < x_CHW.max() <= 1
         assert dataset.label(index) == index
+
+
+def test_identity_holds_a_digest_of_sizes_and_of_evenly_spaced_files(tmp_path):
+    for index in range(2 * FILES_READ):
+        (tmp_path / f"class-{index % 2}").mkdir(exist_ok=True)
+        (tmp_path / f"class-{index % 2}" / f"{index:04}.png").write_bytes(bytes(10))
+
+    def sample() -> str:
+        return open_dataset("imagefolder", tmp_path, None, SHAPE).identity["sample"]
+
+    before = sample()
+    (tmp_path / "class-0" / "0000.png").write_bytes(b"other byte")  # the first file is read
+    assert sample() != before
+    (tmp_path / "class-0" / "0000.png").write_bytes(bytes(10))
+    assert sample() == before
+    (tmp_path / "class-0" / "0002.png").write_bytes(b"other byte")  # the second is not, but its size is looked at
+    assert sample() == before
+    (tmp_path / "class-0" / "0002.png").write_bytes(bytes(11))
+    assert sample() != before
+
+
+HIDDEN = ["cat/.ipynb_checkpoints/a.png", "cat/@eaDir/a.png/THUMB.png", "cat/._a.png", "dog/deep/.hidden/c.png"]
+HIDDEN += [".ipynb_checkpoints/a.png", "__MACOSX/cat/a.png", ".trash/b.png", "cat/Thumbs.db", "dog/.DS_Store"]
+HIDDEN += ["#recycle/a.png", "cat/lost+found/a.png"]
+
+
+def test_hidden_and_machine_made_entries_are_left_out_at_every_depth(animals, picture, caplog):
+    root = animals("animals")
+    before = open_dataset("imagefolder", root, None, SHAPE)
+    assert caplog.text == ""
+    for file in HIDDEN:
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        picture(seed=9).save(root / file, "PNG")
+    after = open_dataset("imagefolder", root, None, SHAPE)
+    assert names(after) == names(before)
+    assert after.identity == before.identity
+    assert "left out 9 hidden or machine-made entries or links that loop, such as '#recycle'" in caplog.text
+
+
+def test_links_are_followed_but_for_those_that_loop(animals, caplog):
+    root = animals("animals")
+    before = names(open_dataset("imagefolder", root, None, SHAPE))
+    (root / "cat" / "again").symlink_to("../cat")
+    (root / "dog" / "deep" / "up").symlink_to("../..")
+    (root / "self").symlink_to(".")
+    (root / "cat" / "itself").symlink_to("itself")
+    assert names(open_dataset("imagefolder", root, None, SHAPE)) == before
+    assert "left out 3" in caplog.text
+    (root / "elsewhere").symlink_to("cat")
+    assert "animals/elsewhere/a.png" in names(open_dataset("imagefolder", root, None, SHAPE))
+
+
+def test_folders_inside_a_class_are_ordered_as_torchvision_orders_them(tmp_path, picture):
+    for file in ("a/b/1.png", "a/b-c/2.png", "a/b/d/3.png", "a/4.png", "a/b.png", "B/x.JPG", "a/z.PNG", "a/notes.txt"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        picture().save(tmp_path / file, "PNG")
+    theirs = [os.path.relpath(file, tmp_path.parent) for file, _ in ImageFolder(str(tmp_path)).samples]
+    assert names(open_dataset("imagefolder", tmp_path, None, SHAPE)) == theirs
+
+
+@pytest.mark.parametrize(
+    ("folders", "named"),
+    [
+        (["cat", "dog", "ant"], "there are ant, cat, dog"),
+        ([f"n{number:08}" for number in range(30)] + ["backup"], "unlike the others: backup"),
+    ],
+)
+def test_the_message_of_too_many_classes_names_what_may_be_none(tmp_path, folders, named):
+    for folder in folders:
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.png").touch()
+    with pytest.raises(DataError, match=rf"{len(folders)} classes.*remove the folder that is no class \({named}\)"):
+        open_dataset("imagefolder", tmp_path, None, SHAPE, class_count=len(folders) - 1)
+
+
+def test_an_image_path_that_is_too_long_for_the_system_is_no_folder(tmp_path):
+    for kind in ("imagefolder", "imagenet", "parquet"):
+        with pytest.raises(DataError, match=r"^no "):
+            open_dataset(kind, tmp_path / ("x" * 300), None, SHAPE)
+
+
+def test_numbers_whose_order_as_text_is_another_are_refused_with_the_remedy(tmp_path):
+    for number in range(1, 11):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "a.png").touch()
+    with pytest.raises(DataError, match=r"sorted as text 10 comes where 2 comes.*data\.classes.*\[1, 2, 3, \.\.\.\]"):
+        open_dataset("imagefolder", tmp_path, None, SHAPE)
+    in_order = [str(number) for number in range(1, 11)]
+    section = DataSettings(kind="imagefolder", path=str(tmp_path), classes=in_order)
+    dataset = open_data(section, SHAPE, 10)
+    by_name = {dataset.name(index).split("/")[1]: dataset.label(index) for index in range(10)}
+    assert by_name == {name: label for label, name in enumerate(in_order)}
+    assert dataset.class_names == tuple(in_order)
+    (tmp_path / "10").rename(tmp_path / "0")
+    assert open_dataset("imagefolder", tmp_path, None, SHAPE).label(9) == 9
+
+
+def test_classes_of_the_job_are_those_of_the_folder_or_refused(animals):
+    root = animals("animals")
+    section = DataSettings(kind="imagefolder", path=str(root), classes=["dog", "cat", "ant"])
+    dataset = open_data(section, SHAPE, 3)
+    assert [dataset.label(index) for index in range(5)] == [2, 1, 1, 0, 0]
+    assert dataset.identity != open_dataset("imagefolder", root, None, SHAPE).identity
+    section = DataSettings(kind="imagefolder", path=str(root), classes=["dog", "cow", "ant"])
+    with pytest.raises(DataError, match="holds no 'cow' and also 'cat'"):
+        open_data(section, SHAPE, 3)

@@ -14,7 +14,7 @@ import pytest
 
 from srs_ray.runs import RunDirectory
 from srs_ray.runs.parts import encode_part
-from srs_ray.runs.schema import BY_LOOKS_COLUMNS, MISSES_COLUMNS, rows_to_table
+from srs_ray.runs.schema import BY_LOOKS_COLUMNS, IMAGE_COLUMNS, MISSES_COLUMNS, rows_to_table
 
 
 @pytest.fixture
@@ -81,6 +81,7 @@ def test_part_of_another_run_is_quarantined(part, start, ok_row, tmp_path, caplo
     [
         (b"4", [], "schema version is 4, expected 3 or less"),
         (b"3", ["radius"], "columns are not those of the row schema"),
+        (b"3", ["pixels"], "columns are not those of the row schema"),
         (b"2", [], "columns are not those of the row schema"),
         (b"1", [], "columns are not those of the row schema"),
     ],
@@ -94,7 +95,10 @@ def test_part_of_another_schema_is_quarantined(part, start, ok_row, tmp_path, ca
     assert reason in caplog.text
 
 
-@pytest.mark.parametrize(("version", "missing"), [(b"1", BY_LOOKS_COLUMNS + MISSES_COLUMNS), (b"2", MISSES_COLUMNS)])
+@pytest.mark.parametrize(
+    ("version", "missing"),
+    [(b"1", BY_LOOKS_COLUMNS + MISSES_COLUMNS + IMAGE_COLUMNS), (b"2", MISSES_COLUMNS + IMAGE_COLUMNS)],
+)
 def test_part_written_before_there_were_some_columns_is_read_with_nulls_for_them(
     part, start, tmp_path, version: bytes, missing: tuple[str, ...]
 ) -> None:

@@ -204,3 +204,27 @@ def test_every_part_names_its_schema_version_and_fingerprint(start, ok_row, tmp_
     metadata = pa.parquet.read_metadata(part).metadata
     assert metadata[b"srs_ray.schema_version"] == b"3"
     assert metadata[b"srs_ray.fingerprint"] == digest(run.fingerprint).encode()
+
+
+def test_a_run_of_an_older_program_goes_on_without_what_its_fingerprint_did_not_know(start, ok_row, tmp_path) -> None:
+    start(tmp_path / "run").append([ok_row(0)])
+    older = RunDirectory.open(tmp_path / "run").fingerprint
+    run = start(tmp_path / "run", fingerprint={**older, "data.sample": "abc"})
+    assert run.finished() == {0}
+    assert run.fingerprint == older
+    assert run.notes == [
+        "data.sample is not compared: the fingerprint of this run, by an older srs-ray, does not know it"
+    ]
+    assert RunDirectory.open(tmp_path / "run").notes == []
+    with pytest.raises(RunDirectoryError, match=r"data\.new: \(not set\) there"):
+        start(tmp_path / "run", fingerprint={**older, "data.sample": "abc", "data.new": 1})
+
+
+def test_what_a_fingerprint_knew_is_compared_unless_the_caller_has_verified_it(start, ok_row, tmp_path) -> None:
+    known = {"noise.sigma": 0.5, "data.sample": "abc"}
+    start(tmp_path / "run", fingerprint=known).append([ok_row(0)])
+    for other in ({"noise.sigma": 0.5, "data.sample": "other"}, {"noise.sigma": 0.5}):
+        with pytest.raises(RunDirectoryError, match=r"data\.sample: \"abc\" there"):
+            start(tmp_path / "run", fingerprint=other)
+    run = start(tmp_path / "run", fingerprint={**known, "data.sample": "other"}, verified=("data.sample",))
+    assert (run.fingerprint, run.finished(), run.notes) == (known, {0}, [])

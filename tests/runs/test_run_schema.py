@@ -7,7 +7,8 @@ import pytest
 from srs_ray.runs.schema import BY_LOOKS_COLUMNS, MISSES_COLUMNS, RESULT_COLUMNS, ROW_SCHEMA, check_row, rows_to_table
 
 COLUMNS = """
-index int64, label int32, status string, error string, predicted int32, radius double, correct bool, selected int32,
+index int64, label int32, source string, class_name string, pixels string, status string, error string,
+predicted int32, radius double, correct bool, selected int32,
 p_lower double, n0 int64, n int64, selection_classes list<item: int32>, selection_counts list<item: int64>,
 classes list<item: int32>, counts list<item: int64>, audited int64, disagreed int64, function_evaluations int64,
 reference_evaluations int64, fallbacks int64, unconverged int64, method string, stopped string, audit_share double,
