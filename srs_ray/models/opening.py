@@ -30,7 +30,14 @@ from srs_ray.models.user_code import (
     loaded_code,
     loaded_modules,
 )
-from srs_ray.models.weights import Weights, misfits_of, named_classes, read_tensors, shown_briefly
+from srs_ray.models.weights import (
+    Weights,
+    misfits_of,
+    named_classes,
+    read_tensors,
+    shown_briefly,
+    without_common_prefix,
+)
 from srs_ray.settings import flattened
 from srs_ray.solvers.iteration import SolverSetting
 
@@ -320,6 +327,9 @@ def load_weights(network: Any, weights: Weights, label: str) -> None:
     expected = {name: value for name, value in network.state_dict().items() if isinstance(value, Tensor)}
     in_full = {name.removeprefix("module."): name for name in expected}  # of a network that has a part `module` itself
     found = {in_full.get(name, name): tensor for name, tensor in weights.tensors.items()}
+    bare = without_common_prefix(weights.tensors)
+    if not found.keys() & expected.keys() and bare.keys() & expected.keys():
+        found = bare
     problems = misfits_of(found, expected, "model")
     if problems:
         raise WeightsError(f"the weights do not fit {label}:\n  {shown_briefly(problems)}")

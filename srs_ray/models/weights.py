@@ -8,12 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors
 import torch
 from safetensors.torch import load_file, save_file
@@ -23,6 +25,9 @@ from srs_ray.errors import WeightsError
 from srs_ray.settings import home_expanded
 
 SHIPPED_FOLDER = "pretrained"
+STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model", "net")  # under which trainings keep it
+PREFIXES = ("module.", "model.", "_orig_mod.")  # of every name, by what a training wrapped its model in
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 NAMES_SHOWN = 8
 
 
@@ -70,8 +75,9 @@ def shipped_weights() -> list[str]:
 def read_tensors(source: str | Path) -> Weights:
     """The tensors of a file (.safetensors, else torch's format) by their names, or shipped weights by their name.
 
-    A state dict may lie bare or under the key `state_dict`, and have `module.` before every name. Raises WeightsError
-    if there is no such file, or if it is not a state dict of tensors.
+    A state dict may lie bare or under one of STATE_DICT_KEYS, and have `module.` before every name. Numbers and text
+    beside its tensors are left out. Raises WeightsError if there is no such file, or if it is not a state dict of
+    tensors.
     """
     if str(source) in shipped_weights():
         with as_file(files("srs_ray.models") / SHIPPED_FOLDER / f"{source}.safetensors") as path:
@@ -92,28 +98,67 @@ def _read_safetensors(path: Path) -> Weights:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
         return Weights(load_file(path), metadata)
-    except (safetensors.SafetensorError, OSError) as error:
+    except (safetensors.SafetensorError, OSError, UnicodeEncodeError) as error:
         raise WeightsError(f"{path} is not a readable safetensors file: {error}") from error
 
 
 def _read_pickle(path: Path) -> Weights:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_NUMPY_SCALARS):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can fail in any way, and none of them is ours to mend
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsError(
-            f"{path} is not a readable checkpoint (only tensors are loaded, never code): {reason}"
-        ) from error
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
-    if not isinstance(content, Mapping) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) and value.layout == torch.strided
-        for name, value in content.items()
-    ):
-        raise WeightsError(
-            f"{path} holds no state dict: expected names and tensors, bare or under the key 'state_dict'"
+        raise WeightsError(_why_not_loaded(path, error)) from error
+    if isinstance(content, Mapping):
+        nested = (content[key] for key in STATE_DICT_KEYS if isinstance(content.get(key), Mapping))
+        content = next(nested, content)
+    tensors = {}
+    for name, value in content.items() if isinstance(content, Mapping) else ():
+        if isinstance(name, str) and isinstance(value, Tensor) and value.layout == torch.strided:
+            tensors[name] = value
+        elif not isinstance(value, str | int | float | None | np.generic):
+            raise WeightsError(f"{path} {_NO_STATE_DICT}; {name!r} is a {type(value).__name__}")
+    if not tensors:
+        raise WeightsError(f"{path} {_NO_STATE_DICT}")
+    return Weights(tensors, {})
+
+
+_NO_STATE_DICT = f"holds no state dict: expected names and tensors, bare or under the key {STATE_DICT_KEYS[0]!r}"
+
+# Losses and accuracies are often kept as these beside the tensors. Making one runs no code of the file's.
+_NUMPY_SCALARS: list[Any] = [
+    *((np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("_core", "core")),
+    np.dtype,
+    *{type(np.dtype(kind)) for kind in "?bhilqBHILQefdg"},
+]
+
+
+def _why_not_loaded(path: Path, error: Exception) -> str:
+    """In words, with what to do; torch itself advises to run whatever code the file holds."""
+    text = str(error)
+    found = re.search(r"GLOBAL ([\w.]+)", text)
+    if found:
+        return (
+            f"{path} holds {found[1]} beside or among its tensors, which is not loaded: that could run code of the "
+            "file's. Save the tensors alone where the checkpoint was made, with torch.save(model.state_dict(), ...) or "
+            "as .safetensors"
         )
-    return Weights(dict(content), {})
+    detail = text.partition("WeightsUnpickler error:")[2] or text
+    reason = detail.strip().partition("\n")[0].partition(". ")[0]
+    return (
+        f"{path} is not a readable checkpoint (only tensors are loaded, never code): it is damaged or of another "
+        f"format ({type(error).__name__}{': ' if reason else ''}{reason}); fetch it anew, or save its state dict again"
+    )
+
+
+def without_common_prefix(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors by their names without those of PREFIXES that all of them begin with."""
+    found = dict(tensors)
+    while found:
+        prefix = next((each for each in PREFIXES if all(name.startswith(each) for name in found)), None)
+        if prefix is None:
+            break
+        found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
+    return found
 
 
 def named_briefly(names: Iterable[str]) -> str:
@@ -138,6 +183,9 @@ def misfits_of(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], what
     for name in sorted(expected.keys() & found.keys()):
         if expected[name].shape != found[name].shape:
             problems.append(f"{name}: found shape {tuple(found[name].shape)}, expected {tuple(expected[name].shape)}")
+        elif expected[name].is_floating_point() and found[name].dtype not in FLOATS:
+            kinds = ", ".join(str(kind).removeprefix("torch.") for kind in FLOATS)
+            problems.append(f"{name}: holds {str(found[name].dtype).removeprefix('torch.')}, expected one of {kinds}")
         elif not torch.isfinite(found[name]).all():
             problems.append(f"{name}: holds values that are not finite")
     return problems
@@ -151,13 +199,14 @@ def shown_briefly(problems: list[str]) -> str:
 
 def write_weights(weights: Weights, path: Path) -> None:
     """Writes a safetensors file in our own format, whole or not at all; WeightsError if it cannot be written."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.tensors.items()}
+    # Copies: safetensors has no way to say that two tensors share memory.
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.tensors.items()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_name(f"{path.name}.new")
         save_file(tensors, aside, metadata=weights.metadata)
         aside.replace(path)
-    except (OSError, safetensors.SafetensorError) as error:
+    except (OSError, safetensors.SafetensorError, UnicodeEncodeError) as error:
         raise WeightsError(f"cannot write weights to {path}: {error}") from error
 
 

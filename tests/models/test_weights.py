@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import argparse
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,6 +14,7 @@ from srs_ray.models.mdeq.checkpoints import (
     build_model,
     describe,
     fitting_architectures,
+    inference_model,
     load_model,
     random_weights,
     read_weights,
@@ -155,3 +158,121 @@ def test_parameter_counts_are_those_published():
             model = MDEQ(ARCHITECTURES[name])
         gains = sum(6 * c + c for c in ARCHITECTURES[name].channels)
         assert sum(p.numel() for p in model.parameters()) + gains == expected
+
+
+@pytest.mark.parametrize("prefix", ["model.", "module.model.", "_orig_mod.module."])
+@pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model", None])
+def test_names_may_have_a_prefix_and_the_state_dict_a_key_of_other_trainings(tmp_path, prefix, key):
+    weights = random_weights(ARCH)
+    content = {prefix + name: tensor for name, tensor in weights.tensors.items()}
+    torch.save(content if key is None else {key: content, "optimizer": {"state": {}}}, tmp_path / "w.pth")
+    assert read_weights(tmp_path / "w.pth").digest == weights.digest
+
+
+def test_weight_norm_as_newer_versions_of_torch_save_it_gives_the_same_weights(tmp_path):
+    older = published(random_weights(ARCH))
+    newer = {
+        name.replace("weight_g", "parametrizations.weight.original0").replace(
+            "weight_v", "parametrizations.weight.original1"
+        ): tensor
+        for name, tensor in older.items()
+    }
+    assert newer.keys() != older.keys()
+    torch.save(older, tmp_path / "older.pth")
+    torch.save(newer, tmp_path / "newer.pth")
+    assert read_weights(tmp_path / "newer.pth").digest == read_weights(tmp_path / "older.pth").digest
+    convolution = torch.nn.utils.parametrizations.weight_norm(torch.nn.Conv2d(2, 3, 1))
+    names = {name for name in convolution.state_dict() if name != "bias"}
+    assert names == {"parametrizations.weight.original0", "parametrizations.weight.original1"}
+
+
+def test_the_copy_of_the_stage_that_the_authors_program_keeps_is_left_out(tmp_path):
+    weights = random_weights(ARCH)
+    copy = {
+        name.replace("fullstage.", "fullstage_copy.", 1): tensor + 1
+        for name, tensor in weights.tensors.items()
+        if name.startswith("fullstage.")
+    }
+    assert copy
+    torch.save({**weights.tensors, **copy}, tmp_path / "w.pth")
+    assert read_weights(tmp_path / "w.pth").digest == weights.digest
+    torch.save(copy, tmp_path / "alone.pth")
+    with pytest.raises(WeightsError, match=r"not in this architecture: fullstage_copy\."):
+        build_model(ARCH, read_weights(tmp_path / "alone.pth"))
+
+
+def test_tensors_that_share_memory_are_written_each_by_itself(tmp_path):
+    tensors = dict(random_weights(ARCH).tensors)
+    names = [name for name, tensor in tensors.items() if tensor.shape == tensors["classifier.bias"].shape]
+    whole = torch.zeros(2, *tensors["classifier.bias"].shape)
+    tensors |= dict.fromkeys(names[:2], whole[0])
+    tensors["classifier.bias"] = whole[0]
+    write_weights(Weights(tensors, {}), tmp_path / "w.safetensors")
+    assert read_weights(tmp_path / "w.safetensors").digest == Weights(tensors, {}).digest
+
+
+def test_numbers_of_other_libraries_beside_the_tensors_are_left_out(tmp_path):
+    weights = random_weights(ARCH)
+    beside = {
+        "epoch": 3,
+        "best": np.float64(0.9),
+        "seen": np.int64(7),
+        "half": np.float16(1),
+        "note": "x",
+        "none": None,
+    }
+    for content in ({"state_dict": weights.tensors, **beside}, {**weights.tensors, **beside}):
+        torch.save(content, tmp_path / "w.pth")
+        assert read_weights(tmp_path / "w.pth").digest == weights.digest
+
+
+def test_objects_of_other_code_are_refused_by_name_with_what_to_do_and_no_advice_to_run_them(tmp_path):
+    torch.save({"state_dict": random_weights(ARCH).tensors, "args": argparse.Namespace(lr=1)}, tmp_path / "w.pth")
+    (tmp_path / "text.pth").write_bytes(b"hello world, no pickle")
+    torch.save({"state_dict": {"a": torch.ones(1), "b": {}}}, tmp_path / "nested.pth")
+    for name, reason in (
+        ("w.pth", r"holds argparse\.Namespace beside or among its tensors.*torch\.save\(model\.state_dict\(\)"),
+        ("text.pth", "damaged or of another format"),
+        ("nested.pth", "'b' is a dict"),
+    ):
+        with pytest.raises(WeightsError, match=reason) as error:
+            read_weights(tmp_path / name)
+        assert "weights_only" not in str(error.value)
+        assert "trust" not in str(error.value)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions_are_taken_as_the_numbers_that_they_are(tmp_path, dtype):
+    weights = random_weights(ARCH)
+    tensors = {
+        name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in weights.tensors.items()
+    }
+    write_weights(Weights(tensors, {}), tmp_path / "w.safetensors")
+    model = load_model(ARCH, tmp_path / "w.safetensors")
+    assert model.dtype == torch.float32
+    expected = {name: tensor.to(dtype).float() for name, tensor in weights.tensors.items()}
+    x_BCHW = torch.rand(2, 1, 16, 16)
+    assert torch.equal(model.logits(x_BCHW), inference_model(ARCH, Weights(expected, {})).logits(x_BCHW))
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn, torch.complex64])
+def test_numbers_that_are_no_floats_are_refused(dtype):
+    tensors = dict(random_weights(ARCH).tensors)
+    tensors["classifier.bias"] = tensors["classifier.bias"].to(dtype)
+    with pytest.raises(WeightsError, match=r"classifier\.bias: holds \w+, expected one of float16"):
+        build_model(ARCH, Weights(tensors, {}))
+
+
+def test_a_home_directory_in_the_path_is_expanded_or_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_weights(random_weights(ARCH), tmp_path / "w.safetensors")
+    assert read_weights("~/w.safetensors").digest == random_weights(ARCH).digest
+    with pytest.raises(WeightsError, match="~nobody-here/w names a home directory that there is not"):
+        read_weights("~nobody-here/w")
+
+
+def test_the_cases_of_checkpoints(shared, tmp_path):
+    tied = read_weights(shared / "cases" / "weights-shared-tensors" / "tied.pth.tar")
+    write_weights(tied, tmp_path / "w.safetensors")
+    assert read_weights(tmp_path / "w.safetensors").digest == tied.digest

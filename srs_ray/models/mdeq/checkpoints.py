@@ -1,7 +1,9 @@
 """MDEQ's weights: published checkpoints, our own files, and the models that are built of them.
 
 A published checkpoint is a state dict in which some convolutions carry weight normalisation as `weight_g` and
-`weight_v`. Our own files hold the same names with the normalisation folded into `weight`.
+`weight_v`, or by newer versions of torch as `parametrizations.weight.original0` and `original1`. Beside `fullstage` it
+may hold a copy of it, `fullstage_copy`, which the authors' program solves with. Our own files hold the same names
+without the copy, and with the normalisation folded into `weight`.
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ from srs_ray.errors import WeightsError
 from srs_ray.models.mdeq.architectures import ARCHITECTURES, architecture
 from srs_ray.models.mdeq.inference import arrange_for_inference
 from srs_ray.models.mdeq.model import MDEQ
-from srs_ray.models.weights import Weights, misfits_of, read_tensors, shown_briefly
+from srs_ray.models.weights import Weights, misfits_of, read_tensors, shown_briefly, without_common_prefix
+
+_STAGE, _COPY_OF_STAGE = "fullstage.", "fullstage_copy."
 
 
 def read_weights(source: str | Path) -> Weights:
@@ -29,7 +33,10 @@ def read_weights(source: str | Path) -> Weights:
 
 
 def _canonical(tensors: Mapping[str, Tensor], path: str | Path) -> dict[str, Tensor]:
-    """The tensors with weight normalisation folded, in float64 so that it rounds only once."""
+    """The tensors by our names, with weight normalisation folded, in float64 so that it rounds only once."""
+    tensors = {_of_weight_norm(name): tensor for name, tensor in without_common_prefix(tensors).items()}
+    if any(name.startswith(_STAGE) for name in tensors):
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(_COPY_OF_STAGE)}
     folded: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         if name.endswith(".weight_g"):
@@ -49,6 +56,13 @@ def _canonical(tensors: Mapping[str, Tensor], path: str | Path) -> dict[str, Ten
         else:
             folded[name] = tensor
     return folded
+
+
+def _of_weight_norm(name: str) -> str:
+    """The name of a gain or a direction as torch had it before there were parametrizations."""
+    return name.replace(".parametrizations.weight.original0", ".weight_g").replace(
+        ".parametrizations.weight.original1", ".weight_v"
+    )
 
 
 def misfits(weights: Weights, arch: str) -> list[str]:
