@@ -62,7 +62,8 @@ def with_job_options(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(**given: Any) -> None:
         named = {setting: given.pop(name) for name, (setting, _) in JOB_OPTIONS.items()}
-        command(**given, overridden=overrides(given.pop("settings"), named))
+        overridden = overrides(given.pop("settings"), named)
+        command(**given, overridden=overridden)
 
     own = inspect.signature(command, eval_str=True).parameters
     place = list(own).index("overridden")
