@@ -62,8 +62,8 @@ def with_job_options(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(**given: Any) -> None:
         named = {setting: given.pop(name) for name, (setting, _) in JOB_OPTIONS.items()}
-        settings = given.pop("settings")
-        command(**given, overridden=overrides(settings, named))
+        overridden = overrides(given.pop("settings"), named)
+        command(**given, overridden=overridden)
 
     own = inspect.signature(command, eval_str=True).parameters
     place = list(own).index("overridden")

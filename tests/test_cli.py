@@ -356,7 +356,7 @@ def test_lines_off_a_terminal_are_not_wrapped(srs_ray_command, tmp_path, monkeyp
     code, out, _ = srs_ray_command("certify", "job.yaml", *where, "--stop", "10", "--set", "report.radii=[0, 3]")
     assert code == 0
     [warning] = [line for line in out.splitlines() if line.startswith("warning: ")]
-    assert warning.endswith("would be enough")
+    assert warning.endswith(": raise both")
     assert len(warning) > 80
     _, _, err = srs_ray_command("certify", "job.yaml", *where, "--sigma", "0.3", "--n", "300", "--alpha", "0.02")
     [line] = [line for line in err.splitlines() if line.startswith("error: ")]
