@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 from srs_ray.errors import DataError
 
@@ -33,16 +34,21 @@ def check_class_names(data: Sequence[str] | None, model: Sequence[str] | None, l
         )
     if differing:
         place = differing[0]
-        log.warning(
-            "%d of %d class names differ between the data and %s, the first at class %d: %r in the data, %r of the "
-            "model; see that they mean the same",
-            len(differing),
-            len(data),
-            label,
-            place,
-            data[place],
-            model[place],
-        )
+        _tell_once(f"{len(differing)} of {len(data)}", label, place, data[place], model[place])
+
+
+@lru_cache(maxsize=64)
+def _tell_once(share: str, label: str, place: int, data: str, model: str) -> None:
+    """A driver and its workers open the same data, often in one process."""
+    log.warning(
+        "%s class names differ between the data and %s, the first at class %d: %a in the data, %a of the model; see "
+        "that they mean the same",
+        share,
+        label,
+        place,
+        data,
+        model,
+    )
 
 
 def _plain(name: str) -> str:

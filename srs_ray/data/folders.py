@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,12 +58,7 @@ class FolderImages:
         self._files = listing.files
         self._labels = [label_of[file.partition("/")[0]] for file in listing.files]
         if listing.left_out:
-            log.warning(
-                "%s: left out %d hidden or machine-made entries or links that loop, such as %s",
-                root,
-                len(listing.left_out),
-                ascii(listing.left_out[0]),
-            )
+            _tell_once(str(root), len(listing.left_out), listing.left_out[0])
 
     def __len__(self) -> int:
         return len(self._files)
@@ -128,6 +123,12 @@ def open_image_folder(
     if not os.path.isdir(root):
         raise DataError(f"no folder {root}: name one that holds a folder of images per class" + _without(split))
     return FolderImages("imagefolder", root, split, input_shape, classes)
+
+
+@lru_cache(maxsize=64)
+def _tell_once(root: str, count: int, first: str) -> None:
+    """A driver and its workers open the same data, often in one process."""
+    log.warning("%s: left out %d hidden or machine-made entries or links that loop, such as %a", root, count, first)
 
 
 def _without(split: str) -> str:

@@ -22,7 +22,7 @@ ABSENT = Absent.ABSENT
 
 # Settings that older programs did not put into a fingerprint. A run without one of them is continued all the same: its
 # own fingerprint stays as it is, and the caller says that this setting is not compared.
-LATER = frozenset({"data.sample"})
+LATER = frozenset({"data.sample", "evaluation.sample"})
 
 
 def digest(settings: Mapping[str, Any]) -> str:

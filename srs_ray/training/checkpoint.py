@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from srs_ray.errors import WeightsError
-from srs_ray.runs.fingerprint import differences
+from srs_ray.runs.fingerprint import differences, not_compared
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,12 @@ def load(path: Path, fingerprint: Mapping[str, Any], device: torch.device) -> Ch
     except Exception as error:  # a damaged file can fail in any way, and none of them is ours to mend
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WeightsError(f"{path} is not a readable checkpoint: {reason}; remove it to start anew") from error
-    changed = [f"{name}: {was} there, {now} here" for name, was, now in differences(found.fingerprint, fingerprint)]
+    later = not_compared(found.fingerprint, fingerprint)
+    changed = [
+        f"{name}: {was} there, {now} here"
+        for name, was, now in differences(found.fingerprint, fingerprint)
+        if name not in later
+    ]
     if changed:
         raise WeightsError(
             f"{path} is of another training ({'; '.join(changed)}): give another output, or remove it to start anew"

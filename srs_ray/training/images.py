@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from srs_ray.data import open_data, point_indices
+from srs_ray.data.class_names import class_names_of
 from srs_ray.data.points import PointDataset
 from srs_ray.data.settings import DataSettings
 from srs_ray.errors import DataError, PointError
@@ -58,6 +59,7 @@ class Images:
         dataset = open_data(section, config.input_shape, config.classes)
         rows = point_indices(len(dataset), section.start, section.stop, section.every)
         self.device = device
+        self.class_names = class_names_of(dataset)
         self.record: dict[str, Any] = {**dataset.identity, "start": rows.start, "stop": rows.stop, "every": rows.step}
         self._points = _Points(dataset, rows)
         self._loaded: tuple[Tensor, Tensor] | None = None

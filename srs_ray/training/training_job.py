@@ -21,7 +21,7 @@ from srs_ray.models.mdeq.architectures import architecture
 from srs_ray.models.mdeq.checkpoints import build_model, random_weights, read_weights
 from srs_ray.models.mdeq.weight_normalization import folded_tensors
 from srs_ray.models.weights import Weights, write_card, write_weights
-from srs_ray.runs.fingerprint import differences
+from srs_ray.runs.fingerprint import differences, not_compared
 from srs_ray.smoothing.judge import device_name, use_exact_float32
 from srs_ray.training import checkpoint
 from srs_ray.training.chain_agreement import ChainAgreement, chain_agreement
@@ -211,6 +211,7 @@ class Training:
         threads = f", {torch.get_num_threads()} threads" if self.device.type == "cpu" else ""
         card = {
             "architecture": job.model.arch,
+            **({} if self.data.class_names is None else {"classes": list(self.data.class_names)}),
             "sigma": job.noise.sigma,
             "note": job.note,
             "initial_weights": _origin(self.start),
@@ -270,7 +271,8 @@ class Training:
         if not self.path.exists():
             return False
         found = read_weights(self.path).card.get("fingerprint", {})
-        changed = differences(found, self.fingerprint)
+        later = not_compared(found, self.fingerprint)
+        changed = [each for each in differences(found, self.fingerprint) if each[0] not in later]
         if changed:
             named = "; ".join(f"{name}: {was} there, {now} here" for name, was, now in changed[:4])
             more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""

@@ -155,3 +155,12 @@ def test_a_full_disk_is_told_and_leaves_the_last_checkpoint(job: TrainJob, tmp_p
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert path.read_bytes() == before
+
+
+def test_a_checkpoint_of_an_older_program_goes_on_without_what_its_fingerprint_did_not_know(tmp_path: Path) -> None:
+    kept = checkpoints.Checkpoint({"data.kind": "imagefolder"}, 1, 0, {}, {}, 0.0, [])
+    checkpoints.save(kept, tmp_path / "checkpoint.pt")
+    now = {"data.kind": "imagefolder", "data.sample": "abc", "evaluation.sample": "def"}
+    assert checkpoints.load(tmp_path / "checkpoint.pt", now, torch.device("cpu")) == kept
+    with pytest.raises(WeightsError, match=r"data\.new"):
+        checkpoints.load(tmp_path / "checkpoint.pt", {**now, "data.new": 1}, torch.device("cpu"))
