@@ -90,8 +90,9 @@ def test_labels_that_count_from_one_are_refused_with_the_remedy(animals, tmp_pat
     with pytest.raises(DataError, match=r"labels are 1 to 3, and the 3 classes have the labels 0 to 2: subtract 1"):
         open_dataset("parquet", animals([1, 2, 3]), None, SHAPE, class_count=3)
     with pytest.raises(DataError, match="labels are 2 to 3"):
-        open_dataset("parquet", animals([-1, 2, 3]), None, SHAPE, class_count=3)
-    for labels in ([0, 1, 3], [1, 2, 2], [-1, -1, -1]):  # one label that is no class; a part of the data; none known
+        open_dataset("parquet", animals([-1, 2, 3, 3]), None, SHAPE, class_count=3)
+    # One label that is no class; a part of the data; none known; too few to tell.
+    for labels in ([0, 1, 3], [1, 2, 2], [-1, -1, -1], [1, 3]):
         open_dataset("parquet", animals(labels), None, SHAPE, class_count=3)
 
 
