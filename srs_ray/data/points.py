@@ -64,8 +64,10 @@ def class_label(label: object, class_count: int, name: str) -> int:
 
 
 def refuse_labels_from_one(labels_N: np.ndarray, class_count: int, name: str) -> None:
-    """Raises DataError where labels count from 1: some are `class_count`, none is 0. Missing ones, below 0, say nothing,
-    and fewer labels than there are classes too little: one wrong label among them is an error of its point."""
+    """Raises DataError where labels count from 1: some are `class_count`, none is 0. Missing ones are below 0.
+
+    Fewer labels than there are classes say too little: one wrong label among them is an error of its point.
+    """
     known_N = labels_N[labels_N >= 0]
     if len(known_N) >= class_count and known_N.min() >= 1 and known_N.max() == class_count:
         raise DataError(
