@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+import srs_ray
 from srs_ray.data.settings import DataSettings
 from srs_ray.job_file import load_train_job
 from srs_ray.models.mdeq.checkpoints import load_model, read_weights
@@ -21,6 +22,7 @@ from srs_ray.training.images import Images
 from srs_ray.training.settings import TrainingSettings, TrainJob
 
 JOBS = Path(__file__).resolve().parents[2] / "jobs"
+PRETRAINED = Path(srs_ray.__file__).parent / "models" / "pretrained"
 
 
 @dataclass(frozen=True)
@@ -90,9 +92,14 @@ def test_the_card_says_how_they_were_made_and_that_is_the_job_in_the_repository(
     assert card["seed"] == job.execution.seed
     assert TrainingSettings.model_validate(card["recipe"]) == job.training
     assert card["note"] == job.note
-    beside = json.loads((JOBS.parent / job.output).with_suffix(".json").read_text())
+    beside = json.loads((PRETRAINED / f"{shipped.name}.json").read_text())
     assert beside.pop("digest") == read_weights(shipped.name).digest
     assert beside == card
+
+
+@pytest.mark.parametrize("job_file", sorted(JOBS.glob("*train*.yaml")), ids=lambda path: path.name)
+def test_a_training_writes_over_no_shipped_weights_unless_it_is_told_to(job_file: Path) -> None:
+    assert PRETRAINED not in (JOBS.parent / load_train_job(job_file).output).resolve().parents
 
 
 @each_shipped
