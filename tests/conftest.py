@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
 from ray.cluster_utils import Cluster
 from rich.console import Console
 
@@ -35,6 +36,8 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     atexit.register(leave)
 
 
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 STARTS_RAY = ("runner/", "test_cli", "runs/test_object_store", "cluster/")
 
 
