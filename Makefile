@@ -22,7 +22,7 @@ demo: $(READY)
 	$(BIN)/srs-ray plot runs/demo-standard runs/demo-srs --output runs/demo.png
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow --timeout 3600

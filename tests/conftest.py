@@ -38,16 +38,6 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
-STARTS_RAY = ("runner/", "test_cli", "runs/test_object_store", "cluster/")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """In parallel processes, tests of one file stay together, and all that start a Ray are one after another."""
-    for item in items:
-        path = item.path.relative_to(Path(__file__).parent).as_posix()
-        item.add_marker(pytest.mark.xdist_group("ray" if path.startswith(STARTS_RAY) else path))
-
-
 TIMES_AND_PLACES = ("seconds", "worker", "attempt", "finished_at")
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
 

@@ -21,6 +21,7 @@ from srs_ray.errors import RunDirectoryError
 from srs_ray.runs.printable import printable
 from srs_ray.settings import home_expanded
 
+_NAMELESS = ""  # what a file is called here whose name is not UTF-8: none of ours
 _TEMPORARY_PREFIX = ".srs-ray-"  # a leading dot: readers of Parquet folders (pandas, pyarrow) skip such names
 _S3_PATIENCE = {"connect_timeout": 5.0, "request_timeout": 10.0}  # seconds without an answer, for each attempt
 _S3_ATTEMPTS = 4
@@ -50,11 +51,11 @@ class Storage:
 
         A file that is made or deleted meanwhile may be among them or not.
         """
-        return {info.base_name: info.size for info in self._list(folder) if info.type == fs.FileType.File}
+        return {_name_of(info): info.size for info in self._list(folder) if info.type == fs.FileType.File}
 
     def is_unused(self, but_for: str) -> bool:
         """Whether the root is absent or empty, that file and what an interrupted `put` left aside."""
-        names = [info.base_name for info in self._list("")]
+        names = [_name_of(info) for info in self._list("")]
         return all(name == but_for or name.startswith(_TEMPORARY_PREFIX) for name in names)
 
     def beside(self) -> list[str]:
@@ -67,8 +68,8 @@ class Storage:
             return []
         place, mark, options = self.location.partition("?") if "://" in self.location else (self.location, "", "")
         above = place.rstrip("/").removesuffix(own)
-        names = sorted(info.base_name for info in found if info.type == fs.FileType.Directory and info.base_name != own)
-        return [f"{above}{name}{mark}{options}" for name in names]
+        names = {_name_of(info) for info in found if info.type == fs.FileType.Directory} - {own, _NAMELESS}
+        return [f"{above}{name}{mark}{options}" for name in sorted(names)]
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -172,11 +173,11 @@ class LocalStorage(Storage):
     def sweep_temporaries(self, folder: str, older_than_seconds: float) -> None:
         """Delete what interrupted writes left in a folder; younger ones may be another process's at work."""
         for info in self._list(folder):
-            if not info.base_name.startswith(_TEMPORARY_PREFIX) or info.type != fs.FileType.File:
+            if not _name_of(info).startswith(_TEMPORARY_PREFIX) or info.type != fs.FileType.File:
                 continue
             if time.time() - info.mtime_ns / 1e9 > older_than_seconds:
                 with suppress(FileNotFoundError):  # swept by another process
-                    (self._folder / folder / info.base_name).unlink()
+                    (self._folder / folder / _name_of(info)).unlink()
 
 
 def open_storage(path: str | os.PathLike[str]) -> Storage:
@@ -262,3 +263,11 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _name_of(info: fs.FileInfo) -> str:
+    """The last part of its path; _NAMELESS where pyarrow cannot read it."""
+    try:
+        return str(info.base_name)
+    except UnicodeDecodeError:
+        return _NAMELESS
