@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 from torch import Tensor
 
 from srs_ray.data.images import decode
-from srs_ray.errors import PointError, UserCodeError
+from srs_ray.errors import JobError, PointError, UserCodeError
 from srs_ray.interface import open_model, predict
 from srs_ray.job import Job
 from srs_ray.models import user_files
 from srs_ray.models.opened import Opened
 from srs_ray.runner.backend import device_here
 from srs_ray.smoothing.judge import use_exact_float32
+from srs_ray.smoothing.noise import noise_generator
 from srs_ray.smoothing.predict import Prediction
 
 
@@ -33,7 +35,12 @@ def open_job_here(job: Job) -> Opened:
     """The job's model, with its base classifier, on its kind of device. Raises JobError and WeightsError."""
     user_files.forget()  # the files of another job in this process
     use_exact_float32()
-    return open_model(job, device_here(job.execution))
+    model = open_model(job, device_here(job.execution))
+    try:
+        noise_generator(job.noise.generator, model.device).law(job.noise.sigma, prod(model.input_shape))
+    except ValueError as error:
+        raise JobError(f"noise.sigma: {error}") from error
+    return model
 
 
 def predict_files(model: Opened, job: Job, files: Sequence[str], n: int, alpha: float) -> Iterator[FilePrediction]:

@@ -149,7 +149,7 @@ def job(folder) -> Job:
                 "input_shape": [1, 8, 8],
                 "classes": 10,
             },
-            "data": {"import": "patches.py:Patches", "start": 1500, "stop": 1560, "every": 10},
+            "data": {"import": "patches.py:Patches", "start": 1500, "stop": 1560, "every": 10, "pixels": "rounded"},
             "noise": {"sigma": 0.25},
             "sampling": {"method": "standard", "n0": 20, "n": 150},
             "certificate": {"alpha": 0.01},
@@ -525,7 +525,7 @@ def test_predict_gives_each_image_its_class_or_says_why_not(job, srs_ray_command
     assert f"1500.png  {bunch.target[1500]} ({names[bunch.target[1500]]})" in out
     assert "error: broken.png: not readable as an image" in out
     assert "With probability at least 1 - alpha = 0.99 over the noise" in out
-    code, out, _ = srs_ray_command("predict", path, "1500.png", "--n", 200, "--sigma", 50)
+    code, out, _ = srs_ray_command("predict", path, "1500.png", "--n", 200, "--sigma", 10)
     assert code == 0
     assert "abstains" in out
 

@@ -25,7 +25,20 @@ REPRODUCTION = "<!-- reproduction -->\nold\n<!-- /reproduction -->\n"
 WEIGHTS = "<!-- weights -->\n<!-- /weights -->\n"
 ON_DIGITS = (
     *("--no-ray", "--set", "model.arch=mdeq-tiny-digits", "--weights", "mdeq-tiny-digits-sigma25"),
-    *("--set", "data.kind=digits", "--sigma", "0.25", "--set", "sampling.n0=10", "--n", "60", "--device", "cpu"),
+    *(
+        "--set",
+        "data.kind=digits",
+        "--set",
+        "data.pixels=rounded",
+        "--sigma",
+        "0.25",
+        "--set",
+        "sampling.n0=10",
+        "--n",
+        "60",
+        "--device",
+        "cpu",
+    ),
 )
 
 

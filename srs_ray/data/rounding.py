@@ -42,6 +42,11 @@ class RoundedPixels:
         """That of the data, and that they are rounded."""
         return {**self.dataset.identity, "pixels": "rounded to whole 255ths"}
 
+    @property
+    def built(self) -> object:
+        """What the user's own code gave, where it did, so that it can go along to workers; else None."""
+        return getattr(self.dataset, "built", None)
+
     def label(self, index: int) -> int:
         """See `PointDataset`."""
         return self.dataset.label(index)

@@ -201,7 +201,7 @@ def job_of_own(digits_job, own_files) -> Callable[..., Job]:
                 "input_shape": [1, 8, 8],
                 "classes": 10,
             },
-            "data": {"import": f"{own_files}/sets/patches.py:Patches", "stop": 20, "every": 10},
+            "data": {"import": f"{own_files}/sets/patches.py:Patches", "stop": 20, "every": 10, "pixels": "rounded"},
             "sampling": {"method": "standard", "n0": 20, "n": 100},
             "certificate": {"alpha": 0.01},
         }
@@ -215,7 +215,7 @@ def test_a_job_of_ones_own_code_is_submitted_with_its_files_and_is_the_same_run(
 ):
     job_file = tmp_path / "mine" / "job.yaml"
     model = {"import": "nets/net.py:make", "args": {"width": 16}, "input_shape": [1, 8, 8], "classes": 10}
-    data = {"import": "sets/patches.py:Patches", "stop": 20, "every": 10}
+    data = {"import": "sets/patches.py:Patches", "stop": 20, "every": 10, "pixels": "rounded"}
     job_file.write_text(yaml.safe_dump(job_of_own().model_dump(mode="json") | {"model": model, "data": data}))
     there, here = tmp_path / "there", tmp_path / "here"
     code, out = run([*SUBMIT, "job.yaml", "--output", str(there)], head, cwd=own_files)

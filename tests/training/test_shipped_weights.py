@@ -32,7 +32,8 @@ class Shipped:
     name: str
     job_file: str
     accuracy: float
-    false_once: float  # the most: SRS-1, mean
+    false_once: float  # the most: SRS-1, mean, of all samples as the card has it
+    false_hits_once: float  # the most: SRS-1, mean, of the hits
     false_worst: float  # SRS-3, worst point
     every: int  # which of the evaluation points are looked at here
     draws: int
@@ -52,12 +53,23 @@ class Shipped:
 
 
 SHIPPED = [
-    Shipped("mdeq-tiny-digits-sigma25", "digits-train.yaml", 0.93, 0.03, 0.05, every=1, draws=2, agreement_points=8),
+    Shipped(
+        "mdeq-tiny-digits-sigma25",
+        "digits-train.yaml",
+        0.93,
+        0.03,
+        0.08,
+        0.05,
+        every=1,
+        draws=2,
+        agreement_points=8,
+    ),
     Shipped(
         "mdeq-small-cifar10-sigma50",
         "cifar10-train-further.yaml",
         0.59,
         0.02,
+        0.04,
         0.03,
         every=20,
         draws=1,
@@ -123,7 +135,7 @@ def test_serialized_sampling_agrees_with_the_base_classifier(shipped: Shipped, i
     assert agreement.points == shipped.agreement_points
     assert agreement.false_mean[3] < 0.01  # of the hits; the card has it of all samples, warm-ups among them
     assert agreement.false_worst[3] < shipped.false_worst
-    assert agreement.false_mean[1] < shipped.false_once
+    assert agreement.false_mean[1] < shipped.false_hits_once
     assert agreement.reference_evaluations < 10
     said = shipped.card["chain_agreement"]
     assert said["false_mean"]["3"] < 0.005
