@@ -11,7 +11,7 @@ from srs_ray.data import open_dataset
 from srs_ray.models.mdeq.checkpoints import load_model
 from srs_ray.models.mdeq.model import MDEQ
 from srs_ray.smoothing.base_classifier import BaseClassifier
-from srs_ray.smoothing.noise import Domain, NoisyPoint, Philox4x64
+from srs_ray.smoothing.noise import Domain, GridNoise, NoisyPoint
 from srs_ray.smoothing.samplers import SerializedSampler
 from srs_ray.solvers.iteration import SolverSetting
 from srs_ray.training.chain_agreement import WARMUP_STEPS, chain_agreement, false_share
@@ -37,7 +37,7 @@ def test_it_is_what_an_audit_of_all_hits_finds_once_the_chains_are_warm(model: M
     setting = SolverSetting(model.config.reference.solver, 1)
     shares = []
     for index, x_CHW in enumerate(digits):
-        point = NoisyPoint(x_CHW, SIGMA, SEED, index, Philox4x64())
+        point = NoisyPoint(x_CHW, SIGMA, SEED, index, GridNoise(torch.device("cpu")))
         sampler = SerializedSampler(model, point, setting, WARMUP_STEPS, CHAINS, CHAINS)
         said_N = sampler.draw(Domain.CHAIN_AGREEMENT, CHAINS + SAMPLES).classes_N[CHAINS:]
         hits = np.flatnonzero(said_N == np.bincount(said_N[said_N >= 0]).argmax())
@@ -51,13 +51,13 @@ def test_it_is_what_an_audit_of_all_hits_finds_once_the_chains_are_warm(model: M
 
 def test_no_noise_of_a_certification_is_drawn(model: MDEQ, digits: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     domains = set()
-    normals = Philox4x64.normals
+    draws = GridNoise.draws
 
-    def noted(self, seed, point, stage, samples, size):
+    def noted(self, sigma, seed, point, stage, samples, size):
         domains.add(stage)
-        return normals(self, seed, point, stage, samples, size)
+        return draws(self, sigma, seed, point, stage, samples, size)
 
-    monkeypatch.setattr(Philox4x64, "normals", noted)
+    monkeypatch.setattr(GridNoise, "draws", noted)
     chain_agreement(model, digits[:1], SIGMA, SEED, samples=20, chains=4)
     assert domains == {Domain.CHAIN_AGREEMENT}
 
