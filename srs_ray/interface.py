@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import operator
 import warnings
-import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -14,19 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import torch
 from PIL import Image
 from rich.progress import track
-from torch import Tensor, nn
+from torch import Tensor
 
 from srs_ray.data.images import image_tensor
 from srs_ray.data.points import class_label
 from srs_ray.data.rounding import rounded
-from srs_ray.errors import JobError, PointError
-from srs_ray.models.mdeq.family import opened_mdeq
+from srs_ray.errors import PointError
+from srs_ray.models.as_opened import as_opened
 from srs_ray.models.mdeq.model import MDEQ
-from srs_ray.models.opened import Opened, is_equilibrium, opened, training_modules
-from srs_ray.models.trial import try_out
+from srs_ray.models.opened import Opened, refuse_training
 from srs_ray.smoothing.batch_size import default_batch
 from srs_ray.smoothing.bounds import BOUNDS
 from srs_ray.smoothing.certificate import CERTIFICATES
@@ -44,7 +41,6 @@ if TYPE_CHECKING:
 Picture = Tensor | np.ndarray[Any, Any] | Image.Image
 _OF_CERTIFICATES = frozenset(name for section in CERTIFICATES for name in section.model_fields) - {"kind"}
 _OF_SAMPLINGS = frozenset(name for kind in SAMPLINGS.values() for name in kind.model_fields) - {"method", "reference"}
-_TRIED: dict[int, tuple[weakref.ref[Any], tuple[int, int, int], int]] = {}  # models by id, their input and classes
 _UNNAMED: dict[tuple[int, str, int], str] = {}  # the image that each seed's noise was used for where no index was given
 
 
@@ -209,65 +205,10 @@ def predict(
     """
     ready = as_opened(model, _shape_of(image) if not isinstance(model, Opened | MDEQ) else None)
     ready = ready.with_reference(reference)
-    _refuse_training(ready)
+    refuse_training(ready.network)
     x_CHW = _as_image(image, ready.input_shape, round_pixels)
     size = _batch(ready, batch)
     return predict_point(ready, x_CHW, sigma, n, alpha, seed, index, size, noise_generator(noise, ready.device))
-
-
-def as_opened(model: Any, input_shape: tuple[int, int, int] | None = None) -> Opened:
-    """Any model as samplers take it; `input_shape` is that of the images for one that does not say it itself.
-
-    One that is no Opened yet is tried out at its first use: ValueError where logits depend on more than one image.
-    """
-    if isinstance(model, Opened):
-        return model
-    if isinstance(model, MDEQ):
-        return opened_mdeq(model)
-    if isinstance(model, type):
-        raise ValueError(f"the model is the class {model.__name__}: give an instance, with its weights loaded")
-    if not callable(model) and not is_equilibrium(model):
-        raise ValueError(
-            f"found a {type(model).__name__} as the model: expected a torch module that gives logits, or an "
-            "equilibrium with state_shape, inject, f and head"
-        )
-    if input_shape is None:
-        raise ValueError("the model does not say what images it takes: give an image")
-    tensor = next(iter(model.parameters()), None) if isinstance(model, nn.Module) else None
-    device = torch.device("cpu") if tensor is None else tensor.device
-    dtype = torch.float32 if tensor is None or not tensor.is_floating_point() else tensor.dtype
-    training = training_modules(model)
-    if training:
-        raise ValueError(_in_training(training))
-    tried = _TRIED.get(id(model))
-    if tried is not None and tried[0]() is model and tried[1] == input_shape:
-        classes = tried[2]
-    else:
-        classes = _classes_of(model, input_shape, device, dtype)
-    ready = opened(
-        model, label=type(model).__name__, input_shape=input_shape, classes=classes, device=device, dtype=dtype
-    )
-    if tried is None or tried[0]() is not model or tried[1] != input_shape:
-        try:
-            try_out(ready)
-        except JobError as error:
-            raise ValueError(str(error)) from error
-        with suppress(TypeError):  # an object that cannot be referred to is tried each time
-            _TRIED[id(model)] = (weakref.ref(model), input_shape, classes)
-    return ready
-
-
-def _classes_of(model: Any, input_shape: tuple[int, int, int], device: torch.device, dtype: torch.dtype) -> int:
-    """How many classes the model tells apart, by its logits of two images."""
-    label = type(model).__name__
-    ready = opened(model, label=label, input_shape=input_shape, classes=1, device=device, dtype=dtype)
-    with torch.inference_mode():
-        x_BCHW = torch.full((2, *input_shape), 0.5, device=device, dtype=ready.dtype)
-        injection = ready.inject(x_BCHW)
-        logits_BK = ready.head(ready.f(ready.zero_state(2), injection))
-    if logits_BK.dim() != 2 or len(logits_BK) != 2:
-        raise ValueError(f"the model gives {tuple(logits_BK.shape)} for 2 images, expected logits (2, classes)")
-    return logits_BK.shape[1]
 
 
 def _judge(
@@ -281,7 +222,7 @@ def _judge(
     noise: str,
     settings: Mapping[str, Any],
 ) -> SmoothingJudge:
-    _refuse_training(ready)
+    refuse_training(ready.network)
     unknown = sorted(set(settings) - _OF_SAMPLINGS - _OF_CERTIFICATES)
     if unknown:
         known = ", ".join(sorted(_OF_SAMPLINGS | _OF_CERTIFICATES))
@@ -321,16 +262,6 @@ def _looks(looks: Looks | Sequence[float] | None) -> dict[str, Any]:
 
 def _batch(ready: Opened, batch: int | None) -> int:
     return default_batch(ready.state_size, ready.input_shape, ready.device.type) if batch is None else batch
-
-
-def _refuse_training(ready: Opened) -> None:
-    training = training_modules(ready.network)
-    if training:
-        raise ValueError(_in_training(training))
-
-
-def _in_training(modules: Sequence[str]) -> str:
-    return f"the model is in training mode ({modules[0]}), in which samples depend on each other: call model.eval()"
 
 
 def _as_image(image: Picture, input_shape: tuple[int, int, int], round_pixels: bool) -> Tensor:

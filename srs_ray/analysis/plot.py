@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,8 +13,8 @@ import pandas as pd
 
 from srs_ray.analysis.accuracy import certified_accuracy, certified_radii
 from srs_ray.analysis.comparison import run_labels
+from srs_ray.analysis.pairing import different_points
 from srs_ray.analysis.run_info import RunInfo
-from srs_ray.analysis.same_images import warn_of_other_images
 from srs_ray.analysis.statements import (
     certificate_line,
     false_certificates_line,
@@ -24,6 +25,8 @@ from srs_ray.analysis.statements import (
 )
 from srs_ray.errors import SrsRayError
 from srs_ray.settings import home_expanded
+
+log = logging.getLogger(__name__)
 
 # Okabe and Ito's palette, without its yellow, which white paper swallows; each with a line style of its own, so that
 # the curves stay apart in grey print too.
@@ -75,8 +78,9 @@ def plot_curves(frames: Sequence[pd.DataFrame], output: str | Path, max_radius: 
     from matplotlib.figure import Figure
 
     infos = [RunInfo.of(df) for df in frames]
-    warn_of_other_images(frames)
     labels = run_labels(infos)
+    for warning in filter(None, different_points(labels, frames)):
+        log.warning("%s", warning)
     end = _end_of_axis(frames, infos) if max_radius is None else max_radius
     subtitle, notes = _subtitle(frames, infos, labels), _footnotes(frames, infos, labels)
     # The text above and below takes the room its lines need, in inches; the axes keep their size.

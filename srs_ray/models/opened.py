@@ -235,3 +235,12 @@ def opened(
         flat, parts, reference = FeedForward(network, classes, outer, dtype), (), ONE_EVALUATION
     names = None if class_names is None else tuple(class_names)
     return Opened(label, network, flat, parts, input_shape, classes, reference, device, outer, dtype, names)
+
+
+def refuse_training(model: Any) -> None:
+    """Raise ValueError for a model in training mode, in which samples depend on each other."""
+    training = training_modules(model)
+    if training:
+        raise ValueError(
+            f"the model is in training mode ({training[0]}), in which samples depend on each other: call model.eval()"
+        )

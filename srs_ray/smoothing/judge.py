@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from srs_ray.errors import PointError
-from srs_ray.models.opened import Opened, training_modules
+from srs_ray.models.opened import Opened, refuse_training
 from srs_ray.smoothing.audit import NO_AUDIT
 from srs_ray.smoothing.base_classifier import NO_CLASS, BaseClassifier
 from srs_ray.smoothing.estimation import NOTHING_ESTIMATED, Estimation, estimate, refuse_nonfinite
@@ -47,12 +47,7 @@ class SmoothingJudge:
         missing = [part for part in sampling.needs if part not in self.model.parts]
         if missing:
             raise ValueError(lacking_parts(self.model.label, sampling.method_name, sampling.needs, missing))
-        training = training_modules(self.model.network)
-        if training:
-            raise ValueError(
-                f"the model is in training mode ({training[0]}), in which samples depend on each other: "
-                "call model.eval()"
-            )
+        refuse_training(self.model.network)
         law = self.generator.law(self.smoothing.sigma, prod(self.model.input_shape))
         object.__setattr__(self, "smoothing", replace(self.smoothing, law=law))
         use_exact_float32()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from srs_ray.interface import as_opened
+from srs_ray.models.as_opened import as_opened
 from srs_ray.smoothing.base_classifier import NO_CLASS, BaseClassifier
 from srs_ray.smoothing.noise import Domain
 from srs_ray.smoothing.samplers import SerializedSampler, StandardSampler

@@ -29,7 +29,7 @@ from srs_ray.smoothing.bounds import (
     p_lower,
     two_sided_p_lower,
 )
-from srs_ray.smoothing.bounds.two_sided import least_of_three, log_threshold
+from srs_ray.smoothing.bounds.two_sided import least_of_three, log_threshold_of_three
 from srs_ray.smoothing.estimation import estimate
 from srs_ray.smoothing.limits import p_cap, smallest_audit, smallest_n
 from srs_ray.smoothing.noise import NoisyPoint, Philox4x64
@@ -53,13 +53,13 @@ def level_of(product_of_three: Decimal) -> Decimal:
 @pytest.mark.parametrize("alpha", [1e-300, 1e-9, 0.001, 0.1, 0.9])
 def test_the_threshold_spends_alpha_and_not_more(alpha: float) -> None:
     with localcontext(prec=40):
-        t = Decimal(log_threshold(alpha)).exp()
+        t = Decimal(log_threshold_of_three(alpha)).exp()
         assert level_of(t) <= Decimal(alpha) * (1 + Decimal("1e-12"))
         assert level_of(t * (1 + Decimal("1e-11"))) > Decimal(alpha)
 
 
 def test_the_published_threshold() -> None:
-    assert -log_threshold(0.001) == pytest.approx(11.23, abs=0.005)
+    assert -log_threshold_of_three(0.001) == pytest.approx(11.23, abs=0.005)
 
 
 N = 6
@@ -124,7 +124,7 @@ def test_no_number_of_false_and_of_missed_hits_breaks_it(
         return float((p1_DU * p2_D[:, None] * p3_U).max())
 
     p = two_sided_p_lower(hits, n, audited, disagreed, alpha, of_misses, found)
-    assert log(highest(p)) <= log_threshold(alpha) + 1e-6 < log(highest(p * (1 + 1e-5)))
+    assert log(highest(p)) <= log_threshold_of_three(alpha) + 1e-6 < log(highest(p * (1 + 1e-5)))
 
 
 @st.composite

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from math import exp, lgamma, log, log1p
 
@@ -47,10 +48,18 @@ def beta_quantile(k: float, n: float, alpha: float) -> float:
 @lru_cache
 def log_fisher_threshold(alpha: float) -> float:
     """ln t with t (1 - ln t) <= alpha, to the last bit: P(product of two independent p-values <= t) = t (1 - ln t)."""
+    return log_threshold(alpha, 2, lambda log_t: log1p(-log_t))
+
+
+def log_threshold(alpha: float, tests: int, log_factor: Callable[[float], float]) -> float:
+    """The largest ln t with ln t + log_factor(ln t) <= ln alpha: the level at which so many p-values are combined.
+
+    P(their combination <= t) = t exp(log_factor(ln t)), which rises with t, and the factor is at least 1.
+    """
     log_alpha = log(alpha)
-    low, high = 2.0 * log_alpha - 2.0, log_alpha
+    low, high = tests * (log_alpha - 2.0), log_alpha
     while low < (middle := 0.5 * (low + high)) < high:
-        if middle + log1p(-middle) <= log_alpha:
+        if middle + log_factor(middle) <= log_alpha:
             low = middle
         else:
             high = middle

@@ -14,6 +14,7 @@ from srs_ray.smoothing.bounds.tails import (
     check_counts,
     log_binomial_mass,
     log_hypergeometric,
+    log_threshold,
 )
 
 
@@ -30,7 +31,7 @@ def two_sided_p_lower(
     """
     hits, n, audited, disagreed = check_counts(hits, n, audited, disagreed, alpha)
     audited_misses, found = _check_misses(n - hits, audited_misses, found)
-    return least_of_three(hits, n, audited, disagreed, audited_misses, found, log_threshold(alpha))
+    return least_of_three(hits, n, audited, disagreed, audited_misses, found, log_threshold_of_three(alpha))
 
 
 def least_of_three(
@@ -113,16 +114,9 @@ def _steps_of_first(one: _Tail, other: _Tail, steps: int, low: int, high: int) -
 
 
 @lru_cache
-def log_threshold(alpha: float) -> float:
+def log_threshold_of_three(alpha: float) -> float:
     """ln t with t (1 - ln t + (ln t)^2 / 2) <= alpha: P(product of three independent p-values <= t)."""
-    log_alpha = log(alpha)
-    low, high = 3.0 * log_alpha - 6.0, log_alpha
-    while low < (middle := 0.5 * (low + high)) < high:
-        if middle + log1p(-middle + 0.5 * middle * middle) <= log_alpha:
-            low = middle
-        else:
-            high = middle
-    return low
+    return log_threshold(alpha, 3, lambda log_t: log1p(-log_t + 0.5 * log_t * log_t))
 
 
 def _check_misses(misses: int, audited: int, found: int) -> tuple[int, int]:

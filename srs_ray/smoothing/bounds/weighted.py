@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from math import expm1, log, log1p
+from math import expm1, log1p
 
 from srs_ray.smoothing.bounds.bound import Bound
 from srs_ray.smoothing.bounds.exact import least_combined
-from srs_ray.smoothing.bounds.tails import check_counts
+from srs_ray.smoothing.bounds.tails import check_counts, log_threshold
 
 WEIGHT = 0.75  # measured in docs/statistics.md
 
@@ -39,15 +39,12 @@ def log_weighted_threshold(alpha: float, weight: float) -> float:
     That is (t - weight t^(1 / weight)) / (1 - weight), and t (1 - ln t) for the weight 1. With x = ln t and
     y = x (1 - weight) / weight it is t (1 - x (e^y - 1) / y), which needs no division by 1 - weight.
     """
-    log_alpha = log(alpha)
-    low, high = 2.0 * log_alpha - 2.0, log_alpha
-    while low < (middle := 0.5 * (low + high)) < high:
-        y = middle * (1.0 - weight) / weight
-        if middle + log1p(-middle * (expm1(y) / y if y else 1.0)) <= log_alpha:
-            low = middle
-        else:
-            high = middle
-    return low
+
+    def log_factor(log_t: float) -> float:
+        y = log_t * (1.0 - weight) / weight
+        return log1p(-log_t * (expm1(y) / y if y else 1.0))
+
+    return log_threshold(alpha, 2, log_factor)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ arithmetic: the last bits of x + e can tell a classifier the image (Voracek and 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -23,12 +24,12 @@ VERSION = 1
 NORMALS_AT_ONCE = 2**22  # on a GPU: more than a hundred kernels, most of them of 8 MiB each way
 
 
-class FloatNoise:
+class FloatNoise(ABC):
     """What generators of float32 normals share."""
 
+    @abstractmethod
     def normals(self, seed: int, point: int, stage: Domain, samples: Sequence[int], size: int) -> Tensor:
         """Standard normals of given samples, shape (N, size), float32."""
-        raise NotImplementedError
 
     def noisy(
         self, x_CHW: Tensor, sigma: float, seed: int, point: int, stage: Domain, samples: Sequence[int]

@@ -1,0 +1,137 @@
+"""The commands that read results: `srs-ray aggregate`, `plot` and `export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from srs_ray.cli_options import open_console
+from srs_ray.errors import SrsRayError
+
+AGGREGATE_EXAMPLE = "Example: srs-ray aggregate runs/a runs/b --radii 0,0.25,36/255 --format markdown"
+PLOT_EXAMPLE = "Example: srs-ray plot runs/a runs/b --output curves.png"
+EXPORT_EXAMPLE = "Example: srs-ray export runs/a --format cohen > a.tsv"
+
+Run = Annotated[str, typer.Argument(metavar="RUN", help="A run directory: a local path or a URI such as s3://...")]
+Runs = Annotated[list[str], typer.Argument(metavar="RUN...", help="Run directories: local paths or URIs.")]
+CertificateOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Compute the radii again from the stored counts by this certificate: exact, weighted, union, paper or, "
+        "without target radii, released (unsound) for srs and auto; cohen or mixture for standard with target radii. "
+        "two-sided is for runs that audited misses."
+    ),
+]
+AlphaOption = Annotated[float | None, typer.Option(help="Compute the radii again at this error probability.")]
+RadiiOption = Annotated[
+    str | None,
+    typer.Option(help="Radii in pixel units of [0, 1], such as 0,0.25,36/255. Default: those of the first run's job."),
+]
+
+
+def _frames(runs: list[str], certificate: str | None, alpha: float | None) -> list[Any]:
+    from srs_ray.analysis import load_points, recertify
+
+    frames = [load_points(run) for run in runs]
+    if certificate is None and alpha is None:
+        return frames
+    return [recertify(frame, certificate, alpha) for frame in frames]
+
+
+def _default_radii(run: str) -> list[float]:
+    from srs_ray.runs import RunDirectory
+
+    return list(RunDirectory.open(run).job["report"]["radii"])
+
+
+def print_table(
+    runs: list[str],
+    radii: str | None,
+    form: str,
+    certificate: str | None = None,
+    alpha: float | None = None,
+    of: str = "ended",
+    project_n: int | None = None,
+) -> None:
+    """Print the table of runs, recomputed if asked, in a form of `aggregate`."""
+    from srs_ray.analysis import comparison_table, point_warnings
+
+    frames = _frames(runs, certificate, alpha)
+    shown = radii if radii is not None else _default_radii(runs[0])
+    typer.echo(comparison_table(frames, shown, form, of, project_n), nl=False)
+    for warning in point_warnings(frames) if form in ("csv", "json") else ():  # other forms have it below the table
+        open_console(stderr=True).print(f"[yellow]warning:[/] {escape(warning)}", highlight=False)
+
+
+def aggregate(
+    runs: Runs,
+    radii: RadiiOption = None,
+    form: Annotated[str, typer.Option("--format", help="table, markdown, latex, csv or json.")] = "table",
+    certificate: CertificateOption = None,
+    alpha: AlphaOption = None,
+    of: Annotated[
+        str,
+        typer.Option(
+            help="What shares are of: the points that ended, or all asked for, where those without a row count as not "
+            "certified: a lower bound."
+        ),
+    ] = "ended",
+    project_n: Annotated[
+        int | None,
+        typer.Option(
+            help="Also show what points would be certified at this n if their rates of hits stayed: no certificate."
+        ),
+    ] = None,
+) -> None:
+    """Certified accuracy, abstentions, cost and bounds of runs, side by side, and point by point beside the first."""
+    print_table(runs, radii, form, certificate, alpha, of, project_n)
+
+
+def plot(
+    runs: Runs,
+    output: Annotated[Path, typer.Option(help="The picture: .png, .svg or .pdf.")],
+    certificate: CertificateOption = None,
+    alpha: AlphaOption = None,
+) -> None:
+    """Certified accuracy against radius, one curve for each run, with 95 % bands."""
+    from srs_ray.analysis import plot_curves
+
+    typer.echo(f"wrote {plot_curves(_frames(runs, certificate, alpha), output)}")
+
+
+def export(
+    run: Run,
+    form: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="cohen: idx label predict radius correct time; points: all rows, with source, class name and error.",
+        ),
+    ] = "cohen",
+    output: Annotated[Path | None, typer.Option(help="A file; default: standard output.")] = None,
+    certificate: CertificateOption = None,
+    alpha: AlphaOption = None,
+) -> None:
+    """A run as tab-separated text: as the field's analysis scripts read it, or with all that a row says in one cell."""
+    from srs_ray.analysis import cohen_export, points_export, write_cohen_export, write_text
+
+    if form not in ("cohen", "points"):
+        raise SrsRayError(f"no export format {form!r}; there are cohen and points")
+    from srs_ray.runs.printable import printable
+
+    [frame] = _frames([run], certificate, alpha)
+    if form == "points":
+        text = points_export(frame)
+        if output is None:
+            typer.echo(text, nl=False)
+        else:
+            write_text(text, output)
+        return
+    exported = cohen_export(frame) if output is None else write_cohen_export(frame, output)
+    if output is None:
+        typer.echo(exported.text, nl=False)
+    for note in exported.notes:
+        open_console(stderr=True).print(f"[dim]{escape(printable(note))}[/]", highlight=False)
