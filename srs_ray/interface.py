@@ -240,7 +240,7 @@ def _judge(
     if not kind.audited or (bound is not None and not bound.audited):
         audits = {name: value for name, value in audits.items() if name not in ("audit", "audit_share")}
     elif sampling.get("target_radii") is not None:
-        audits.pop("audit", None)
+        audits = {name: value for name, value in audits.items() if name not in ("audit", "miss_share")}
         if kind.default_audit_share is None:
             audits.pop("audit_share", None)
     else:

@@ -41,6 +41,7 @@ FIXED = ("index", "label", "status", "selected", "predicted", "correct", "n0", "
 FIXED += ("look_n", "sigma", "dtype", "batch", "attempt")
 TALLIES = (("selection_classes", "selection_counts"), ("classes", "counts"))
 COUNTS = ("audited", "disagreed", "look_hits", "look_audited", "look_disagreed", "fallbacks", "unconverged")
+SINCE_3 = ("audited_misses", "found")  # which older rows do not have
 EVALUATIONS = ("function_evaluations", "reference_evaluations")
 BOUNDS = ("p_lower", "radius")
 TIES = 2
@@ -170,14 +171,15 @@ def differences_of_rows(row: dict[str, Any], expected: dict[str, Any]) -> list[s
     Where no count differs, no bound does.
     """
     differing = [name for name in FIXED if row[name] != expected[name]]
-    differing += [name for name in COUNTS if not close(listed(row[name]), listed(expected[name]))]
+    counts = [*COUNTS, *(name for name in SINCE_3 if name in expected)]
+    differing += [name for name in counts if not close(listed(row[name]), listed(expected[name]))]
     for classes, numbers in TALLIES:
         found, stored = tally(row, classes, numbers), tally(expected, classes, numbers)
         every = sorted({*found, *stored})
         if not close([found.get(c, 0) for c in every], [stored.get(c, 0) for c in every]):
             differing.append(numbers)
     differing += [name for name in EVALUATIONS if not near(row[name], expected[name], 0.01)]
-    if all(row[name] == expected[name] for name in (*COUNTS, *itertools.chain(*TALLIES))):
+    if all(row[name] == expected[name] for name in (*counts, *itertools.chain(*TALLIES))):
         differing += [name for name in BOUNDS if not near(row[name], expected[name], 1e-12)]
     return [f"{name} of point {row['index']}: {row[name]}, expected {expected[name]}" for name in differing]
 

@@ -10,8 +10,8 @@ import pandas as pd
 
 from srs_ray.analysis.run_info import RunInfo
 from srs_ray.errors import SrsRayError
-from srs_ray.smoothing.audit import Fixed, Share
-from srs_ray.smoothing.bounds import MIXTURE, Evidence, fitting_bounds
+from srs_ray.smoothing.audit import Fixed, Share, ShareOfAll
+from srs_ray.smoothing.bounds import EXACT, MIXTURE, Evidence, fitting_bounds
 from srs_ray.smoothing.plan import Plan
 from srs_ray.smoothing.smoothing import Smoothing
 
@@ -29,8 +29,8 @@ def recertify(df: pd.DataFrame, certificate: str | None = None, alpha: float | N
     alpha = info.alpha if alpha is None else alpha
     own_sampling = info.smoothing.sampling
     fitting = fitting_bounds(audited=own_sampling.audited, by_looks=own_sampling.by_looks)
-    own_kind = next(iter(info.certificate_settings), info.certificate)
-    allowed = [bound.name for bound in fitting if not bound.misses or bound.name == own_kind]
+    misses = info.smoothing.certificate.bound.misses or bool(df["audited_misses"].notna().any())
+    allowed = [bound.name for bound in fitting if misses or not bound.misses]
     if certificate not in allowed:
         raise SrsRayError(
             f"certificate {certificate!r} does not fit {info.name}, whose samples are of method {info.method}; "
@@ -66,8 +66,9 @@ def _p_lower(row: Any, smoothing: Smoothing) -> float:
         counts = Evidence(int(row.n), hits_of(row), int(row.audited), int(row.disagreed), *of_misses)
         return certificate.bound.p_lower(counts, certificate.alpha)  # of the row's own n
     plan = plan_of(row, smoothing)
-    looks = zip(row.look_n, row.look_hits, row.look_audited, row.look_disagreed, strict=True)
-    return plan.p_lower([Evidence(*map(int, counts)) for counts in looks])
+    columns = [row.look_n, row.look_hits, row.look_audited, row.look_disagreed]
+    columns += [row.look_audited_misses, row.look_found] if plan.bound.misses else []
+    return plan.p_lower([Evidence(*map(int, counts)) for counts in zip(*columns, strict=True)])
 
 
 def hits_of(row: Any) -> int:
@@ -76,13 +77,22 @@ def hits_of(row: Any) -> int:
 
 
 def plan_of(row: Any, smoothing: Smoothing) -> Plan:
-    """The plan by which the row's point is estimated; by looks its audit share, if any, is the row's own."""
+    """The plan by which the row's point is estimated; by looks its audit share, if any, is the row's own.
+
+    Where the sampling chose among bounds, the row shows which: standard sampling has no audits, and a point that was
+    certified by hits alone has none of misses.
+    """
     sampling, certificate = smoothing.sampling, smoothing.certificate
     if not sampling.by_looks:
         return smoothing.plan
-    share = float(row.audit_share)
-    bound = certificate.bound if certificate.bound.audited == (share > 0) else MIXTURE
-    return sampling.plan_by(bound, certificate, Share(share) if share else Fixed(0))
+    share, bound = float(row.audit_share), certificate.bound
+    if bound.audited != (share > 0):
+        return sampling.plan_by(MIXTURE, certificate, Fixed(0))
+    if not bound.misses:
+        return sampling.plan_by(bound, certificate, Share(share) if share else Fixed(0))
+    if row.look_audited_misses is None:
+        return sampling.plan_by(EXACT, certificate, Share(share))
+    return sampling.plan_by(bound, certificate, ShareOfAll(share))
 
 
 def _named(info: RunInfo) -> str:

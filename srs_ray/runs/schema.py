@@ -9,8 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 3
-READABLE_VERSIONS = (1, 2, 3)  # 1 had no columns by looks, 2 none of misses and none of the image
+SCHEMA_VERSION = 4
+READABLE_VERSIONS = (1, 2, 3, 4)  # 1: no columns by looks; 2: none of misses, none of the image; 3: no misses at looks
 
 Row = dict[str, Any]
 
@@ -59,6 +59,10 @@ _MISSES_FIELDS = [
     ("audited_misses", pa.int64()),  # samples that are no hits on which F was run
     ("found", pa.int64()),  # those of them on which F hits
 ]
+_MISSES_BY_LOOKS_FIELDS = [
+    ("look_audited_misses", pa.list_(pa.int64())),  # both at the looks, where there are any
+    ("look_found", pa.list_(pa.int64())),
+]
 
 ROW_SCHEMA = pa.schema(
     [
@@ -71,6 +75,7 @@ ROW_SCHEMA = pa.schema(
         *_SAMPLING_FIELDS,
         *_BY_LOOKS_FIELDS,
         *_MISSES_FIELDS,
+        *_MISSES_BY_LOOKS_FIELDS,
         ("sigma", pa.float64()),  # the noise, in pixel units of [0, 1]
         ("seconds", pa.float64()),  # wall time of the point in its worker
         ("worker", pa.string()),
@@ -86,7 +91,7 @@ CORE_COLUMNS = tuple(name for name, _ in _CORE_FIELDS)
 EVIDENCE = {"sampling": tuple(name for name, _ in _SAMPLING_FIELDS)}  # columns by kind of evidence
 RESULT_COLUMNS = (*CORE_COLUMNS, *(name for columns in EVIDENCE.values() for name in columns))
 BY_LOOKS_COLUMNS = tuple(name for name, _ in _BY_LOOKS_FIELDS)
-MISSES_COLUMNS = tuple(name for name, _ in _MISSES_FIELDS)
+MISSES_COLUMNS = tuple(name for name, _ in (*_MISSES_FIELDS, *_MISSES_BY_LOOKS_FIELDS))
 IMAGE_COLUMNS = tuple(name for name, _ in _IMAGE_FIELDS)
 
 _WHOLE = [field.name for field in ROW_SCHEMA if pa.types.is_integer(field.type)]
@@ -98,7 +103,8 @@ _FORBIDDEN = {"ok": ("error",), "error": (*RESULT_COLUMNS, *BY_LOOKS_COLUMNS, *M
 
 def schema_of(version: int) -> pa.Schema:
     """The row schema of that version, one of READABLE_VERSIONS."""
-    later = (*(MISSES_COLUMNS + IMAGE_COLUMNS if version < 3 else ()), *(BY_LOOKS_COLUMNS if version < 2 else ()))
+    added = {2: _BY_LOOKS_FIELDS, 3: [*_MISSES_FIELDS, *_IMAGE_FIELDS], 4: _MISSES_BY_LOOKS_FIELDS}
+    later = {name for since, fields in added.items() if version < since for name, _ in fields}
     return pa.schema([field for field in ROW_SCHEMA if field.name not in later])
 
 

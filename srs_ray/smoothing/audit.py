@@ -14,6 +14,8 @@ if TYPE_CHECKING:  # results are read without torch
     from srs_ray.smoothing.base_classifier import BaseClassifier
     from srs_ray.smoothing.noise import NoisyPoint
 
+MISS_SHARE = 0.15  # of K audits; measured in docs/statistics.md
+
 
 @dataclass(frozen=True)
 class Audit:
@@ -136,7 +138,7 @@ class BothSides(Fixed):
     Misses are chosen as hits are, and independently of these.
     """
 
-    miss_share: float = 0.15
+    miss_share: float = MISS_SHARE
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -205,6 +207,27 @@ class Share:
 
     def describe(self) -> str:
         return f"audits of {self.share:.0%} of the hits"
+
+
+@dataclass(frozen=True)
+class ShareOfAll(Share):
+    """Each sample, hit or not, whose permanent random number lies below `share` (tau).
+
+    Given how many hits and how many misses are audited by a look, they are uniform choices, independent of each other,
+    of the hits and of the misses so far.
+    """
+
+    def due_misses(self, point: NoisyPoint, hit_N: np.ndarray) -> np.ndarray:
+        return self.due(point, ~hit_N)
+
+    def expected(self, hits: int, misses: int) -> tuple[int, int]:
+        return floor(hits * self.share), floor(misses * self.share)
+
+    def halved(self) -> ShareOfAll:
+        return ShareOfAll(self.share / 2)
+
+    def describe(self) -> str:
+        return f"audits of {self.share:.0%} of the samples"
 
 
 def audit_samples(

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Discriminator, Field, Tag
 
 from srs_ray.settings import Probability, Settings
-from srs_ray.smoothing.audit import AuditRule, BothSides, Fixed, Share
+from srs_ray.smoothing.audit import MISS_SHARE, AuditRule, BothSides, Fixed, Share, ShareOfAll
 from srs_ray.smoothing.bounds import BOUNDS, Bound, bound_named, weighted_bound
 from srs_ray.smoothing.bounds.two_sided import TWO_SIDED
 from srs_ray.smoothing.bounds.weighted import WEIGHT, WEIGHTED
@@ -83,17 +83,23 @@ class WeightedCertificate(AuditedCertificate):
 
 
 class TwoSidedCertificate(AuditedCertificate):
-    """The certificate `two-sided`: of the `audit` (K) audits, the share `miss_share` is of samples that are no hits."""
+    """The certificate `two-sided`: of the `audit` (K) audits, the share `miss_share` is of samples that are no hits.
 
-    miss_share: float = Field(0.15, gt=0, lt=1)
+    With target radii a share of all samples is audited, `audit_share` (tau), and there is no `miss_share`; elsewhere
+    None is the usual one.
+    """
+
+    miss_share: float | None = Field(None, gt=0, lt=1)
 
     @property
     def audits(self) -> AuditRule:
-        return BothSides(self.audit, self.miss_share) if self.audit_share is None else Share(self.audit_share)
+        if self.audit_share is not None:
+            return ShareOfAll(self.audit_share)
+        return BothSides(self.audit, MISS_SHARE if self.miss_share is None else self.miss_share)
 
     @property
     def own(self) -> dict[str, Any]:
-        return {"miss_share": self.miss_share}
+        return {} if self.miss_share is None else {"miss_share": self.miss_share}
 
 
 def _section_for(raw: Any) -> str:

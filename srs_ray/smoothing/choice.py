@@ -50,16 +50,18 @@ def choose(ways: Sequence[Way], shown: Evidence, goal: Goal, most_lost: float) -
 
     A target is lost that the best of the ways is expected to certify.
     """
-    forecasts = [forecast(way, shown, goal) for way in ways]
+    misses = any(way.plan.bound.misses for way in ways)
+    forecasts = [forecast(way, shown, goal, misses) for way in ways]
     enough = max(at.certified for at in forecasts) - most_lost * len(goal.p_targets)
     good = [(at.evaluations, number) for number, at in enumerate(forecasts) if at.certified >= enough]
     return ways[min(good)[1]]
 
 
-def forecast(way: Way, shown: Evidence, goal: Goal) -> Forecast:
+def forecast(way: Way, shown: Evidence, goal: Goal, missed_too: bool = False) -> Forecast:
     """What sampling by looks comes to, on average over the rates that selection leaves likely.
 
-    The rate of hits has the posterior of the prior Beta(1/2, 1/2); F hits where the sampler does, less disagreement.
+    The rate of hits has the posterior of the prior Beta(1/2, 1/2). F hits where the sampler does, less disagreement;
+    `missed_too`: and as many of its misses, so that its rate is the sampler's.
     """
     evaluations = certified = 0.0
     of_disagreements = _masses(
@@ -70,7 +72,8 @@ def forecast(way: Way, shown: Evidence, goal: Goal) -> Forecast:
     for weight, disagreement in zip(of_disagreements.tolist(), DISAGREEMENTS.tolist(), strict=True):
         rates_R = (RATES[1:] + RATES[:-1]) / 2
         if not way.plan.bound.audited:  # samples of F itself
-            rates_R, disagreement = np.minimum(rates_R / (1.0 - disagreement), 1.0), 0.0
+            rates_R = rates_R if missed_too else np.minimum(rates_R / (1.0 - disagreement), 1.0)
+            disagreement = 0.0
         weights_R = weight * _masses(shown.hits + 0.5, shown.n - shown.hits + 0.5, rates_R)
         samples_R, audits_R, certified_R = _courses(way.plan, disagreement, goal)
         warmed_up_R = np.maximum(np.minimum(samples_R, way.chains) - shown.n, 0.0)
@@ -98,10 +101,12 @@ def _course(plan: Plan, rate: float, disagreement: float, goal: Goal) -> tuple[i
     for n in plan.sizes:
         hits = round(n * rate)
         audited = round(hits * plan.audit.share)
-        counts = Evidence(n, hits, audited, round(audited * disagreement))
+        misses = round((n - hits) * plan.audit.share) if plan.bound.misses else 0
+        found = round(misses * min(1.0, disagreement * rate / (1.0 - rate)))
+        counts = Evidence(n, hits, audited, round(audited * disagreement), misses, found)
         best = max(best, plan.p_lower([counts]))
         if plan.verdict([counts], goal.p_targets, goal.futility) is not None:
             break
     if best <= 0.5:
-        audited = 0  # sampling ends without an audit where nothing can be certified
-    return n, audited, sum(best > target for target in goal.p_targets)
+        audited = misses = 0  # sampling ends without an audit where nothing can be certified
+    return n, audited + misses, sum(best > target for target in goal.p_targets)

@@ -54,13 +54,13 @@ def estimate(
     """Samples up to one look of the plan after another, until each target is certified or futile, or all are drawn.
 
     With targets, audits wait until they can end it: at a look where sampling would go on even if all audits that are
-    due agreed, none is made and no bound is read; where not even that would certify anything, sampling ends without
-    them. Without targets the audit is made of all samples, as it is the point's record.
+    due agreed (of misses: found a hit), none is made and no bound is read; where not even that would certify anything,
+    sampling ends without them. Without targets the audit is made of all samples, as it is the point's record.
     """
     classes_N = np.empty(0, dtype=np.int64)
     evaluations = fallbacks = unconverged = 0
     audit = NO_AUDIT
-    audited_N = np.empty(0, dtype=np.int64)
+    audited_N = missed_N = np.empty(0, dtype=np.int64)
     read: list[Evidence] = []
     verdict: Verdict | None = None
     for size in plan.sizes:
@@ -76,16 +76,17 @@ def estimate(
         if plan.bound.audited:
             effect = design_effect(hit_N, sampler.chains)
             due_N = plan.audit.due(point, hit_N)
-            at_best = [*read, Evidence(size, hits, len(due_N), audit.disagreed)]
+            due_misses_N = plan.audit.due_misses(point, hit_N) if plan.bound.misses else missed_N
+            found = audit.found + len(due_misses_N) - audit.audited_misses
+            at_best = [*read, Evidence(size, hits, len(due_N), audit.disagreed, len(due_misses_N), found)]
             if plan.verdict(at_best, goal.p_targets, goal.futility, effect) is None:
                 continue
             if goal.p_targets and plan.p_lower(at_best) <= 0.5:
                 verdict = plan.verdict(at_best, goal.p_targets, goal.futility, effect)
                 break
             audit += audit_samples(base, point, np.setdiff1d(due_N, audited_N, assume_unique=True), selected)
-            audited_N = due_N
-            if plan.bound.misses:  # which has a single look
-                audit += audit_misses(base, point, plan.audit.due_misses(point, hit_N), selected)
+            audit += audit_misses(base, point, np.setdiff1d(due_misses_N, missed_N, assume_unique=True), selected)
+            audited_N, missed_N = due_N, due_misses_N
         read.append(Evidence(size, hits, audit.audited, audit.disagreed, audit.audited_misses, audit.found))
         verdict = plan.verdict(read, goal.p_targets, goal.futility, effect)
         if verdict is not None:

@@ -99,7 +99,7 @@ class SmoothingJudge:
             counts=counts,
             audited=done.audit.audited,
             disagreed=done.audit.disagreed,
-            **self._misses(done),
+            **self._misses(plan, done),
             method=sampler.method,
             **self._looks(plan, done),
             function_evaluations=selection.evaluations + done.evaluations,
@@ -113,11 +113,18 @@ class SmoothingJudge:
             batch=self.batch,
         )
 
-    def _misses(self, done: Estimation) -> dict[str, Any]:
+    def _misses(self, plan: Plan | None, done: Estimation) -> dict[str, Any]:
         """The columns of a point whose misses are audited too; of others they are null."""
-        if not self.smoothing.certificate.bound.misses:
+        if not (plan or self.smoothing.plan).bound.misses:
             return {}
-        return {"audited_misses": done.audit.audited_misses, "found": done.audit.found}
+        columns = {"audited_misses": done.audit.audited_misses, "found": done.audit.found}
+        if plan is None or not self.smoothing.sampling.by_looks:
+            return columns
+        by_looks = {
+            "look_audited_misses": [look.audited_misses for look in done.read],
+            "look_found": [look.found for look in done.read],
+        }
+        return columns | by_looks
 
     def _looks(self, plan: Plan | None, done: Estimation) -> dict[str, Any]:
         """The columns of a point that was sampled by looks; of others they are null."""

@@ -61,8 +61,6 @@ class Plan:
         name, several = self.bound.name, len(self.sizes) > 1
         if several and not self.bound.sound:
             raise ValueError(f"certificate {name!r} is unsound, and looks cannot be planned for it")
-        if several and self.bound.misses:
-            raise ValueError(f"certificate {name!r} audits misses too, which no looks are planned for: take one size n")
         if not self.bound.audited and self.audit != _NO_AUDIT:
             raise ValueError(f"certificate {name!r} needs no audit, found {self.audit}")
         if self.bound.audited and several and not self.audit.share:
@@ -122,7 +120,8 @@ class Plan:
         At most `futility` is spent on all looks before the last, in equal parts. The probability is predictive:
         beta-binomial, the rate's prior being Beta(1/2, 1/2). With an audit, a third each is for the hits to come, how
         many of them are audited (binomial) and how many of these agree; the bound, which rises with each, is taken at
-        the quantiles of all three. `design_effect` (see there) is how many correlated samples are worth one.
+        the quantiles of all three. An audit of misses adds how many are audited and how many found: fifths.
+        `design_effect` (see there) is how many correlated samples are worth one.
         This is a guess, and it costs at worst a radius: no bound rests on it. False at n, where nothing is to come.
         """
         if not 0.0 < futility < 1.0:
@@ -136,13 +135,19 @@ class Plan:
 
     def _optimistic(self, now: Evidence, futility: float, design_effect: float) -> Evidence:
         """Counts at n which in one of them or another will be bettered with probability at most `futility`."""
-        level = 1.0 - (futility / 3 if self.bound.audited else futility)
+        parts = 5 if self.bound.misses else 3 if self.bound.audited else 1
+        level = 1.0 - futility / parts
         hits = predictive_quantile(now.hits, now.n, self.n - now.n, level, design_effect)
         if not self.bound.audited:
             return Evidence(self.n, now.hits + hits)
         audited = binomial_quantile(level, hits, self.audit.share)
         agreed = predictive_quantile(now.audited - now.disagreed, now.audited, audited, level, design_effect)
-        return Evidence(self.n, now.hits + hits, now.audited + audited, now.disagreed + audited - agreed)
+        of_hits = now.hits + hits, now.audited + audited, now.disagreed + audited - agreed
+        if not self.bound.misses:
+            return Evidence(self.n, *of_hits)
+        misses = binomial_quantile(level, self.n - now.n - hits, self.audit.share)
+        found = predictive_quantile(now.found, now.audited_misses, misses, level, design_effect)
+        return Evidence(self.n, *of_hits, now.audited_misses + misses, now.found + found)
 
     def verdict(
         self, read: Sequence[Evidence], p_targets: Sequence[float], futility: float = 0.01, design_effect: float = 1.0

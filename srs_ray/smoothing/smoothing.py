@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from srs_ray.settings import flattened
-from srs_ray.smoothing.audit import Fixed
+from srs_ray.smoothing.audit import MISS_SHARE, Fixed
 from srs_ray.smoothing.bounds import BOUNDS, fitting_bounds
 from srs_ray.smoothing.certificate import Certificate, CertificateSettings
 from srs_ray.smoothing.law import Law
@@ -24,7 +24,7 @@ _SAMPLING: TypeAdapter[SamplingSettings] = TypeAdapter(Sampling)
 _CERTIFICATE: TypeAdapter[CertificateSettings] = TypeAdapter(Certificate)
 
 
-MAY_BE_UNSET = ("target_radii", "looks", "audit_share", "reference")
+MAY_BE_UNSET = ("target_radii", "looks", "audit_share", "miss_share", "reference")
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def certificate_defaults(sampling: Mapping[str, Any], certificate: Mapping[str, 
     if by_looks and audited and (bound is None or bound.audited):
         share = kind_of_sampling.default_audit_share
         return {"audit": 0, **({} if share is None else {"audit_share": share}), **usual}
-    return usual
+    return {"miss_share": MISS_SHARE, **usual} if bound is not None and bound.misses else usual
 
 
 def check_together(sampling: SamplingSettings, certificate: CertificateSettings) -> None:
@@ -172,6 +172,12 @@ def check_together(sampling: SamplingSettings, certificate: CertificateSettings)
         raise ValueError(
             f"certificate.audit is {audit}: with target_radii a share of the hits is audited instead, "
             f"{instead}; take audit out of the job file, or --set certificate.audit=0"
+        )
+    miss_share = getattr(certificate, "miss_share", None)
+    if by_looks and miss_share is not None:
+        raise ValueError(
+            f"certificate.miss_share is {miss_share}: with target_radii each sample, hit or not, is audited with the "
+            "same probability; take miss_share out of the job file"
         )
     if (share is not None) != shares:
         raise ValueError(

@@ -38,7 +38,7 @@ def job_of(
             "certificate": {
                 "kind": kind,
                 "alpha": alpha,
-                **({"audit": audit} if method == "srs" else {}),
+                **({"audit": audit} if method == "srs" and target_radii is None else {}),
                 **(own or {}),
             },
             "report": {"radii": [0.0, 0.25, 0.5]},
@@ -78,16 +78,20 @@ def result(point: dict[str, Any], job: dict[str, Any]) -> dict[str, Any]:
         "reference_evaluations": 12 * (audited + of_misses),
         "fallbacks": 2,
         "unconverged": 1,
-        **looks_of(n, hits, job),
+        **looks_of(Evidence(n, hits, audited, disagreed, of_misses, found), job),
     }
 
 
-def looks_of(n: int, hits: int, job: dict[str, Any]) -> dict[str, Any]:
-    """Of a run of standard sampling by looks: the one at which its points ended, after all n samples."""
-    if job["sampling"]["target_radii"] is None or not n:
+def looks_of(seen: Evidence, job: dict[str, Any]) -> dict[str, Any]:
+    """Of a run by looks: the one at which its points ended, after all n samples."""
+    if job["sampling"]["target_radii"] is None or not seen.n:
         return {}
-    counts = {"look_n": [n], "look_hits": [hits], "look_audited": [0], "look_disagreed": [0]}
-    return {"method": "standard", "stopped": "spent", "audit_share": 0.0, **counts}
+    own = Job.model_validate(job).certificate
+    counts = {"look_n": [seen.n], "look_hits": [seen.hits], "look_audited": [seen.audited]}
+    counts["look_disagreed"] = [seen.disagreed]
+    if own.bound.misses:
+        counts |= {"look_audited_misses": [seen.audited_misses], "look_found": [seen.found]}
+    return {"method": job["sampling"]["method"], "stopped": "spent", "audit_share": own.audits.share, **counts}
 
 
 @pytest.fixture

@@ -129,6 +129,16 @@ def test_misses_count_where_the_run_audited_them_and_nowhere_else(write_run):
     pd.testing.assert_frame_equal(recertify(exact, "two-sided"), df)
 
 
+def test_misses_count_at_looks_too(write_run):
+    points = [{"label": 3, "selected": 3, "hits": 940, "disagreed": 2, "found": 5}]
+    settings = {"kind": "two-sided", "own": {"audit_share": 0.2}, "target_radii": (0.0, 0.25)}
+    df = load_points(write_run("looks", points, **settings))
+    [level] = df.pipe(lambda frame: RunInfo.of(frame).smoothing.plan.alphas[-1:])
+    recomputed = recertify(recertify(df, "exact"), "two-sided")
+    assert recomputed["p_lower"][0] == two_sided_p_lower(940, 1000, 188, 2, level, 12, 5)
+    assert recertify(df, "exact")["p_lower"][0] == p_lower("exact", 940, 1000, 188, 2, level)
+
+
 def test_a_run_that_audited_no_misses_has_no_certificate_that_needs_them(write_run, points):
     for kind in ("exact", "weighted"):
         df = load_points(write_run(kind, points, kind=kind))

@@ -137,16 +137,19 @@ class OnlyTheFirstStarts(Actor):
 
 
 class SickOn(Actor):
-    """Fails at every point on one node, soon; elsewhere it takes its time and succeeds."""
+    """Fails at every point on one node; elsewhere it waits until that one has failed, and succeeds."""
 
-    def prepare(self, node: str) -> str:
-        self.sick = self.node() == node
+    def prepare(self, node: str, failed: str) -> str:
+        self.sick, self.failed = self.node() == node, failed
         return self.node()
 
     def work(self, index: int) -> None:
         if self.sick:
+            open(self.failed, "w").close()
             raise RuntimeError("uncorrectable memory error")
-        time.sleep(3)
+        end = time.monotonic() + 60
+        while not os.path.exists(self.failed) and time.monotonic() < end:
+            time.sleep(0.1)
 
 
 @pytest.fixture
@@ -319,15 +322,15 @@ def test_a_killed_node_charges_nobody_and_a_late_node_takes_over(nodes):
     assert len({row["node"] for row in rows}) == 2
 
 
-def test_work_spreads_to_nodes_that_join_and_a_sick_one_costs_no_point(nodes):
-    well = add_node(nodes)
-    workers = pool(SickOn, 8, room=cpus, attempts=2, arguments=("none yet",))
+def test_work_spreads_to_nodes_that_join_and_a_sick_one_costs_no_point(nodes, tmp_path):
+    well, failed = add_node(nodes), str(tmp_path / "failed")
+    workers = pool(SickOn, 8, room=cpus, attempts=2, arguments=("none yet", failed))
     rows, sick = [], None
     for row in workers.rows():
         rows += [row] if row is not None else []
         if sick is None and workers.ready:
             sick = add_node(nodes)
-            workers._arguments = (sick.node_id,)
+            workers._arguments = (sick.node_id, failed)
     workers.kill()
     assert [row for row in rows if "error" in row] == []
     assert {row["node"] for row in rows} == {well.node_id}

@@ -79,9 +79,11 @@ def test_part_of_another_run_is_quarantined(part, start, ok_row, tmp_path, caplo
 @pytest.mark.parametrize(
     ("version", "drop", "reason"),
     [
-        (b"4", [], "schema version is 4, expected 3 or less"),
-        (b"3", ["radius"], "columns are not those of the row schema"),
+        (b"5", [], "schema version is 5, expected 4 or less"),
+        (b"4", ["radius"], "columns are not those of the row schema"),
+        (b"4", ["look_found"], "columns are not those of the row schema"),
         (b"3", ["pixels"], "columns are not those of the row schema"),
+        (b"3", [], "columns are not those of the row schema"),
         (b"2", [], "columns are not those of the row schema"),
         (b"1", [], "columns are not those of the row schema"),
     ],
@@ -97,7 +99,11 @@ def test_part_of_another_schema_is_quarantined(part, start, ok_row, tmp_path, ca
 
 @pytest.mark.parametrize(
     ("version", "missing"),
-    [(b"1", BY_LOOKS_COLUMNS + MISSES_COLUMNS + IMAGE_COLUMNS), (b"2", MISSES_COLUMNS + IMAGE_COLUMNS)],
+    [
+        (b"1", BY_LOOKS_COLUMNS + MISSES_COLUMNS + IMAGE_COLUMNS),
+        (b"2", MISSES_COLUMNS + IMAGE_COLUMNS),
+        (b"3", MISSES_COLUMNS[2:]),
+    ],
 )
 def test_part_written_before_there_were_some_columns_is_read_with_nulls_for_them(
     part, start, tmp_path, version: bytes, missing: tuple[str, ...]

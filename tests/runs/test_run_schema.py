@@ -13,8 +13,9 @@ p_lower double, n0 int64, n int64, selection_classes list<item: int32>, selectio
 classes list<item: int32>, counts list<item: int64>, audited int64, disagreed int64, function_evaluations int64,
 reference_evaluations int64, fallbacks int64, unconverged int64, method string, stopped string, audit_share double,
 look_n list<item: int64>, look_hits list<item: int64>, look_audited list<item: int64>,
-look_disagreed list<item: int64>, audited_misses int64, found int64, sigma double, seconds double, worker string,
-device string, dtype string, batch int32, attempt int32, finished_at timestamp[us; tz=UTC]
+look_disagreed list<item: int64>, audited_misses int64, found int64, look_audited_misses list<item: int64>,
+look_found list<item: int64>, sigma double, seconds double, worker string, device string,
+dtype string, batch int32, attempt int32, finished_at timestamp[us; tz=UTC]
 """
 
 

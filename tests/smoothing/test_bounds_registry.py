@@ -58,7 +58,7 @@ def test_another_name_is_refused_with_all_that_there_are(name: str) -> None:
         (False, False, ["cohen"]),
         (False, True, ["mixture", "cohen"]),
         (True, False, ["exact", "weighted", "two-sided", "union", "paper", "released"]),
-        (True, True, ["exact", "weighted", "union", "paper"]),
+        (True, True, ["exact", "weighted", "two-sided", "union", "paper"]),
     ],
 )
 def test_the_fitting_bounds_and_first_the_usual_one(audited: bool, by_looks: bool, expected: list[str]) -> None:

@@ -12,7 +12,7 @@ import torch
 import srs_ray
 from srs_ray import Looks
 from srs_ray.models.mdeq.family import opened_mdeq
-from srs_ray.smoothing.audit import Audit, AuditRule, Fixed, Share
+from srs_ray.smoothing.audit import Audit, AuditRule, Fixed, Share, ShareOfAll
 from srs_ray.smoothing.base_classifier import BaseClassifier
 from srs_ray.smoothing.bounds import Evidence, bound_named
 from srs_ray.smoothing.certificate import AuditedCertificate
@@ -64,6 +64,20 @@ def test_standard_where_audits_deny_so_many_hits_that_chains_need_more_than_they
     shown = Evidence(100, 95, 16, disagreed)
     assert chosen((0.0,), shown, reference=2) == "mixture"
     assert chosen((0.0,), dataclasses.replace(shown, disagreed=0), reference=18) == "exact"
+
+
+def test_misses_are_audited_where_that_makes_up_for_hits_that_are_denied():
+    """F says c on as many of the chains' misses as it denies of their hits: one sees it, the other loses the radius."""
+    two_sided = [Way(plan_of("two-sided", ShareOfAll(share)), 1.0, 18.0) for share in AUDIT_SHARES]
+    all_ways, goal = [*ways(18), *two_sided], goal_of(0.0, 0.25, 0.5)
+    shown = Evidence(100, 75, 16, 3)
+    chosen = choose(all_ways, shown, goal, 0.02)
+    assert chosen.plan.bound.name == "two-sided"
+    of_it = forecast(chosen, shown, goal, True)
+    for way in ways(18):
+        other = forecast(way, shown, goal, True)
+        assert other.evaluations > 1.3 * of_it.evaluations or other.certified < of_it.certified - 0.02 * 3
+    assert choose(all_ways, Evidence(100, 97, 16, 0), goal_of(0.0), 0.02).plan.bound.name == "exact"
 
 
 def test_standard_where_p_is_near_1_and_a_radius_is_wanted_that_audits_cap():
@@ -140,6 +154,16 @@ def test_a_point_that_goes_by_chains_is_that_of_srs_with_the_share_it_was_given(
     chained = hits[hits >= 20][-SELECTION_AUDITS:]  # not a chain's first sample, which is warmed up
     pilot = BaseClassifier(model, model.config.reference, 64).predict(point, Domain.SELECTION, chained)
     assert auto.reference_evaluations == alone.reference_evaluations + pilot.evaluations
+
+
+@pytest.mark.parametrize(("sigma", "kind"), [(0.5, "two-sided"), (0.62, "exact")])
+def test_by_two_sided_a_point_goes_as_its_selection_speaks_for_and_its_row_says_how(model, digit, sigma, kind):
+    here = HERE | CHAINS | {"sigma": sigma, "looks": Looks((0.0, 0.25), first=50)}
+    auto = srs_ray.certify_point(model, digit, **here, method="auto", certificate="two-sided")
+    assert (auto.method, auto.look_audited_misses is None) == ("srs", kind == "exact")
+    share = auto.audit_share
+    alone = srs_ray.certify_point(model, digit, **here, method="srs", certificate=kind, audit_share=share)
+    assert results(auto, PILOTED) == results(alone, PILOTED)
 
 
 def auto_judge(model, chains: int, sigma: float = 0.5, generator: Philox4x64 | None = None) -> SmoothingJudge:

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from srs_ray.smoothing.audit import Fixed, Share
-from srs_ray.smoothing.bounds import BOUNDS, Evidence, bound_named, clopper_pearson_lower, p_lower
+from srs_ray.smoothing.audit import Fixed, Share, ShareOfAll
+from srs_ray.smoothing.bounds import BOUNDS, Bound, Evidence, bound_named, clopper_pearson_lower, p_lower
 from srs_ray.smoothing.bounds.mixture import mixture_p_lower
 from srs_ray.smoothing.looks import look_sizes, spend_alpha
 from srs_ray.smoothing.plan import Plan
@@ -78,7 +78,7 @@ def test_a_power_that_leaves_a_look_nothing_is_refused(power: float) -> None:
         spend_alpha(0.001, (157, 10_000), power)
 
 
-LOOK_CERTIFICATES = [bound.name for bound in BOUNDS.values() if bound.sound and not bound.misses]
+LOOK_CERTIFICATES = [bound.name for bound in BOUNDS.values() if bound.sound]
 COHEN = Plan(bound_named("cohen"), 0.1, (5, 10, 20), (0.02, 0.03, 0.05))
 EXACT = Plan(bound_named("exact"), 0.1, (50, 100, 200), (0.02, 0.03, 0.05), Share(0.3))
 MIXTURE = Plan(bound_named("mixture"), 0.1, (5, 10, 20), (0.1, 0.1, 0.1))
@@ -96,7 +96,6 @@ MIXTURE = Plan(bound_named("mixture"), 0.1, (5, 10, 20), (0.1, 0.1, 0.1))
         ({"sizes": (5, 20, 10)}, "ascend"),
         ({"audit": Share(0.3)}, r"'cohen' needs no audit, found Share\(share=0\.3\)"),
         ({"audit": Fixed(7)}, r"'cohen' needs no audit, found Fixed\(audit=7\)"),
-        ({"kind": "two-sided", "audit": Share(0.3)}, "'two-sided' audits misses too, which no looks are planned for"),
         ({"kind": "exact"}, "'exact' by looks needs a share of audits above 0"),
         ({"kind": "exact", "audit": Fixed(7)}, "'exact' by looks needs a share of audits above 0"),
         ({"kind": "mixture", "alpha": 0.04}, "more than alpha"),
@@ -216,13 +215,25 @@ def worst_violation_of_an_audited_plan(plan: Plan) -> float:
     """The largest P(best bound > p_A) that any sampler can bring about; exact but for the grid of p_A.
 
     Between two looks F hits G of the new samples, and a sampler that knows all of F's answers, those to come too, has t
-    of these hits and f of the other samples for its own. Each is audited with probability tau. The sampler's best
-    answer to every (G_1, ..., G_J) counts; p_A runs over the points just below all values of the bound.
+    of these hits and f of the other samples for its own. Each is audited with probability tau, and where the bound
+    audits misses, each of the u = G - t that it leaves to F and of the w that neither hits. The sampler's best answer
+    to every (G_1, ..., G_J) counts; p_A runs over the points just below all values of the bound.
     """
     steps = [after - before for before, after in pairwise((0, *plan.sizes))]
-    choices = [[(t, f) for t in range(step + 1) for f in range(step - t + 1)] for step in steps]
+    misses = getattr(plan.bound, "misses", False)
+    choices = [
+        [
+            (t, f, u, step - t - f - u if misses else 0)
+            for t in range(step + 1)
+            for f in range(step - t + 1)
+            for u in (range(step - t - f + 1) if misses else (0,))
+        ]
+        for step in steps
+    ]
     bound = lru_cache(maxsize=None)(
-        lambda look, hits, audited, k: p_lower(plan.bound.name, hits, plan.sizes[look], audited, k, plan.alphas[look])
+        lambda look, hits, audited, k, *of_misses: p_lower(
+            plan.bound.name, hits, plan.sizes[look], audited, k, plan.alphas[look], *of_misses
+        )
     )
     chance = {size: binom.pmf(np.arange(size + 1), size, plan.audit.share).tolist() for size in range(max(steps) + 1)}
 
@@ -230,14 +241,14 @@ def worst_violation_of_an_audited_plan(plan: Plan) -> float:
         if look == len(chosen):
             yield best, mass
             return
-        t, f = chosen[look]
-        for agreed, k in product(range(t + 1), range(f + 1)):
-            new = counts[0] + t + f, counts[1] + agreed + k, counts[2] + k
-            yield from paths(
-                chosen, look + 1, new, max(best, bound(look, *new)), mass * chance[t][agreed] * chance[f][k]
-            )
+        t, f, u, w = chosen[look]
+        for agreed, k, found, vain in product(range(t + 1), range(f + 1), range(u + 1), range(w + 1)):
+            added = t + f, agreed + k, k, found + vain, found
+            new = tuple(before + more for before, more in zip(counts, added, strict=True))
+            likely = chance[t][agreed] * chance[f][k] * chance[u][found] * chance[w][vain]
+            yield from paths(chosen, look + 1, new, max(best, bound(look, *new)), mass * likely)
 
-    outcomes = {chosen: list(paths(chosen, 0, (0, 0, 0), 0.0, 1.0)) for chosen in product(*choices)}
+    outcomes = {chosen: list(paths(chosen, 0, (0, 0, 0, 0, 0), 0.0, 1.0)) for chosen in product(*choices)}
     values = np.unique([best for path in outcomes.values() for best, _ in path if best > 0.0]) * (1 - 1e-9)
     above = {}  # P(best > p_A) for each p_A, by what the sampler chose
     for chosen, path in outcomes.items():
@@ -249,7 +260,7 @@ def worst_violation_of_an_audited_plan(plan: Plan) -> float:
     for g in product(*(range(step + 1) for step in steps)):
         likely = np.prod([binom.pmf(hit, step, values) for hit, step in zip(g, steps, strict=True)], axis=0)
         can = [
-            [(t, f) for t, f in row if t <= hit and f <= step - hit]
+            [(t, f, u, w) for t, f, u, w in row if (t + u == hit if misses else t <= hit and f <= step - hit)]
             for row, hit, step in zip(choices, g, steps, strict=True)
         ]
         worst += likely * np.max([above[chosen] for chosen in product(*can)], axis=0)
@@ -266,6 +277,27 @@ def test_no_sampler_lifts_the_best_bound_of_all_looks_above_p_a_more_often_than_
     plan = Plan(bound_named(kind), alpha, sizes, spend_alpha(alpha, sizes, 0.5), Share(tau))
     # The lower limit is for the enumeration's sake: an adversary that achieved nothing would prove nothing.
     assert 0.01 * alpha < worst_violation_of_an_audited_plan(plan) <= alpha
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.3])
+@pytest.mark.parametrize("tau", [0.3, 0.8])
+@pytest.mark.parametrize("sizes", [(2, 5), (3, 6)])
+def test_nor_does_one_whose_misses_are_audited_too(sizes: tuple[int, ...], tau: float, alpha: float) -> None:
+    plan = Plan(bound_named("two-sided"), alpha, sizes, spend_alpha(alpha, sizes, 0.5), ShareOfAll(tau))
+    assert 0.001 * alpha < worst_violation_of_an_audited_plan(plan) <= alpha
+
+
+def plugged_in(hits: int, n: int, audited: int, disagreed: int, alpha: float, misses: int, found: int) -> float:
+    """Clopper and Pearson's bound on the hits that F would have if audits told their shares without error."""
+    of_hits = hits * (1.0 - disagreed / audited) if audited else 0.0
+    return clopper_pearson_lower(of_hits + (n - hits) * found / misses if misses else of_hits, n, alpha)
+
+
+def test_shares_of_audits_that_are_taken_for_the_truth_are_found_out_at_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    bound = Bound("plugged in", plugged_in, audited=True, misses=True)
+    monkeypatch.setitem(BOUNDS, bound.name, bound)
+    plan = Plan(bound, 0.05, (2, 5), spend_alpha(0.05, (2, 5), 0.5), ShareOfAll(0.3))
+    assert worst_violation_of_an_audited_plan(plan) > 0.1
 
 
 def test_a_sampler_that_knows_f_breaks_released_at_looks() -> None:

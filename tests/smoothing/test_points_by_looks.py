@@ -12,7 +12,7 @@ import srs_ray
 from srs_ray import Looks
 from srs_ray.errors import PointError
 from srs_ray.models.mdeq.family import opened_mdeq
-from srs_ray.smoothing.audit import Fixed, Share
+from srs_ray.smoothing.audit import Fixed, Share, ShareOfAll
 from srs_ray.smoothing.base_classifier import NO_CLASS, BaseClassifier
 from srs_ray.smoothing.bounds import Evidence, bound_named
 from srs_ray.smoothing.certificate import UnauditedCertificate
@@ -96,6 +96,37 @@ def test_every_read_look_is_of_all_hits_below_the_share_run_again_by_the_base_cl
     assert read_looks(row) == expected
     assert (row.audited, row.disagreed) == (len(due), len(denied)), "nothing is audited that no bound was read on"
     assert row.reference_evaluations == said.evaluations
+
+
+def test_with_two_sided_every_read_look_is_of_all_samples_below_the_share_run_again(model, digit):
+    settings = SRS | {"chains": 20, "audit_share": 0.3, "certificate": "two-sided"}
+    row = srs_ray.certify_point(model, digit, **settings, looks=by_looks(0.1, 0.3))
+    assert len(row.look_n) > 2
+    assert 0 < row.found < row.audited_misses
+    point = NoisyPoint(digit, 0.5, 0, 12, GridNoise(torch.device("cpu")))
+    sampler = SerializedSampler(model, point, SolverSetting.named("anderson", 1), 10, 20, 64)
+    sampler.draw(Domain.SELECTION, 30)
+    hit_N = sampler.draw(Domain.ESTIMATION, row.n).classes_N == row.selected
+    due_N = np.flatnonzero(point.audit_uniforms(row.n) < 0.3)
+    said = BaseClassifier(model, model.config.reference, 64).predict(point, Domain.ESTIMATION, due_N)
+    f_N = np.zeros(row.n, dtype=bool)
+    f_N[due_N] = said.classes_N == row.selected
+    audited_N = np.zeros(row.n, dtype=bool)
+    audited_N[due_N] = True
+    kinds = (hit_N, hit_N & audited_N, hit_N & audited_N & ~f_N, ~hit_N & audited_N, ~hit_N & f_N)
+    expected = [Evidence(n, *(int(which_N[:n].sum()) for which_N in kinds)) for n in row.look_n]
+    columns = (
+        row.look_n, row.look_hits, row.look_audited, row.look_disagreed, row.look_audited_misses, row.look_found
+    )  # fmt: skip
+    assert [Evidence(*counts) for counts in zip(*columns, strict=True)] == expected
+    assert (row.audited_misses, row.found) == (expected[-1].audited_misses, expected[-1].found)
+    assert row.reference_evaluations == said.evaluations, "nothing is audited twice, nor for no bound"
+    plan = Plan.geometric(
+        bound_named("two-sided"), 0.01, 600, first=50, growth=1.5, power=1.0, audit=ShareOfAll(0.3)
+    )  # fmt: skip
+    assert row.p_lower == pytest.approx(plan.p_lower(expected), rel=1e-12)
+    exact = srs_ray.certify_point(model, digit, **settings | {"certificate": "exact"}, looks=by_looks(0.1, 0.3))
+    assert (exact.audited_misses, exact.look_found) == (None, None)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from test_lazy_audits import Answers
 
 from srs_ray import certify_point
 from srs_ray.models.mdeq.model import MDEQ
-from srs_ray.smoothing.audit import BothSides, Fixed, audit_misses
+from srs_ray.smoothing.audit import BothSides, Fixed, ShareOfAll, audit_misses
 from srs_ray.smoothing.bounds import (
     BOUNDS,
     clopper_pearson_lower,
@@ -34,7 +34,7 @@ from srs_ray.smoothing.estimation import estimate
 from srs_ray.smoothing.limits import p_cap, smallest_audit, smallest_n
 from srs_ray.smoothing.noise import NoisyPoint, Philox4x64
 from srs_ray.smoothing.plan import Goal, Plan
-from srs_ray.smoothing.smoothing import smoothing_of
+from srs_ray.smoothing.smoothing import certificate_defaults, smoothing_of
 
 TWO_SIDED = BOUNDS["two-sided"]
 FALSE_ALARM = 1e-6  # a sound certificate fails a simulated test with no more than this probability
@@ -384,7 +384,9 @@ def test_expected_counts_are_rounded_against_the_point() -> None:
 
 def test_the_share_of_misses_is_a_setting_of_its_certificate_alone_and_in_its_fingerprint_alone() -> None:
     sampling = {"method": "srs", "solver": "naive"}
-    usual = smoothing_of(0.5, sampling, {"kind": "two-sided", "audit": 1000})
+    asked = {"kind": "two-sided", "audit": 1000}
+    assert smoothing_of(0.5, sampling, asked).plan.audit == BothSides(1000, 0.15)
+    usual = smoothing_of(0.5, sampling, certificate_defaults(sampling, asked))
     assert usual.fingerprint()["certificate.miss_share"] == 0.15
     assert usual.plan.audit == BothSides(1000, 0.15)
     assert "K = 1,000, 15% of it of misses" in usual.describe()
@@ -395,8 +397,13 @@ def test_the_share_of_misses_is_a_setting_of_its_certificate_alone_and_in_its_fi
         smoothing_of(0.5, sampling, {"kind": "exact", "miss_share": 0.15})
     with pytest.raises(ValueError, match=r"certificate\.miss_share.*found 1\.5"):
         smoothing_of(0.5, sampling, {"kind": "two-sided", "miss_share": 1.5})
-    with pytest.raises(ValueError, match=r"two-sided does not go with sampling\.method srs and target_radii"):
-        smoothing_of(0.5, {**sampling, "target_radii": (0.1,)}, {"kind": "two-sided", "audit": 0, "audit_share": 0.1})
+    by_looks = {**sampling, "target_radii": (0.1,)}, {"kind": "two-sided", "audit": 0, "audit_share": 0.1}
+    with pytest.raises(ValueError, match=r"miss_share is 0\.2: with target_radii each sample"):
+        smoothing_of(0.5, by_looks[0], {**by_looks[1], "miss_share": 0.2})
+    looks = smoothing_of(0.5, by_looks[0], certificate_defaults(*by_looks))
+    assert looks.plan.audit == ShareOfAll(0.1)
+    assert not any("miss" in name for name in looks.fingerprint())
+    assert "audits of 10% of the samples" in looks.describe()
 
 
 def test_a_row_says_what_the_audit_of_misses_found_and_its_bound_comes_out_of_it(model: MDEQ, digit) -> None:

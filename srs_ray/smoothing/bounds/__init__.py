@@ -29,6 +29,7 @@ BOUNDS: dict[str, Bound] = {
 
 __all__ = [
     "BOUNDS",
+    "EXACT",
     "MIXTURE",
     "Bound",
     "Evidence",
@@ -58,14 +59,11 @@ def bound_named(name: str) -> Bound:
 def fitting_bounds(*, audited: bool, by_looks: bool) -> list[Bound]:
     """The bounds for samples that are audited or not, of a fixed n or by looks; the usual one first.
 
-    Looks need a sound bound that audits hits alone, and without looks one that holds at all sizes would give radius
-    away for nothing.
+    Looks need a sound bound, and without looks one that holds at all sizes would give radius away for nothing.
     """
     fitting = [bound for bound in BOUNDS.values() if bound.audited == audited]
     if by_looks:
-        return sorted(
-            (bound for bound in fitting if bound.sound and not bound.misses), key=lambda bound: not bound.anytime
-        )
+        return sorted((bound for bound in fitting if bound.sound), key=lambda bound: not bound.anytime)
     return [bound for bound in fitting if not bound.anytime]
 
 

@@ -34,10 +34,9 @@ class Bound:
 
     `audited`: it is for samples of another sampler than F, corrected by an audit; otherwise F itself made them.
     `sound`: p_lower is above p_A with probability at most alpha. `anytime`: that holds at all sample sizes at once.
-    `misses`: it takes an audit of the sampler's misses too, and only a fixed n; other bounds ignore that audit.
+    `misses`: it takes an audit of the sampler's misses too; other bounds ignore that audit.
     `function(hits, n, audited, disagreed, alpha)`, with `misses` also of (audited_misses, found), raises ValueError for
-    counts that cannot be. `detail` has the bound's
-    own settings in words.
+    counts that cannot be. `detail` has the bound's own settings in words.
     """
 
     name: str

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
-from srs_ray.smoothing.audit import Audit, Share, audit_samples
-from srs_ray.smoothing.bounds import MIXTURE, Evidence
+from srs_ray.smoothing.audit import Audit, AuditRule, Share, ShareOfAll, audit_samples
+from srs_ray.smoothing.bounds import EXACT, MIXTURE, Bound, Evidence
 from srs_ray.smoothing.certificate import CertificateSettings
 from srs_ray.smoothing.choice import Way, choose
 from srs_ray.smoothing.domain import Domain
@@ -43,9 +43,15 @@ class AutoSampling(ChainSettings):
         return self.ways(certificate, 1.0)[0].plan
 
     def ways(self, certificate: CertificateSettings, reference_evaluations: float) -> list[Way]:
-        """How a point may be certified, where one run of the base classifier costs that much."""
-        steps = float(self.steps)
-        plans = (self.plan_by(certificate.bound, certificate, Share(share)) for share in AUDIT_SHARES)
+        """How a point may be certified, where one run of the base classifier costs that much.
+
+        By the certificate, and where that audits misses too, by `exact` as well.
+        """
+        steps, own = float(self.steps), certificate.bound
+        audits: list[tuple[Bound, AuditRule]] = [(own, Share(share)) for share in AUDIT_SHARES]
+        if own.misses:
+            audits = [(EXACT, audit) for _, audit in audits] + [(own, ShareOfAll(share)) for share in AUDIT_SHARES]
+        plans = (self.plan_by(bound, certificate, audit) for bound, audit in audits)
         serialized = [Way(plan, steps, reference_evaluations, self.warmup_steps - steps, self.chains) for plan in plans]
         return [Way(self.plan_by(MIXTURE, certificate), reference_evaluations), *serialized]
 
@@ -67,7 +73,7 @@ class AutoSampling(ChainSettings):
         return sampler if plan.bound.audited else StandardSampler(base, point), plan, audit
 
     def describe_audit(self, certificate: CertificateSettings) -> str:
-        return "audits of a share of the hits"
+        return f"audits of a share of the {'samples or of the hits' if certificate.bound.misses else 'hits'}"
 
     def title(self, reference: str) -> str:
         return f"auto {self.chain_title} / {reference}"
