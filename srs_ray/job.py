@@ -11,7 +11,7 @@ from srs_ray.data.settings import DataSettings
 from srs_ray.errors import JobError
 from srs_ray.execution import ExecutionSettings
 from srs_ray.models.families import family_of
-from srs_ray.models.opened import Opened
+from srs_ray.models.opened import Opened, lacking_start
 from srs_ray.models.opening import ModelSource
 from srs_ray.models.settings import ModelSettings
 from srs_ray.settings import PathOrName, Radius, Settings
@@ -98,6 +98,8 @@ def completed(job: Job, source: ModelSource) -> Job:
                 f"sampling.reference is a solver setting of an equilibrium, and {source.label} has none: leave it out"
             )
         return job
+    if sampling.reference is not None and sampling.reference.start and not source.has_start:
+        raise JobError(lacking_start(source.label))
     found: dict[str, Any] = {}
     if sampling.reference is None:
         reference = source.reference

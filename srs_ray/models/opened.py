@@ -42,7 +42,8 @@ class Opened:
 
     `network` is what the model's author wrote, `flat` the same with one flat state per sample. `parts` names what a
     sampler may use besides the base classifier: inject, f and head of an equilibrium, nothing of another classifier.
-    `dtype` is that of images, states and logits; `network_dtype` that in which the network computes.
+    `dtype` is that of images, states and logits; `network_dtype` that in which the network computes. `stored_D` is the
+    start that the weights hold, if they do: a constant state from which the base classifier may solve.
     """
 
     label: str
@@ -56,6 +57,7 @@ class Opened:
     dtype: torch.dtype = torch.float32
     network_dtype: torch.dtype = torch.float32
     class_names: tuple[str, ...] | None = None
+    stored_D: Tensor | None = None
 
     def __repr__(self) -> str:
         of = f"reference {self.reference}, " if self.parts else ""
@@ -82,8 +84,19 @@ class Opened:
         """The zero start, shape (B, D)."""
         return torch.zeros(batch, self.state_size, device=self.device, dtype=self.dtype)
 
+    @property
+    def start_D(self) -> Tensor | None:
+        """Where the base classifier's solves begin; None: at zero."""
+        return self.stored_D if self.reference.start == "stored" else None
+
+    def start_state(self, batch: int) -> Tensor:
+        """The start of the base classifier's solves, shape (B, D)."""
+        return self.zero_state(batch) if self.start_D is None else self.start_D.expand(batch, -1).clone()
+
     def with_reference(self, reference: SolverSetting | None) -> Opened:
-        """The same model with another base classifier (None: its own)."""
+        """The same model with another base classifier (None: its own); ValueError where it has no stored start."""
+        if reference is not None and reference.start == "stored" and self.stored_D is None:
+            raise ValueError(lacking_start(self.label))
         return self if reference is None else replace(self, reference=reference)
 
     def __call__(self, x_BCHW: Tensor) -> Tensor:
@@ -93,7 +106,7 @@ class Opened:
         evaluations (Geng et al. 2021), and leave the logits as they are.
         """
         x_BCHW = x_BCHW.to(self.device, self.dtype)
-        return equilibrium_logits(self, x_BCHW, self.reference)
+        return equilibrium_logits(self, x_BCHW, self.reference, self.start_state(len(x_BCHW)))
 
 
 class Solvable(Protocol):
@@ -114,10 +127,20 @@ class Solvable(Protocol):
     def zero_state(self, batch: int) -> Tensor: ...
 
 
-def equilibrium_logits(model: Solvable, x_BCHW: Tensor, setting: SolverSetting) -> Tensor:
-    """Logits, shape (B, K), read off a solve from zero; differentiable where gradients are enabled."""
+def lacking_start(label: str) -> str:
+    """Why a base classifier cannot solve from a stored start, and what can be done."""
+    return (
+        f"sampling.reference.start is stored, and the weights of {label} hold no start: `srs-ray weights calibrate` "
+        "computes one, or take start: zero"
+    )
+
+
+def equilibrium_logits(
+    model: Solvable, x_BCHW: Tensor, setting: SolverSetting, start_BD: Tensor | None = None
+) -> Tensor:
+    """Logits, shape (B, K), read off a solve (None: from zero); differentiable where gradients are enabled."""
     injection = model.inject(x_BCHW)
-    start_BD = model.zero_state(len(x_BCHW))
+    start_BD = model.zero_state(len(x_BCHW)) if start_BD is None else start_BD
     with torch.no_grad():
         z_BD = solve(lambda z: model.f(z, injection), start_BD, setting).z_BD
     if torch.is_grad_enabled():

@@ -31,6 +31,7 @@ from srs_ray.models.user_code import (
     loaded_modules,
 )
 from srs_ray.models.weights import (
+    STORED_START,
     Weights,
     misfits_of,
     named_classes,
@@ -76,6 +77,11 @@ class ModelSource(Protocol):
     @property
     def parts(self) -> tuple[str, ...]:
         """See `Opened.parts`."""
+        ...
+
+    @property
+    def has_start(self) -> bool:
+        """Whether the base classifier can solve from a stored start."""
         ...
 
     @property
@@ -133,6 +139,10 @@ class ArchitectureSource:
         return family_of(self.arch).reference_of(self.arch)
 
     @property
+    def has_start(self) -> bool:
+        return STORED_START in self.weights.tensors
+
+    @property
     def identity(self) -> Identity:
         return {"model.arch": self.arch, "model.weights.digest": self.weights.digest}
 
@@ -181,6 +191,10 @@ class ImportedSource:
         if not self.parts:
             return ONE_EVALUATION
         return USUAL_REFERENCE if self.settings.reference is None else self.settings.reference.setting()
+
+    @property
+    def has_start(self) -> bool:
+        return False
 
     @property
     def parts(self) -> tuple[str, ...]:

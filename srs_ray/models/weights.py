@@ -28,6 +28,7 @@ SHIPPED_FOLDER = "pretrained"
 STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model", "net")  # under which trainings keep it
 PREFIXES = ("module.", "model.", "_orig_mod.")  # of every name, by what a training wrapped its model in
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+STORED_START = "start"  # the name of a start of the base classifier's solves, shape (D,), among the tensors
 NAMES_SHOWN = 8
 
 

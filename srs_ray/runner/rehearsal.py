@@ -62,12 +62,13 @@ def _logits_digest(judge: SmoothingJudge) -> str:
     reference = model.reference
     steps = min(STEPS, reference.steps)
     x_BCHW = point.samples(Domain.SELECTION, range(batch)).to(model.dtype)
-    logits_BK = equilibrium_logits(model, x_BCHW, SolverSetting(reference.solver, steps))
+    logits_BK = equilibrium_logits(model, x_BCHW, SolverSetting(reference.solver, steps), model.start_state(batch))
     # Watched and refilled, as F runs: one step of each.
     watched = None if reference.tolerance is None else math.inf
-    base = BaseClassifier(model, SolverSetting(reference.solver, reference.steps if watched else steps, watched), batch)
+    setting = SolverSetting(reference.solver, reference.steps if watched else steps, watched)
+    base = BaseClassifier(model, setting, batch, model.start_D)
     base.predict(point, Domain.SELECTION, [0])
-    sampling.sampler(base, point).draw(Domain.SELECTION, min(batch, sampling.n0))
+    sampling.sampler(base, point).draw(Domain.SELECTION, min(batch, max(1, sampling.n0)))
     return hashlib.sha256(logits_BK.contiguous().cpu().numpy().tobytes()).hexdigest()[:16]
 
 

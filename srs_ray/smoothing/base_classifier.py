@@ -1,4 +1,4 @@
-"""The base classifier F: the reference solver from a zero start, one function of one input.
+"""The base classifier F: the reference solver from a constant start, zero or stored, one function of one input.
 
 Every network kernel that F runs sees batches of one padded shape, and what the solver adds up for a sample has one
 order, so that a sample's prediction does not depend on which others are predicted with it. A sample that has stopped
@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from srs_ray.models.opened import Solvable
+from srs_ray.models.opened import Opened, Solvable
 from srs_ray.smoothing.noise import Domain, NoisyPoint
-from srs_ray.solvers.iteration import FixedPointIteration, Solution, SolverSetting
+from srs_ray.solvers.iteration import FixedPointIteration, Solution, SolverSetting, solve
+from srs_ray.solvers.naive import Naive
 
 NO_CLASS = -1
 
@@ -50,7 +52,7 @@ class PredictionsOnDevice:
         """Takes the samples' classes; they have none where anything in the solve (`finite_B`) was not finite."""
         self.classes_N[index_of(positions_B, logits_BK.device)] = predicted_classes(logits_BK, finite_B)
 
-    def count(self, solution: Solution, slots: Tensor | None = None, *, converging: bool = False) -> None:
+    def count(self, solution: Solution, slots: Tensor | slice | None = None, *, converging: bool = False) -> None:
         """Counts what the solves cost, or those in `slots`; and the unconverged, where they should converge."""
         rows = slice(None) if slots is None else slots
         self.evaluations += solution.evaluations_B[rows].sum()
@@ -78,24 +80,77 @@ class BaseClassifier:
     model: Solvable
     setting: SolverSetting
     batch: int
+    start_D: Tensor | None = None  # None: zero
+
+    @classmethod
+    def of(cls, model: Opened, batch: int) -> BaseClassifier:
+        """That of a model, as its `reference` has it."""
+        return cls(model, model.reference, batch, model.start_D)
+
+    def start_state(self) -> Tensor:
+        """The start of each sample of a batch."""
+        return self.model.zero_state(self.batch) if self.start_D is None else self.start_D.repeat(self.batch, 1)
 
     @torch.inference_mode()
-    def predict(self, point: NoisyPoint, stage: Domain, numbers: Sequence[int] | np.ndarray) -> Predictions:
-        """What F says of these noisy samples of the point."""
-        return _Pass(self, point, stage, np.asarray(numbers, dtype=np.int64)).run()
+    def predict(
+        self,
+        point: NoisyPoint,
+        stage: Domain,
+        numbers: Sequence[int] | np.ndarray,
+        states: list[Tensor] | None = None,
+    ) -> Predictions:
+        """What F says of these noisy samples of the point; `states` gets the finite states that it ended at."""
+        numbers = np.asarray(numbers, dtype=np.int64)
+        if self.setting.solver.name == Naive.name and self.setting.tolerance is None:
+            return self._in_step(point, stage, numbers, states)
+        return _Pass(self, point, stage, numbers, states).run()
+
+    def _in_step(
+        self, point: NoisyPoint, stage: Domain, numbers: np.ndarray, states: list[Tensor] | None
+    ) -> Predictions:
+        """The same where samples all take the same steps: batch by batch, with nothing to look at between steps."""
+        model = self.model
+        drawn = PredictionsOnDevice(len(numbers), model.device)
+        for first in range(0, len(numbers), self.batch):
+            count = min(self.batch, len(numbers) - first)
+            injection_BCHW = model.inject(padded_samples(point, stage, numbers, first, self.batch).to(model.dtype))
+            solution = solve(partial(_evaluate, model, injection_BCHW), self.start_state(), self.setting)
+            drawn.count(solution, slice(count))
+            finite_B = solution.finite_B[:count]
+            drawn.classify(np.arange(first, first + count), model.head(solution.z_BD)[:count], finite_B)
+            if states is not None:
+                states.append(solution.z_BD[:count][finite_B])
+        return drawn.read()
+
+
+def _evaluate(model: Solvable, injection_BCHW: Tensor, z_BD: Tensor) -> Tensor:
+    return model.f(z_BD, injection_BCHW)
+
+
+def padded_samples(point: NoisyPoint, stage: Domain, numbers: np.ndarray, first: int, batch: int) -> Tensor:
+    """A batch of the noisy samples of these numbers from position `first` on; the last fills up a short one."""
+    padded = np.minimum(np.arange(first, first + batch), len(numbers) - 1)
+    return point.samples(stage, numbers[padded].tolist())
 
 
 class _Pass:
     """One pass of F over a list of samples: stem, solve and head each run on full batches, padded at the end."""
 
-    def __init__(self, base: BaseClassifier, point: NoisyPoint, stage: Domain, numbers: np.ndarray) -> None:
-        self.base, self.point, self.stage, self.numbers = base, point, stage, numbers
+    def __init__(
+        self,
+        base: BaseClassifier,
+        point: NoisyPoint,
+        stage: Domain,
+        numbers: np.ndarray,
+        states: list[Tensor] | None = None,
+    ) -> None:
+        self.base, self.point, self.stage, self.numbers, self.states = base, point, stage, numbers, states
         model, self.batch = base.model, base.batch
         self.injection_BCHW = self._stem(0)
         self.stem_used, self.stem_end = 0, min(self.batch, len(numbers))
         self.ready_BCHW = self.injection_BCHW.clone()
         self.iteration = FixedPointIteration(
-            lambda z_BD: model.f(z_BD, self.injection_BCHW), model.zero_state(self.batch), base.setting
+            lambda z_BD: model.f(z_BD, self.injection_BCHW), base.start_state(), base.setting, base.start_D
         )
         self.sample_B = np.full(self.batch, -1)
         self.iteration.active_B[:] = False
@@ -111,8 +166,7 @@ class _Pass:
 
     def _stem(self, first: int) -> Tensor:
         """The injections of the batch of samples from `first` on; the last sample fills up a short batch."""
-        padded = np.minimum(np.arange(first, first + self.batch), len(self.numbers) - 1)
-        x_BCHW = self.point.samples(self.stage, self.numbers[padded].tolist())
+        x_BCHW = padded_samples(self.point, self.stage, self.numbers, first, self.batch)
         return self.base.model.inject(x_BCHW.to(self.base.model.dtype))
 
     def _refill(self) -> bool:
@@ -140,7 +194,10 @@ class _Pass:
         slots = torch.from_numpy(stopped).to(self.injection_BCHW.device)
         solution: Solution = self.iteration.solution()
         self.predictions.count(solution, slots, converging=self.base.setting.tolerance is not None)
-        self.solved.append((self.sample_B[stopped], solution.z_BD[slots], solution.finite_B[slots]))
+        z_ND, finite_N = solution.z_BD[slots], solution.finite_B[slots]
+        self.solved.append((self.sample_B[stopped], z_ND, finite_N))
+        if self.states is not None:
+            self.states.append(z_ND[finite_N])
         self.sample_B[stopped] = -1
         self._classify(final=False)
 

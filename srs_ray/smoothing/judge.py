@@ -15,7 +15,7 @@ from torch import Tensor
 from srs_ray.errors import PointError
 from srs_ray.models.opened import Opened, refuse_training
 from srs_ray.smoothing.audit import NO_AUDIT
-from srs_ray.smoothing.base_classifier import NO_CLASS, BaseClassifier
+from srs_ray.smoothing.base_classifier import NO_CLASS, BaseClassifier, Predictions
 from srs_ray.smoothing.estimation import NOTHING_ESTIMATED, Estimation, estimate, refuse_nonfinite
 from srs_ray.smoothing.noise import Domain, NoiseGenerator, NoisyPoint
 from srs_ray.smoothing.plan import Plan
@@ -24,6 +24,7 @@ from srs_ray.smoothing.samplers.sampler import Selection
 from srs_ray.smoothing.smoothing import Smoothing
 
 ABSTAIN = -1
+NO_SELECTION = Predictions(np.empty(0, dtype=np.int64), evaluations=0, fallbacks=0, unconverged=0)
 
 
 @dataclass(frozen=True)
@@ -66,12 +67,17 @@ class SmoothingJudge:
         if fault is not None:
             raise PointError(fault)
         point = NoisyPoint(x_CHW.to(model.device, torch.float32), smoothing.sigma, self.seed, index, self.generator)
-        base = BaseClassifier(model, model.reference, self.batch)
+        base = BaseClassifier.of(model, self.batch)
         sampler = sampling.sampler(base, point)
 
-        selection = sampler.draw(Domain.SELECTION, sampling.n0)
-        refuse_nonfinite(Domain.SELECTION, selection.classes_N, sampling.max_nonfinite)
-        selected = selected_class(selection.classes_N)
+        if sampling.candidate is None:
+            selection = sampler.draw(Domain.SELECTION, sampling.n0)
+            refuse_nonfinite(Domain.SELECTION, selection.classes_N, sampling.max_nonfinite)
+            selected = selected_class(selection.classes_N)
+        elif label is None:
+            raise PointError("the point has no label, and sampling.candidate is label")
+        else:
+            selection, selected = NO_SELECTION, label
         done, plan, asked = NOTHING_ESTIMATED, None, NO_AUDIT
         if selected != NO_CLASS:
             shown = Selection(selected, np.flatnonzero(selection.classes_N == selected))

@@ -62,7 +62,7 @@ def predict_point(
         raise ValueError(f"the image: {fault}")
     use_exact_float32()
     point = NoisyPoint(x_CHW.to(model.device, torch.float32), sigma, seed, index, generator)
-    said = BaseClassifier(model, model.reference, batch).predict(point, Domain.PREDICTION, np.arange(n))
+    said = BaseClassifier.of(model, batch).predict(point, Domain.PREDICTION, np.arange(n))
     return prediction_of(said.classes_N, alpha)
 
 

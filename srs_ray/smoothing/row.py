@@ -46,10 +46,10 @@ class PointRow:
     look_hits: list[int] | None = None
     look_audited: list[int] | None = None
     look_disagreed: list[int] | None = None
-    look_audited_misses: list[int] | None = None
-    look_found: list[int] | None = None
     audited_misses: int | None = None
     found: int | None = None
+    look_audited_misses: list[int] | None = None
+    look_found: list[int] | None = None
     sigma: float | None = None
     seconds: float | None = None
     worker: str = field(default_factory=lambda: f"{socket.gethostname()}/{os.getpid()}")

@@ -24,7 +24,7 @@ _SAMPLING: TypeAdapter[SamplingSettings] = TypeAdapter(Sampling)
 _CERTIFICATE: TypeAdapter[CertificateSettings] = TypeAdapter(Certificate)
 
 
-MAY_BE_UNSET = ("target_radii", "looks", "audit_share", "miss_share", "reference")
+MAY_BE_UNSET = ("target_radii", "looks", "audit_share", "miss_share", "reference", "candidate", "start")
 
 
 @dataclass(frozen=True)
@@ -104,10 +104,10 @@ class Smoothing:
     def fingerprint(self) -> dict[str, Any]:
         """The settings that can change a count or a bound, by dotted name; those that may be unset, where set."""
         sections = {"sampling": self.sampling.model_dump(), "certificate": self.certificate.model_dump()}
-        flat = {"noise.sigma": self.sigma}
+        flat: dict[str, Any] = {"noise.sigma": self.sigma}
         for section, settings in sections.items():
-            flat |= flattened(section, {k: v for k, v in settings.items() if v is not None or k not in MAY_BE_UNSET})
-        return flat
+            flat |= flattened(section, settings)
+        return {name: v for name, v in flat.items() if v is not None or name.rpartition(".")[2] not in MAY_BE_UNSET}
 
 
 def smoothing_of(sigma: float, sampling: Mapping[str, Any], certificate: Mapping[str, Any]) -> Smoothing:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from srs_ray.solvers.memory import Solver, all_finite
 from srs_ray.solvers.naive import Naive
 
 FixedPointMap = Callable[[Tensor], Tensor]
+Start = Literal["zero", "stored"]
 
 SOLVERS: dict[str, type[Naive] | type[Anderson] | type[Broyden]] = {s.name: s for s in (Naive, Anderson, Broyden)}
 
@@ -26,28 +28,32 @@ SOLVERS: dict[str, type[Naive] | type[Anderson] | type[Broyden]] = {s.name: s fo
 class SolverSetting:
     """A solver, its steps, and the relative residual below which a sample stops early (None: never).
 
+    `start` is where the base classifier's solves begin: `zero`, or `stored`, a constant that the model's weights hold.
     Written as in the literature, by steps and the solver's letter: 1N, 3A, 14B.
     """
 
     solver: Solver
     steps: int
     tolerance: float | None = None
+    start: Start = "zero"
 
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"a solver takes at least 1 step, not {self.steps}")
         if self.tolerance is not None and not self.tolerance > 0:
             raise ValueError(f"a tolerance is above 0, not {self.tolerance}")
+        if self.start not in ("zero", "stored"):
+            raise ValueError(f"solves start from 'zero' or from the 'stored' start, not {self.start!r}")
 
     @classmethod
-    def named(cls, solver: str, steps: int, tolerance: float | None = None) -> SolverSetting:
+    def named(cls, solver: str, steps: int, tolerance: float | None = None, start: Start = "zero") -> SolverSetting:
         """The setting by the solver's name: naive, anderson or broyden."""
         if solver not in SOLVERS:
             raise ValueError(f"no solver {solver!r}; there are {', '.join(SOLVERS)}")
-        return cls(SOLVERS[solver](), steps, tolerance)
+        return cls(SOLVERS[solver](), steps, tolerance, start)
 
     def __str__(self) -> str:
-        return f"{self.steps}{self.solver.letter}"
+        return f"{self.steps}{self.solver.letter}" + (" from the stored start" if self.start == "stored" else "")
 
 
 @dataclass(frozen=True)
@@ -73,11 +79,12 @@ class FixedPointIteration:
 
     A sample stops by itself: at its last step, when its residual falls under the tolerance (it takes that step's
     iterate), or when a value is not finite. A stopped sample is frozen, and its slot can be given to another solve
-    with `restart`.
+    with `restart`, which starts from `restart_D` (None: zero).
     """
 
-    def __init__(self, f: FixedPointMap, z_BD: Tensor, setting: SolverSetting) -> None:
+    def __init__(self, f: FixedPointMap, z_BD: Tensor, setting: SolverSetting, restart_D: Tensor | None = None) -> None:
         batch, device = len(z_BD), z_BD.device
+        self.restart_D = restart_D
         self.f = f
         self.setting = setting
         self.z_BD = z_BD
@@ -114,10 +121,10 @@ class FixedPointIteration:
         self.active_B = active_B
 
     def restart(self, slots: Tensor) -> None:
-        """Gives these samples' slots to new solves that start from zero; the caller has changed f for them."""
+        """Gives these samples' slots to new solves from the start; the caller has changed f for them."""
         self.memory.forget(slots, self._clean_B[slots])
         self._clean_B[slots] = True
-        self.z_BD[slots] = 0.0
+        self.z_BD[slots] = 0.0 if self.restart_D is None else self.restart_D
         self.k_B[slots] = 0
         self.residual_B[slots] = torch.nan
         self.active_B[slots] = True

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from srs_ray.settings import Settings
 
@@ -14,23 +14,31 @@ if TYPE_CHECKING:  # results are read without torch
 SolverName = Literal["naive", "anderson", "broyden"]
 
 
+def _unset_for_zero(start: Any) -> Any:
+    return None if start == "zero" else start
+
+
 class SolverSettings(Settings):
-    """A solver, its steps, and the relative residual at which a sample stops (null: never)."""
+    """A solver, its steps, and the relative residual at which a sample stops (null: never).
+
+    `start` is `zero`, or `stored`: the start that the model's weights hold (`srs-ray weights calibrate`).
+    """
 
     solver: SolverName
     steps: int = Field(ge=1)
     tolerance: float | None = Field(1e-3, gt=0)
+    start: Annotated[Literal["stored"] | None, BeforeValidator(_unset_for_zero)] = None
 
     def setting(self) -> SolverSetting:
         """The value that the solver loop takes."""
         from srs_ray.solvers.iteration import SolverSetting
 
-        return SolverSetting.named(self.solver, self.steps, self.tolerance)
+        return SolverSetting.named(self.solver, self.steps, self.tolerance, self.start or "zero")
 
     @property
     def title(self) -> str:
-        """Steps and the solver's letter, as the literature writes it: 30A, 14B."""
-        return solver_title(self.solver, self.steps)
+        """Steps and the solver's letter, as the literature writes it, and the start that is not zero: 30A, 14B."""
+        return solver_title(self.solver, self.steps) + (" from the stored start" if self.start else "")
 
 
 def solver_title(solver: str, steps: int) -> str:

@@ -18,7 +18,7 @@ from srs_ray.errors import WeightsError
 from srs_ray.models.mdeq.architectures import ARCHITECTURES, architecture
 from srs_ray.models.mdeq.inference import arrange_for_inference
 from srs_ray.models.mdeq.model import MDEQ
-from srs_ray.models.weights import Weights, misfits_of, read_tensors, shown_briefly, without_common_prefix
+from srs_ray.models.weights import STORED_START, Weights, misfits_of, read_tensors, shown_briefly, without_common_prefix
 
 _STAGE, _COPY_OF_STAGE = "fullstage.", "fullstage_copy."
 
@@ -69,6 +69,8 @@ def misfits(weights: Weights, arch: str) -> list[str]:
     """What keeps these weights from fitting: tensors missing, extra, of the wrong shape, or not finite."""
     with torch.device("meta"):
         expected = MDEQ(architecture(arch)).state_dict()
+        if STORED_START in weights.tensors:
+            expected[STORED_START] = torch.empty(architecture(arch).state_size)
     return misfits_of(weights.tensors, expected, "architecture")
 
 
@@ -86,6 +88,7 @@ def build_model(arch: str, weights: Weights, device: str | torch.device = "cpu",
         raise WeightsError(f"the weights do not fit {arch} ({hint}):\n  {shown_briefly(problems)}")
     model = MDEQ(architecture(arch))
     model.load_state_dict(weights.tensors, strict=False)
+    model.stored_D = weights.tensors.get(STORED_START)
     model.requires_grad_(False)
     return model.eval().to(device=torch.device(device), dtype=getattr(torch, dtype))
 
@@ -117,5 +120,6 @@ def describe(weights: Weights) -> dict[str, object]:
         "types": sorted({str(tensor.dtype).removeprefix("torch.") for tensor in counted}),
         "digest": weights.digest,
         "fits": fitting_architectures(weights),
+        "start": "stored" if STORED_START in weights.tensors else "none: the base classifier solves from zero",
         "card": weights.card,
     }

@@ -55,4 +55,5 @@ def opened_mdeq(model: MDEQ) -> Opened:
         device=model.device,
         dtype=model.dtype,
         network_dtype=model.network_dtype,
+        stored_D=model.stored_state(),
     )

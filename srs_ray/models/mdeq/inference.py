@@ -66,10 +66,11 @@ def arrange_for_inference(model: MDEQ, device: torch.device, dtype: torch.dtype)
                     if isinstance(child, nn.GroupNorm):
                         setattr(module, name, GroupNormOfEachSample(child))
         model.to(memory_format=torch.channels_last)
-    mean, std = model.mean, model.std
+    mean, std, stored_D = model.mean, model.std, model.stored_D
     model.to(device=device, dtype=dtype)
     states = torch.float32 if dtype == torch.bfloat16 else dtype
     model.mean, model.std = (buffer.to(device=device, dtype=states) for buffer in (mean, std))
+    model.stored_D = None if stored_D is None else stored_D.to(device=device, dtype=states)
     if fused:
         model.fused_layer = FusedLayer(model.fullstage, model.config.branch_shapes)
         model.fused_features = FusedFeatures(model)

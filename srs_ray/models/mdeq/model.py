@@ -224,6 +224,7 @@ class MDEQ(nn.Module):
 
     mean: Tensor
     std: Tensor
+    stored_D: Tensor | None  # a start that the weights hold, in the order of (C, H, W)
     channels_last = False
     stem_at_once: int | None = None
     head_at_once: int | None = None
@@ -233,6 +234,7 @@ class MDEQ(nn.Module):
         self.config = config
         self.register_buffer("mean", torch.tensor(config.mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.std).view(-1, 1, 1), persistent=False)
+        self.register_buffer("stored_D", None, persistent=False)
         width = config.channels[0]
         strides = [2 if config.downsample_times >= times else 1 for times in (1, 2)]
         self.downsample = nn.Sequential(
@@ -329,6 +331,14 @@ class MDEQ(nn.Module):
         if self.channels_last:
             z_branches = [z.permute(0, 2, 3, 1) for z in z_branches]
         return torch.cat([z.flatten(1) for z in z_branches], dim=1)
+
+    def stored_state(self) -> Tensor | None:
+        """The start that the weights hold, shape (D,), as a state; None without one."""
+        if self.stored_D is None:
+            return None
+        shapes = self.config.branch_shapes
+        parts = self.stored_D.to(self.device, self.dtype).split([c * h * w for c, h, w in shapes])
+        return self.join([part.view(1, *shape) for part, shape in zip(parts, shapes, strict=True)])[0]
 
     def zero_state(self, batch: int) -> Tensor:
         """The zero start, shape (B, D)."""

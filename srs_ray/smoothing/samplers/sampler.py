@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from srs_ray.settings import Radius, Settings
 from srs_ray.smoothing.audit import NO_AUDIT, Audit, AuditRule, Fixed
@@ -24,6 +24,10 @@ if TYPE_CHECKING:  # results are read without torch
     from srs_ray.solvers.iteration import SolverSetting
 
 Row = Mapping[str, Any]
+
+
+def _unset_for_selection(candidate: Any) -> Any:
+    return None if candidate == "selection" else candidate
 
 
 class Sampler(Protocol):
@@ -43,7 +47,7 @@ class Sampler(Protocol):
 
 @dataclass(frozen=True)
 class Selection:
-    """A point's candidate class, and which of the n0 selection samples said it."""
+    """A point's candidate class, and which of the n0 selection samples said it (none, where it is the label)."""
 
     selected: int
     hits: np.ndarray
@@ -76,7 +80,8 @@ class SamplingSettings(Settings):
 
     With `target_radii` n is the most that is drawn: a point is done when each of them is certified or futile. A point
     is an error if more than a share `max_nonfinite` of the samples of a stage have no finite logits. `reference` is
-    the solver of an equilibrium model's base classifier.
+    the solver of an equilibrium model's base classifier. With `candidate: label` the class is the point's label, and
+    n0 is 0: a row certifies the label or abstains, and no other class is ever certified.
 
     A way of sampling says what a model `needs` for it, whether its samples are `audited`, and which share of the hits
     by looks unless the certificate names another (None: it chooses that itself).
@@ -86,12 +91,28 @@ class SamplingSettings(Settings):
     audited: ClassVar[bool] = False
     default_audit_share: ClassVar[float | None] = None
 
-    n0: int = Field(100, ge=1)
+    n0: int = Field(100, ge=0)
     n: int = Field(10_000, ge=1)
     target_radii: Annotated[tuple[Radius, ...], Field(min_length=1)] | None = None
     looks: LookSettings | None = None
     max_nonfinite: float = Field(0.1, ge=0, le=1)
     reference: SolverSettings | None = None
+    candidate: Annotated[Literal["label"] | None, BeforeValidator(_unset_for_selection)] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _draws_no_selection_for_labels(cls, raw: Any) -> Any:
+        return {"n0": 0, **raw} if isinstance(raw, Mapping) and raw.get("candidate") == "label" else raw
+
+    @model_validator(mode="after")
+    def _selects_a_class(self) -> Self:
+        if (self.n0 == 0) != (self.candidate == "label"):
+            raise ValueError(
+                f"n0 is {self.n0}: with candidate label no samples select a class, leave n0 out"
+                if self.candidate
+                else "n0 is 0: without samples nothing selects a class; candidate: label takes the label for it"
+            )
+        return self
 
     @model_validator(mode="before")
     @classmethod
