@@ -43,6 +43,75 @@ def inspect(source: Annotated[str, typer.Argument(help="A checkpoint file, or th
     typer.echo(yaml.safe_dump(describe(read_weights(source)), **form), nl=False)
 
 
+@weights_app.command(
+    epilog="Example: srs-ray weights calibrate small.safetensors --sigma 0.5 --data cifar10 --path data "
+    "--output small-start.safetensors"
+)
+def calibrate(
+    source: Annotated[str, typer.Argument(help="A checkpoint file, or the name of shipped weights.")],
+    sigma: Annotated[float, typer.Option(help="Standard deviation of the noise, in pixel units of [0, 1].")],
+    data: Annotated[str, typer.Option(help="The kind of the training images: cifar10, digits, parquet, folder, ...")],
+    output: Annotated[Path, typer.Option(help="The safetensors file to write, with the start.")],
+    path: Annotated[str | None, typer.Option(help="Where the training images lie.")] = None,
+    images: Annotated[int, typer.Option(min=1, help="Images whose equilibria the start is the mean of.")] = 500,
+    evaluated: Annotated[int, typer.Option(min=1, help="Other images, to evaluate few steps on.")] = 1000,
+    loss: Annotated[
+        float, typer.Option(min=0, help="Points of accuracy that few steps may lose, to propose them.")
+    ] = 1,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of images and noise.")] = 0,
+    arch: Annotated[str | None, typer.Option(help="The architecture; default: the one that fits.")] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+) -> None:
+    """Give weights a start, so that a base classifier can be a few steps from it, and say how many are enough.
+
+    The start is the mean equilibrium of noisy training images: it depends on no input, so that a few steps from it are
+    a classifier as any other, certified without an audit. It is another classifier than the full solver's. Accuracy
+    and disagreement by steps and starts, on further training images, go into the card. Points that a run certifies must
+    not choose its classifier: test images are refused here, and `certify` refuses the images that made the start.
+    """
+    from srs_ray.data import open_dataset
+    from srs_ray.data.registry import kind_named
+    from srs_ray.models.mdeq.architectures import architecture
+    from srs_ray.models.mdeq.checkpoints import build_model, fitting_architectures, read_weights
+    from srs_ray.models.weights import write_card, write_weights
+    from srs_ray.training.calibration import calibrate as run
+    from srs_ray.training.calibration import proposed_reference
+
+    weights = read_weights(source)
+    arch = arch or next(iter(fitting_architectures(weights)), None)
+    if arch is None:
+        raise SrsRayError(f"{source} fits no known architecture; --arch NAME says what keeps it from fitting that one")
+    build_model(arch, weights)
+    config = architecture(arch)
+    try:
+        kind = kind_named(data)
+    except ValueError as error:
+        raise SrsRayError(f"--data: {error}") from None
+    if kind.splits and "train" not in kind.splits:
+        raise SrsRayError(f"data of kind {data} have no training images: name a folder or Parquet file of these")
+    target = home_expanded(output, SrsRayError)
+    split = "train" if kind.splits else None
+    dataset = open_dataset(data, path, split, config.input_shape, class_count=config.classes)
+    made, found = run(
+        arch, weights, dataset, sigma, images=images, evaluated=evaluated, seed=seed, device=device
+    )  # fmt: skip
+    write_weights(made, target)
+    write_card(made, target)
+    typer.echo(f"on {evaluated:,} noisy training images, sigma {sigma:g} (of which the start is not made):")
+    typer.echo(f"{'start':>8}{'steps':>7}{'accuracy':>10}{'unlike full':>13}")
+    full = f"{config.reference}, {found.full_evaluations:.1f} evaluations"
+    typer.echo(f"{'zero':>8}{'full':>7}{found.full_accuracy:>10.1%}{'':>13}  {full}")
+    for row in found.few:
+        typer.echo(f"{row.start:>8}{row.steps:>7}{row.accuracy:>10.1%}{row.disagreement:>13.1%}")
+    steps = found.proposal(loss / 100)
+    if steps is None:
+        typer.echo(f"no few steps lose at most {loss:g} points: keep the full solver, or train for this start")
+    else:
+        typer.echo(f"the fewest steps that lose at most {loss:g} points; in a job, section sampling:")
+        typer.echo(f"  reference: {proposed_reference(steps)}")
+    typer.echo(f"wrote {target}, digest {made.digest[:16]}")
+
+
 @weights_app.command("plot", epilog="Example: srs-ray weights plot mdeq-small-cifar10-sigma50 --output training.png")
 def plot_weights(
     source: Annotated[str, typer.Argument(help="Weights that `srs-ray train` wrote, or the name of shipped ones.")],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import prod
@@ -43,6 +44,7 @@ class JobInputs:
         job = completed(job, source)
         path = None if job.data.path is None else str(home_expanded(job.data.path, DataError).absolute())
         dataset = open_job_data(job, source, path, download)
+        _refuse_data_of_the_start(job, source, dataset)
         indices = point_indices(len(dataset), job.data.start, job.data.stop, job.data.every)
         _refuse_other_size(dataset, indices, source)
         return JobInputs(job, source, path, dataset, indices)
@@ -103,6 +105,21 @@ def begun_with(output: str) -> str | None:
     """The noise generator that the run at this path was begun with; None where there is no run, or an unknown one."""
     run = RunDirectory.find(output)
     return None if run is None else generator_named(str(run.fingerprint.get("noise.generator")))
+
+
+def _refuse_data_of_the_start(job: Job, source: ModelSource, dataset: PointDataset) -> None:
+    """Raises JobError where the very images that made the stored start would be certified by it."""
+    reference = job.sampling.reference
+    made = source.card.get("start")
+    of = made.get("data") if isinstance(made, Mapping) else None
+    if reference is None or reference.start is None or not isinstance(of, Mapping):
+        return
+    content = dataset.identity.get("content")
+    if content is not None and of.get("content") == content:
+        raise JobError(
+            "the stored start and its steps were chosen by these very images (`srs-ray weights calibrate`), and a "
+            "point that chose its classifier cannot be certified: calibrate on training images, or certify others"
+        )
 
 
 def _refuse_other_size(dataset: PointDataset, indices: range, source: ModelSource) -> None:

@@ -144,7 +144,7 @@ class _Pass:
         numbers: np.ndarray,
         states: list[Tensor] | None = None,
     ) -> None:
-        self.base, self.point, self.stage, self.numbers, self.states = base, point, stage, numbers, states
+        self.base, self.point, self.stage, self.numbers, self.ended = base, point, stage, numbers, states
         model, self.batch = base.model, base.batch
         self.injection_BCHW = self._stem(0)
         self.stem_used, self.stem_end = 0, min(self.batch, len(numbers))
@@ -196,8 +196,8 @@ class _Pass:
         self.predictions.count(solution, slots, converging=self.base.setting.tolerance is not None)
         z_ND, finite_N = solution.z_BD[slots], solution.finite_B[slots]
         self.solved.append((self.sample_B[stopped], z_ND, finite_N))
-        if self.states is not None:
-            self.states.append(z_ND[finite_N])
+        if self.ended is not None:
+            self.ended.append(z_ND[finite_N])
         self.sample_B[stopped] = -1
         self._classify(final=False)
 

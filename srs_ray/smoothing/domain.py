@@ -15,3 +15,5 @@ class Domain(IntEnum):
     PREDICTION = 4
     CHAIN_AGREEMENT = 5
     MISS_CHOICE = 6
+    ANCHOR = 7
+    CALIBRATION = 8

@@ -340,6 +340,10 @@ class MDEQ(nn.Module):
         parts = self.stored_D.to(self.device, self.dtype).split([c * h * w for c, h, w in shapes])
         return self.join([part.view(1, *shape) for part, shape in zip(parts, shapes, strict=True)])[0]
 
+    def storable(self, z_D: Tensor) -> Tensor:
+        """A state, shape (D,), in the order in which weights hold a start."""
+        return torch.cat([branch.flatten() for branch in self.split(z_D.unsqueeze(0))])
+
     def zero_state(self, batch: int) -> Tensor:
         """The zero start, shape (B, D)."""
         return torch.zeros(batch, self.config.state_size, device=self.device, dtype=self.dtype)
