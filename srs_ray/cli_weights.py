@@ -53,6 +53,9 @@ def calibrate(
     data: Annotated[str, typer.Option(help="The kind of the training images: cifar10, digits, parquet, folder, ...")],
     output: Annotated[Path, typer.Option(help="The safetensors file to write, with the start.")],
     path: Annotated[str | None, typer.Option(help="Where the training images lie.")] = None,
+    pixels: Annotated[
+        str | None, typer.Option(help="rounded: to whole 255ths, for images that are none, as in a job's data.pixels.")
+    ] = None,
     images: Annotated[int, typer.Option(min=1, help="Images whose equilibria the start is the mean of.")] = 500,
     evaluated: Annotated[int, typer.Option(min=1, help="Other images, to evaluate few steps on.")] = 1000,
     loss: Annotated[
@@ -71,6 +74,7 @@ def calibrate(
     """
     from srs_ray.data import open_dataset
     from srs_ray.data.registry import kind_named
+    from srs_ray.data.rounding import RoundedPixels
     from srs_ray.models.mdeq.architectures import architecture
     from srs_ray.models.mdeq.checkpoints import build_model, fitting_architectures, read_weights
     from srs_ray.models.weights import write_card, write_weights
@@ -91,7 +95,10 @@ def calibrate(
         raise SrsRayError(f"data of kind {data} have no training images: name a folder or Parquet file of these")
     target = home_expanded(output, SrsRayError)
     split = "train" if kind.splits else None
+    if pixels not in (None, "rounded"):
+        raise SrsRayError(f"--pixels is {pixels!r}, expected rounded")
     dataset = open_dataset(data, path, split, config.input_shape, class_count=config.classes)
+    dataset = RoundedPixels(dataset) if pixels else dataset
     made, found = run(
         arch, weights, dataset, sigma, images=images, evaluated=evaluated, seed=seed, device=device
     )  # fmt: skip

@@ -49,6 +49,7 @@ class RunInfo:
     data_digest: str | None = None  # of what makes an index mean an image, where the run's fingerprint says it
     deviation: float | None = None  # of noise on the image grid from its law, for a whole image; None: float noise
     certificate_settings: dict[str, dict[str, float]] = field(default_factory=dict)  # of the run's kind alone, by kind
+    candidate: str | None = None  # `label`, where no samples selected a class
 
     @property
     def radius_cap(self) -> float:
@@ -82,6 +83,7 @@ class RunInfo:
             "n": self.n,
             "target_radii": self.target_radii,
             "looks": self.looks,
+            "candidate": self.candidate,
             **({} if self.chains is None else {"chains": self.chains}),
         }
         audits = {} if self.chains is None else {"audit": self.audit, "audit_share": self.audit_share}
@@ -139,6 +141,7 @@ class RunInfo:
             looks=None if sampling.looks is None else sampling.looks.model_dump(),
             data_digest=_data_digest(fingerprint or {}),
             deviation=(fingerprint or {}).get("noise.deviation"),
+            candidate=sampling.candidate,
             certificate_settings={smoothing.certificate.kind: own} if (own := smoothing.certificate.own) else {},
         )
 

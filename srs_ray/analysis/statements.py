@@ -17,6 +17,11 @@ ABOVE_CAP_NOTE = f"{ABOVE_CAP}: above the cap, where no counts could have certif
 def certificate_line(info: RunInfo) -> str:
     """Kind, alpha, n, K and what they cap the radius at, and whether it was chosen after the run."""
     line = info.smoothing.describe()
+    if info.candidate is not None:
+        line += (
+            "; the candidate is each point's label, fixed before any sample: a point is certified as its label or "
+            "abstains, never as another class"
+        )
     return line if info.recomputed_from is None else f"{line}; {FIXED_BEFORE.format(own=info.recomputed_from)}"
 
 

@@ -14,6 +14,7 @@ from srs_ray.runs.storage import open_storage
 
 _SAME_NOISE = ("execution.seed", "noise.generator")
 _BASE_CLASSIFIER = ("model.", "data.", "sampling.reference.")
+_BASE_CLASSIFIER_MAY_LACK = ("sampling.reference.start",)  # which is absent where solves start from zero
 _ANOTHER_WAY = "sampling.method"  # a comparison, which is planned before either run
 
 
@@ -54,7 +55,8 @@ def _chosen_otherwise(there: Json, here: Json) -> list[tuple[str, Any, Any]]:
     """The settings of sampling and certificate that differ; none where noise, base classifier or method do."""
     changes = differences(there, here)
     if any(
-        (name in (*_SAME_NOISE, _ANOTHER_WAY) or name.startswith(_BASE_CLASSIFIER)) and ABSENT not in (was, now)
+        name in _BASE_CLASSIFIER_MAY_LACK
+        or ((name in (*_SAME_NOISE, _ANOTHER_WAY) or name.startswith(_BASE_CLASSIFIER)) and ABSENT not in (was, now))
         for name, was, now in changes
     ):
         return []

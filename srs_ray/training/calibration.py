@@ -71,8 +71,8 @@ def calibrate(
     """
     if images < 1 or evaluated < 1 or len(dataset) < images + evaluated:
         raise DataError(
-            f"the data have {len(dataset):,} images, and {images:,} are asked for to compute the start and {evaluated:,} "
-            "others to evaluate it"
+            f"the data have {len(dataset):,} images, and {images:,} are asked for to compute the start and "
+            f"{evaluated:,} others to evaluate it"
         )
     model = opened_mdeq(inference_model(arch, replace(weights, tensors=_without_start(weights)), device))
     chosen = np.random.default_rng(seed).permutation(len(dataset))

@@ -11,11 +11,14 @@ import pytest
 import torch
 
 import srs_ray
+from srs_ray.data import open_dataset
 from srs_ray.data.settings import DataSettings
 from srs_ray.job_file import load_train_job
-from srs_ray.models.mdeq.checkpoints import load_model, read_weights
+from srs_ray.models.mdeq.checkpoints import inference_model, load_model, read_weights
+from srs_ray.models.mdeq.family import opened_mdeq
 from srs_ray.models.mdeq.model import MDEQ
 from srs_ray.models.weights import shipped_weights
+from srs_ray.solvers.iteration import SolverSetting
 from srs_ray.training.chain_agreement import chain_agreement
 from srs_ray.training.evaluation import evaluate
 from srs_ray.training.images import Images
@@ -90,8 +93,39 @@ def images(shipped: Shipped, request: pytest.FixtureRequest) -> Images:
     return Images(chosen, shipped.model.config, torch.device("cpu"))
 
 
+STARTED = "mdeq-small-cifar10-sigma50-start"
+
+
 def test_every_shipped_file_is_looked_at_here() -> None:
-    assert sorted(shipped_weights()) == sorted(shipped.name for shipped in SHIPPED)
+    assert sorted(shipped_weights()) == sorted([*(shipped.name for shipped in SHIPPED), STARTED])
+
+
+def test_the_weights_with_a_start_are_the_shipped_ones_and_few_steps_from_it_are_as_good_as_their_card_says(
+    shared: Path,
+) -> None:
+    """On test images, where the card speaks of training images."""
+    started, bare = read_weights(STARTED), read_weights(STARTED.removesuffix("-start"))
+    assert started.card["start"]["data"]["content"] == bare.card["data"]["content"], "of the images that trained them"
+    assert {name: value for name, value in started.card.items() if name != "start"} == bare.card
+    assert started.tensors.keys() - bare.tensors.keys() == {"start"}
+    assert all(torch.equal(tensor, started.tensors[name]) for name, tensor in bare.tensors.items())
+    beside = json.loads((PRETRAINED / f"{STARTED}.json").read_text())
+    assert beside.pop("digest") == started.digest
+    assert beside == started.card
+    dataset = open_dataset("parquet", shared / "data" / "cifar10-test.parquet", None, (3, 32, 32))
+    of_card = {(row["start"], row["steps"]): row for row in started.card["start"]["few"]}
+    assert of_card["stored", 1]["accuracy"] > started.card["start"]["full_accuracy"] - 0.015
+    assert of_card["stored", 2]["disagreement"] < 0.02
+    ready = opened_mdeq(inference_model(bare.card["architecture"], started))
+    few = ready.with_reference(SolverSetting.named("naive", 1, start="stored"))
+    zero = ready.with_reference(SolverSetting.named("naive", 1))
+    full = ready.with_reference(SolverSetting.named("anderson", 30, 1e-3))
+    x_NCHW = torch.stack([dataset.image(index) for index in range(200)])
+    x_NCHW = x_NCHW + 0.5 * torch.randn(x_NCHW.shape, generator=torch.Generator().manual_seed(2))
+    with torch.inference_mode():
+        classes = [model(x_NCHW).argmax(dim=1) for model in (full, few, zero)]
+    assert (classes[0] != classes[1]).float().mean() < 0.15
+    assert (classes[0] != classes[2]).float().mean() > 0.4
 
 
 @each_shipped
