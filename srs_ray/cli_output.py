@@ -9,12 +9,15 @@ import select
 import sys
 from typing import Any
 
+from srs_ray.errors import SrsRayError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NOBODY_READS = (errno.EPIPE, errno.EIO, errno.ECONNRESET)  # a pipe's end, a terminal that is gone, a socket's end
 
 
 def keep_printing() -> None:
     """Has text printed to whatever there is: characters that an encoding lacks as escapes such as \\xe9, and nothing
-    more to a pipe whose reader, or a terminal, has gone. A full disk still raises OSError."""
+    more to a pipe whose reader, or a terminal, has gone, or to a file whose disk is full."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is not None and stream is getattr(sys, f"__{name}__") and _is_a_file(stream):
@@ -41,11 +44,15 @@ def _unbroken(stream: io.TextIOWrapper) -> io.TextIOWrapper:
 
 
 class _Outlet(io.RawIOBase):
-    """A file descriptor, until nobody reads it any more: then it takes everything and passes nothing on."""
+    """A file descriptor, until nobody reads it any more: then it takes everything and passes nothing on.
+
+    `full` says that it was for want of room.
+    """
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._gone = False
+        self.full = False
 
     def fileno(self) -> int:
         return self._descriptor
@@ -63,7 +70,16 @@ class _Outlet(io.RawIOBase):
             except BlockingIOError:
                 select.select([], [self._descriptor], [])
             except OSError as error:
-                if error.errno not in _NOBODY_READS:
+                if error.errno not in (*_NOBODY_READS, *_FULL):
                     raise
-                self._gone = True
+                self._gone, self.full = True, error.errno in _FULL
         return len(data)
+
+
+def refuse_lost_output() -> None:
+    """SrsRayError where what was printed to standard output did not all fit on its disk: for commands that do nothing
+    but print."""
+    sys.stdout.flush()
+    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    if isinstance(raw, _Outlet) and raw.full:
+        raise SrsRayError("standard output goes to a disk that is full: what was printed is not complete")

@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 
 from srs_ray.cli_options import open_console
+from srs_ray.cli_output import refuse_lost_output
 from srs_ray.errors import SrsRayError
 
 AGGREGATE_EXAMPLE = "Example: srs-ray aggregate runs/a runs/b --radii 0,0.25,36/255 --format markdown"
@@ -42,9 +43,10 @@ def _frames(runs: list[str], certificate: str | None, alpha: float | None) -> li
 
 
 def _default_radii(run: str) -> list[float]:
+    from srs_ray.analysis.run_info import report_radii
     from srs_ray.runs import RunDirectory
 
-    return list(RunDirectory.open(run).job["report"]["radii"])
+    return report_radii(RunDirectory.open(run).job)
 
 
 def print_table(
@@ -88,6 +90,7 @@ def aggregate(
 ) -> None:
     """Certified accuracy, abstentions, cost and bounds of runs, side by side, and point by point beside the first."""
     print_table(runs, radii, form, certificate, alpha, of, project_n)
+    refuse_lost_output()
 
 
 def plot(
@@ -123,15 +126,16 @@ def export(
     from srs_ray.runs.printable import printable
 
     [frame] = _frames([run], certificate, alpha)
+    notes: list[str]
     if form == "points":
-        text = points_export(frame)
-        if output is None:
-            typer.echo(text, nl=False)
-        else:
+        text, notes = points_export(frame), []
+        if output is not None:
             write_text(text, output)
-        return
-    exported = cohen_export(frame) if output is None else write_cohen_export(frame, output)
+    else:
+        exported = cohen_export(frame) if output is None else write_cohen_export(frame, output)
+        text, notes = exported.text, list(exported.notes)
     if output is None:
-        typer.echo(exported.text, nl=False)
-    for note in exported.notes:
+        typer.echo(text, nl=False)
+    for note in notes:
         open_console(stderr=True).print(f"[dim]{escape(printable(note))}[/]", highlight=False)
+    refuse_lost_output()

@@ -146,6 +146,7 @@ def certify_points(
     cannot be certified (no image in [0, 1], a label that is no class) becomes a row with status `error`, and the others
     go on. `progress` draws a bar on stderr.
     """
+    offset = 0 if first is None else _as_index(first, "first")
     positions = range(len(images)) if indices is None else [_as_index(index) for index in indices]
     beyond = [index for index in positions if index >= len(images)]
     if beyond:
@@ -173,10 +174,10 @@ def certify_points(
             x_CHW = rounded(x_CHW) if round_pixels else x_CHW
             if first is None:
                 _refuse_shared_noise(seed, judge.generator.name, index, x_CHW)
-            rows.append(judge.certify(x_CHW, index + (first or 0), label))
+            rows.append(judge.certify(x_CHW, index + offset, label))
         except PointError as error:
             line = " ".join(str(error).split())
-            rows.append(PointRow(index + (first or 0), label, status="error", error=line, sigma=sigma))
+            rows.append(PointRow(index + offset, label, status="error", error=line, sigma=sigma))
     failed = sum(row.status == "error" for row in rows)
     if failed:
         warnings.warn(f"{failed} of {len(rows)} images ended in error: see the column error", stacklevel=2)
@@ -321,10 +322,10 @@ def _refuse_shared_noise(seed: int, generator: str, index: int, x_CHW: Tensor) -
         )
 
 
-def _as_index(index: Any) -> int:
+def _as_index(index: Any, name: str = "index") -> int:
     """A whole number from 0 on; TypeError or ValueError for anything else."""
     if isinstance(index, bool) or (number := operator.index(index)) < 0:
-        raise ValueError(f"index is {index}, expected a whole number from 0 on")
+        raise ValueError(f"{name} is {index}, expected a whole number from 0 on")
     return number
 
 

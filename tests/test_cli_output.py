@@ -58,14 +58,25 @@ def test_a_pipe_or_a_terminal_that_is_closed_ends_nothing(tmp_path, terminal, un
     assert (tmp_path / "after").read_text() == "went on"
 
 
-def test_a_full_disk_is_still_told(tmp_path):
+REFUSES = """
+from srs_ray.cli_output import refuse_lost_output
+try:
+    refuse_lost_output()
+except Exception as error:
+    print(type(error).__name__, error, file=sys.stderr)
+"""
+
+
+def test_a_full_disk_ends_nothing_and_is_told_by_commands_that_do_nothing_but_print(tmp_path):
     if not Path("/dev/full").exists():
         pytest.skip("there is no /dev/full")
+    command = [sys.executable, "-c", PRINTS + REFUSES, str(tmp_path / "after")]
     with open("/dev/full", "wb") as full:
-        command = [sys.executable, "-c", PRINTS, str(tmp_path / "after")]
         done = subprocess.run(command, input=b"\n", stdout=full, stderr=subprocess.PIPE)
-    assert done.returncode != 0
-    assert b"No space left" in done.stderr
+    assert done.returncode == 0
+    assert (tmp_path / "after").read_text() == "went on"
+    assert b"SrsRayError standard output goes to a disk that is full" in done.stderr
+    assert b"SrsRayError" not in subprocess.run(command, input=b"\n", capture_output=True).stderr
 
 
 def test_a_run_goes_on_when_nobody_reads_and_has_its_own_exit_code(

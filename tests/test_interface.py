@@ -262,3 +262,12 @@ def test_a_prediction_is_the_class_that_noise_says_most_or_an_abstention(images)
     assert answer.predicted == answer.classes[0]
     assert (answer.n, sum(answer.counts)) == (200, 200)
     assert srs_ray.predict(Net(), images[0], sigma=0.05, n=5).abstains  # five samples never give a p-value of 0.001
+
+
+@pytest.mark.parametrize("first", [0.5, -10, True])
+def test_the_first_index_of_a_call_is_a_whole_number_from_0_on(first):
+    images = [torch.full((3, 8, 8), 0.4)] * 2
+    with pytest.raises((TypeError, ValueError), match=r"integer|whole number from 0 on|at least 0"):
+        srs_ray.certify_points(Net(), images, first=first, **HERE, progress=False)
+    with pytest.raises((TypeError, ValueError), match=r"integer|whole number from 0 on|at least 0"):
+        srs_ray.predict(Net(), images[0], sigma=0.1, n=10, index=first)

@@ -214,6 +214,14 @@ def _name_of(job: Mapping[str, Any], dotted: str) -> str:
     return str(setting_of(job, dotted))
 
 
+def report_radii(job: Mapping[str, Any]) -> list[float]:
+    """The radii that a job's tables show; RunDirectoryError where it names none."""
+    radii = setting_of(job, "report.radii")
+    if not isinstance(radii, list) or not radii:
+        raise RunDirectoryError(f"run.json names no radii for tables (report.radii is {radii!r})")
+    return radii
+
+
 def setting_of(job: Mapping[str, Any], dotted: str) -> Any:
     """The job's setting of that dotted name; RunDirectoryError naming it where there is none."""
     value: Any = job

@@ -12,7 +12,7 @@ import pandas as pd
 from srs_ray.analysis.comparison import AccuracyAt, accuracies
 from srs_ray.analysis.points import points_of
 from srs_ray.analysis.radii import parse_radii
-from srs_ray.analysis.run_info import RunInfo, setting_of
+from srs_ray.analysis.run_info import RunInfo, report_radii
 from srs_ray.analysis.statements import (
     ABOVE_CAP_NOTE,
     FLOOR,
@@ -43,7 +43,7 @@ def run_status(run: str | os.PathLike[str]) -> dict[str, Any]:
     info = RunInfo.of(df)
     done = df["status"] == "ok"
     started_at = directory.sessions[-1].get("started_at") if directory.sessions else None
-    radii = list(dict.fromkeys(parse_radii([0, *setting_of(directory.job, "report.radii")])))  # 0 but once
+    radii = list(dict.fromkeys(parse_radii([0, *report_radii(directory.job)])))  # 0 but once
     return {
         "run": info.name,
         "setting": info.setting,

@@ -35,7 +35,7 @@ def print_plan(plan: JobPlan, console: Console) -> None:
     if plan.costs is None:
         say("no point is done yet, so nothing is said about the cost; --pilot 20 does 20 first")
     else:
-        console.print(_cost_table(plan), soft_wrap=False)
+        _print_whole(console, _cost_table(plan))
         for line in _cost_notes(plan):
             say(line)
     say(_cap_line(plan))
@@ -43,9 +43,17 @@ def print_plan(plan: JobPlan, console: Console) -> None:
         for line in _target_lines(plan.target, plan):
             say(line)
     if plan.savings:
-        console.print(_savings_table(plan), soft_wrap=False)
+        _print_whole(console, _savings_table(plan))
         for line in _savings_notes(plan):
             say(line)
+
+
+def _print_whole(console: Console, table: Table) -> None:
+    """Prints a table as wide as it is: on a narrow terminal its lines go on below, and no number loses a digit."""
+    needed = console.measure(table, options=console.options.update(width=10_000)).maximum
+    width = max(console.width, needed)
+    wide = Console(file=console.file, width=width, force_terminal=console.is_terminal, no_color=console.no_color)
+    wide.print(table)
 
 
 def _cost_table(plan: JobPlan) -> Table:

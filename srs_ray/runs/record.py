@@ -18,6 +18,7 @@ REHEARSED = "rehearsed"
 """In a session: digests of the model's logits on fixed noise, by the kind of worker that gave them."""
 
 _TYPES = {"job": dict, "fingerprint": dict, "created_at": str, "points": dict, "sessions": list}
+_SECTIONS = ("model", "data", "noise", "sampling", "certificate", "execution", "report")
 
 
 class UnreadableRecordError(Exception):
@@ -62,11 +63,24 @@ class RunRecord:
         for key, kind in _TYPES.items():
             if not isinstance(document.get(key), kind):
                 raise UnreadableRecordError(f"{key} is absent or no {kind.__name__}; restore it from a copy")
+        _check_values(document)
         settings = document["fingerprint"].get("settings")
         if not isinstance(settings, dict) or digest(settings) != document["fingerprint"].get("digest"):
             raise UnreadableRecordError("the fingerprint's digest is not that of its settings; restore it from a copy")
         # The fingerprint stays as it is, because it is compared; whoever shows some of it makes that printable.
         return RunRecord(**{**{key: printable_json(document[key]) for key in _TYPES}, "fingerprint": settings})
+
+
+def _check_values(document: Json) -> None:
+    """Raises UnreadableRecordError where points or a section of the job are not what their readers rest on."""
+    points = document["points"]
+    for name in ("start", "stop", "every"):
+        if type(points.get(name)) is not int or points[name] < (name == "every"):
+            raise UnreadableRecordError(f"points.{name} is {points.get(name)!r}; restore it from a copy")
+    for name in _SECTIONS:
+        section = document["job"].get(name, {})
+        if not isinstance(section, dict):
+            raise UnreadableRecordError(f"job.{name} is {section!r}, no section; restore it from a copy")
 
 
 def session_changes(sessions: list[Json]) -> list[str]:

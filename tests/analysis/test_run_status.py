@@ -108,6 +108,23 @@ def test_false_certificates_to_expect_are_told(write_run, points):
     assert run_status(write_run("unsound", points, kind="released"))["false_certificates_at_most"] is None
 
 
+@pytest.mark.parametrize(
+    ("section", "value", "found"),
+    [
+        ("noise", {"sigma": "a"}, "settings that do not go together"),
+        ("report", {"radii": None}, r"no radii for tables \(report.radii is None\)"),
+        ("report", {}, "no setting report.radii"),
+    ],
+)
+def test_a_job_that_somebody_has_edited_is_told_by_name(write_run, points, section, value, found):
+    path = write_run("small", points)
+    document = json.loads((path / "run.json").read_text())
+    document["job"][section] = value
+    (path / "run.json").write_text(json.dumps(document))
+    with pytest.raises(RunDirectoryError, match=found):
+        run_status(path)
+
+
 def test_a_missing_run_is_a_run_directory_error(tmp_path):
     with pytest.raises(RunDirectoryError):
         run_status(tmp_path / "nothing")

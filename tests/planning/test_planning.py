@@ -46,8 +46,8 @@ def planned(job, console, points=2, target=None):
     return plan_job(job, done.indices, done.pilot, done.rows, done.workers, target)
 
 
-def said(plan):
-    text = Console(file=io.StringIO(), width=120)
+def said(plan, width=120):
+    text = Console(file=io.StringIO(), width=width)
     print_plan(plan, text)
     return text.file.getvalue()
 
@@ -330,3 +330,15 @@ def test_savings_say_what_is_left_of_the_evaluations_and_of_the_radius(
         else:
             cheaper = fmean(row["reference_evaluations"] for row in rows) - plan.costs.audit_evaluations.per_point
             assert audited == pytest.approx(left + cheaper, rel=0.05)
+
+
+def test_a_narrow_terminal_costs_no_digit(digits_job, console):
+    job = digits_job(certificate={"audit": 150}, sampling={"n": 300})
+    plan = planned(job, console)
+    lines = [line.rstrip() for line in said(plan, 40).splitlines()]
+    seeds = [str(saving.seed) for saving in plan.savings if saving.seed is not None]
+    assert seeds
+    for seed in seeds:
+        assert any(seed in line for line in lines)
+    tables = [line.rstrip() for line in said(plan, 160).splitlines() if line.startswith("  ")]
+    assert [line for line in tables if line not in lines] == []

@@ -168,6 +168,10 @@ def test_an_image_off_the_grid_is_refused_with_both_remedies(off: float) -> None
 
 
 def test_a_sigma_of_more_entries_than_the_table_has_is_refused() -> None:
+    for tiny in (1e-7, 1e-320):
+        with pytest.raises(ValueError, match=r"made for sigma from 1e-06 on"):
+            table_of(tiny)
+    assert table_of(np.float32(0.25)) == table_of(0.25)
     with pytest.raises(ValueError, match=r"sigma is 20: .* up to 12"):
         GRID.law(20.0, 3)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import operator
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,11 @@ class NoisyPoint:
     seed: int
     index: int
     generator: NoiseGenerator
+
+    def __post_init__(self) -> None:
+        if isinstance(self.index, bool) or (index := operator.index(self.index)) < 0:
+            raise ValueError(f"index is {self.index}, expected a whole number from 0 on: it keys the noise")
+        object.__setattr__(self, "index", index)
 
     def samples(self, stage: Domain, numbers: Sequence[int]) -> Tensor:
         """The noisy copies of these numbers, shape (N, C, H, W), float32."""

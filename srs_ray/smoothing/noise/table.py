@@ -17,6 +17,7 @@ import numpy as np
 
 LEVELS = 255  # steps of the grid in [0, 1]
 LARGEST_SIGMA = 12.0  # 2^16 thresholds, of which some 4,670 sigma are above 0, would do for 14
+SMALLEST_SIGMA = 1e-6
 GUIDE_BITS = 16
 _DIGITS = 50
 _PI = Decimal("3.14159265358979323846264338327950288419716939937510582097494")
@@ -45,6 +46,11 @@ def table_of(sigma: float) -> Table:
             f"sigma is {sigma:g}: noise on the image grid is made for sigma up to {LARGEST_SIGMA:g}, in units of the "
             "pixels' range [0, 1]; choose a smaller one, or float noise (noise.generator: philox4x64)"
         )
+    if sigma < SMALLEST_SIGMA:
+        raise ValueError(
+            f"sigma is {sigma:g}: noise on the image grid is made for sigma from {SMALLEST_SIGMA:g} on, in units of "
+            "the pixels' range [0, 1]; less never moves a pixel to the next of 256 levels"
+        )
     upper, exact = _upper_tails(sigma)
     thresholds = np.array([*reversed(upper), *(2**64 - word for word in upper)], dtype=np.uint64)
     edges = np.arange(2**GUIDE_BITS, dtype=np.uint64) << np.uint64(64 - GUIDE_BITS)
@@ -63,7 +69,7 @@ def _upper_tails(sigma: float) -> tuple[list[int], list[Decimal]]:
     tails: list[Decimal] = []
     with localcontext() as context:
         context.prec = _DIGITS
-        step = 1 / (LEVELS * Decimal(sigma))
+        step = 1 / (LEVELS * Decimal(float(sigma)))
         peak = 1 / (2 * _PI).sqrt()
         while True:
             x = (len(words) + Decimal("0.5")) * step
