@@ -86,7 +86,8 @@ class RunInfo:
             "candidate": self.candidate,
             **({} if self.chains is None else {"chains": self.chains}),
         }
-        audits = {} if self.chains is None else {"audit": self.audit, "audit_share": self.audit_share}
+        audited = SAMPLINGS[self.method].audited
+        audits = {"audit": self.audit, "audit_share": self.audit_share} if audited else {}
         certificate = {"kind": self.certificate, "alpha": self.alpha, **audits}
         certificate |= self.certificate_settings.get(self.certificate, {})
         return replace(smoothing_of(self.sigma, sampling, certificate), law=self.law)
@@ -162,13 +163,14 @@ class RunInfo:
 
 # What certificates rest on and tables say: where run.json lacks it, a default of today would pass for the run's own.
 _STATED = ("sampling.n0", "sampling.n", "certificate.kind", "certificate.alpha")
-_STATED_OF_CHAINS = ("sampling.chains", "sampling.solver", "sampling.steps", "certificate.audit")
+_STATED_OF_AUDITED = ("sampling.chains", "sampling.solver", "sampling.steps", "certificate.audit")
 _STATED_OF_ARCHITECTURES = tuple(f"sampling.reference.{name}" for name in ("solver", "steps", "tolerance"))
 
 
 def _smoothing_of(job: Mapping[str, Any]) -> Smoothing:
     kind = SAMPLINGS.get(setting_of(job, "sampling.method"))
-    chains = _STATED_OF_CHAINS if kind is not None and kind.audited else ()
+    audited = () if kind is None or not kind.audited else _STATED_OF_AUDITED
+    chains = [name for name in audited if kind is None or name.partition(".")[2] in ("audit", *kind.model_fields)]
     reference = _STATED_OF_ARCHITECTURES if "arch" in setting_of(job, "model") else ()
     for name in (*_STATED, *chains, *reference):
         setting_of(job, name)

@@ -75,12 +75,16 @@ def index_of(rows: np.ndarray, device: torch.device) -> slice | Tensor:
 
 @dataclass(frozen=True)
 class BaseClassifier:
-    """F of one model, solver setting and batch size."""
+    """F of one model, solver setting and batch size.
+
+    `of_a_sampler`: it is none, but what a sampler says, which may be computed in any way.
+    """
 
     model: Solvable
     setting: SolverSetting
     batch: int
     start_D: Tensor | None = None  # None: zero
+    of_a_sampler: bool = False
 
     @classmethod
     def of(cls, model: Opened, batch: int) -> BaseClassifier:
@@ -90,6 +94,11 @@ class BaseClassifier:
     def start_state(self) -> Tensor:
         """The start of each sample of a batch."""
         return self.model.zero_state(self.batch) if self.start_D is None else self.start_D.repeat(self.batch, 1)
+
+    @property
+    def in_step(self) -> bool:
+        """Whether samples all take the same steps, side by side."""
+        return self.setting.tolerance is None and (self.of_a_sampler or self.setting.solver.name == Naive.name)
 
     @torch.inference_mode()
     def predict(
@@ -101,7 +110,7 @@ class BaseClassifier:
     ) -> Predictions:
         """What F says of these noisy samples of the point; `states` gets the finite states that it ended at."""
         numbers = np.asarray(numbers, dtype=np.int64)
-        if self.setting.solver.name == Naive.name and self.setting.tolerance is None:
+        if self.in_step:
             return self._in_step(point, stage, numbers, states)
         return _Pass(self, point, stage, numbers, states).run()
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 
 from pydantic import Field
 
+from srs_ray.smoothing.samplers.anchored import AnchoredSampling
 from srs_ray.smoothing.samplers.auto import AutoSampling
 from srs_ray.smoothing.samplers.sampler import Looks, LookSettings, Sampler, SamplingSettings
 from srs_ray.smoothing.samplers.serialized import SerializedSampling
@@ -20,10 +21,12 @@ SAMPLINGS: dict[str, type[SamplingSettings]] = {
     for settings in (
         StandardSampling,
         SerializedSampling,
+        AnchoredSampling,
         AutoSampling,
     )
 }
 if TYPE_CHECKING:
+    from srs_ray.smoothing.samplers.anchor import AnchoredSampler
     from srs_ray.smoothing.samplers.chains import SerializedSampler
     from srs_ray.smoothing.samplers.independent import StandardSampler
 
@@ -33,6 +36,8 @@ else:
 
 __all__ = [
     "SAMPLINGS",
+    "AnchoredSampler",
+    "AnchoredSampling",
     "AutoSampling",
     "LookSettings",
     "Looks",
@@ -45,7 +50,7 @@ __all__ = [
     "StandardSampling",
 ]
 
-_HOME_OF = {"SerializedSampler": "chains", "StandardSampler": "independent"}
+_HOME_OF = {"AnchoredSampler": "anchor", "SerializedSampler": "chains", "StandardSampler": "independent"}
 
 
 def __getattr__(name: str) -> Any:

@@ -24,21 +24,22 @@ class StandardSampler:
         self._ahead: dict[tuple[Domain, int], np.ndarray] = {}  # classes from this sample on, drawn and not yet given
 
     def draw(self, domain: Domain, count: int, first: int = 0) -> Predictions:
-        setting = self.base.setting
-        if setting.steps == 1 and setting.tolerance is None:
+        if self.base.in_step:
             return self._of_whole_batches(domain, count, first)
         return self.base.predict(self.point, domain, np.arange(first, first + count))
 
     def _of_whole_batches(self, domain: Domain, count: int, first: int) -> Predictions:
-        """The samples, where each takes one evaluation: the last batch is filled up with those that come next.
+        """The samples, where all take the same steps: the last batch is filled up with those that come next.
 
         Otherwise it would be padded, at each look anew. Only samples that are given count as evaluations.
         """
         classes_N = self._ahead.pop((domain, first), np.empty(0, dtype=np.int64))
-        missing = count - len(classes_N)
+        missing, fallbacks = count - len(classes_N), 0
         if missing > 0:
             start, batch = first + len(classes_N), self.base.batch
             drawn = self.base.predict(self.point, domain, np.arange(start, start + -(-missing // batch) * batch))
-            classes_N = np.concatenate([classes_N, drawn.classes_N])
+            classes_N, fallbacks = np.concatenate([classes_N, drawn.classes_N]), drawn.fallbacks
         self._ahead = {(domain, first + count): classes_N[count:]}
-        return Predictions(classes_N[:count], evaluations=count, fallbacks=0, unconverged=0)
+        return Predictions(
+            classes_N[:count], evaluations=count * self.base.setting.steps, fallbacks=fallbacks, unconverged=0
+        )
