@@ -190,7 +190,7 @@ class Flattened:
         assert self.injected is not None
         several, shapes = self.injected
         given: State = split(injection, shapes) if several else injection
-        value = self.network.f(self._state(z_BD), given)
+        value = self.network.f(self._state(z_BD.contiguous()), given)
         return joined([value] if isinstance(value, Tensor) else value).to(self.dtype)
 
     def head(self, z_BD: Tensor) -> Tensor:

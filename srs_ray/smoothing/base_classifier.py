@@ -92,8 +92,8 @@ class BaseClassifier:
         return cls(model, model.reference, batch, model.start_D)
 
     def start_state(self) -> Tensor:
-        """The start of each sample of a batch."""
-        return self.model.zero_state(self.batch) if self.start_D is None else self.start_D.repeat(self.batch, 1)
+        """The start of each sample of a batch; a stored one is there once, which the first step may make use of."""
+        return self.model.zero_state(self.batch) if self.start_D is None else self.start_D.expand(self.batch, -1)
 
     @property
     def in_step(self) -> bool:
@@ -159,7 +159,7 @@ class _Pass:
         self.stem_used, self.stem_end = 0, min(self.batch, len(numbers))
         self.ready_BCHW = self.injection_BCHW.clone()
         self.iteration = FixedPointIteration(
-            lambda z_BD: model.f(z_BD, self.injection_BCHW), base.start_state(), base.setting, base.start_D
+            lambda z_BD: model.f(z_BD, self.injection_BCHW), base.start_state().contiguous(), base.setting, base.start_D
         )
         self.sample_B = np.full(self.batch, -1)
         self.iteration.active_B[:] = False

@@ -39,7 +39,8 @@ class FusedLayer:
     """f of a layer as it is now, in its dtype, for branches of these shapes (C, H, W) in a channels-last state.
 
     It has no derivatives. A sample's rounding depends neither on its place in the batch nor on the number of threads,
-    unless its convolutions' does.
+    unless its convolutions' does. Where all states are one (`expand`ed, as the first of a solve from a constant start),
+    what does not see the image is computed once for all: all convolutions of the blocks, nine tenths of the layer.
     """
 
     def __init__(self, layer: MDEQLayer, shapes: list[tuple[int, int, int]]) -> None:
@@ -49,19 +50,22 @@ class FusedLayer:
         self.posts = [_Post(cast(PostFusion, post)) for post in layer.post_fuse_layers]
 
     def __call__(self, z_BD: Tensor, injection_BCHW: Tensor) -> Tensor:
+        batch, alike = len(z_BD), len(z_BD) > 1 and z_BD.stride(0) == 0
         z_BD = z_BD.contiguous()
         starts = [0]
         for shape in self.shapes:
             starts.append(starts[-1] + math.prod(shape))
         branches = [
-            block(z_BD, start, shape, None if start else injection_BCHW)
+            block(z_BD, start, shape, None if start else injection_BCHW, alike)
             for block, start, shape in zip(self.blocks, starts, self.shapes, strict=False)
         ]
         # All that goes from one branch to another is convolved before the first one is overwritten by its sum.
         carried = []
         for target, carries in enumerate(self.carries):
-            others = [branch for source, branch in enumerate(branches) if source != target]
-            carried.append([carry.convolve(y) for carry, y in zip(carries, others, strict=True)])
+            others = [
+                branch[:1] if alike and source else branch for source, branch in enumerate(branches) if source != target
+            ]
+            carried.append([_for_each(carry.convolve(y), batch) for carry, y in zip(carries, others, strict=True)])
         next_BD = torch.empty_like(z_BD)
         for y_BHWC, carries, xs, post, start in zip(branches, self.carries, carried, self.posts, starts, strict=False):
             for number, (carry, x_BHWC) in enumerate(zip(carries, xs, strict=True), 1):
@@ -143,20 +147,25 @@ class _Block:
         self.block, dtype = block, block.gn1.weight.dtype
         self.norm, self.norms = _Norms(block.gn1, dtype=dtype), _Norms(block.gn2, block.gn3, dtype=dtype)
 
-    def __call__(self, z_BD: Tensor, start: int, shape: tuple[int, int, int], injection_BCHW: Tensor | None) -> Tensor:
-        """The branch (B, H, W, C) whose input lies in z from `start` on."""
+    def __call__(
+        self, z_BD: Tensor, start: int, shape: tuple[int, int, int], injection_BCHW: Tensor | None, alike: bool = False
+    ) -> Tensor:
+        """The branch (B, H, W, C) whose input lies in z from `start` on; `alike`: all states are the first."""
         (channels, height, width), batch = shape, len(z_BD)
+        if alike and injection_BCHW is None:
+            return _for_each(self(z_BD[:1], start, shape, None), batch)
         y_BHWC = z_BD.new_empty(batch, height, width, channels)
         none = z_BD.new_empty(batch, 0, 0)
         injection_BRL = none if injection_BCHW is None else _rows(injection_BCHW.permute(0, 2, 3, 1))
         size = equal_parts(batch, self.block.at_once)
         for first in range(0, batch, size):
             part = slice(first, first + size)
-            z_PHWC = z_BD[part, start : start + math.prod(shape)].unflatten(1, (height, width, channels))
+            seen = slice(1) if alike else part
+            z_PHWC = z_BD[seen, start : start + math.prod(shape)].unflatten(1, (height, width, channels))
             inner_PHWC = _convolve(self.block.conv1, z_PHWC)
             normalize_relu(_rows(inner_PHWC).numpy(), *self.norm.parameters_of_one)
             end_block(
-                _rows(_convolve(self.block.conv2, inner_PHWC)).numpy(),
+                _rows(_for_each(_convolve(self.block.conv2, inner_PHWC), len(z_BD[part]))).numpy(),
                 injection_BRL[part].numpy(),
                 z_BD[part].numpy(),
                 start,
@@ -166,6 +175,11 @@ class _Block:
                 _rows(y_BHWC[part]).numpy(),
             )
         return y_BHWC
+
+
+def _for_each(x_BHWC: Tensor, batch: int) -> Tensor:
+    """The one sample that x is, once for each of the batch; x itself, if it has them all."""
+    return x_BHWC if len(x_BHWC) == batch else x_BHWC.expand(batch, *x_BHWC.shape[1:]).contiguous()
 
 
 def _carries(fusion: Fusion) -> list[_Carry]:

@@ -188,3 +188,22 @@ def test_loops_round_alike_wherever_arrays_lie_in_memory(gap: int) -> None:
 
     for found, expected in zip(every_loop(place), every_loop(lambda array: array), strict=True):
         assert np.array_equal(found, expected)
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("batch", [2, 64])
+@torch.inference_mode()
+def test_from_one_state_for_all_a_step_is_the_same_and_its_blocks_are_convolved_once(batch: int) -> None:
+    arranged = inference_model("mdeq-small-cifar10", read_weights("mdeq-small-cifar10-sigma50-start"))
+    injection_BCHW = arranged.inject(torch.rand(batch, 3, 32, 32, generator=torch.Generator().manual_seed(3)))
+    start_D, seen = arranged.stored_state(), []
+    for block in arranged.fused_layer.blocks:
+        for convolution in (block.block.conv1, block.block.conv2):
+            convolution.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    once_BD = arranged.f(start_D.expand(batch, -1), injection_BCHW)
+    assert seen == [1] * 6, "two convolutions in each of three blocks"
+    each_BD = arranged.f(start_D.repeat(batch, 1), injection_BCHW)
+    assert torch.allclose(once_BD, each_BD, rtol=0, atol=1e-4)
+    assert not torch.allclose(once_BD[0], once_BD[1], atol=0.01), "images differ"
+    few_BD = arranged.f(start_D.expand(2, -1), injection_BCHW[-2:])
+    assert torch.allclose(few_BD, once_BD[-2:], rtol=0, atol=1e-4)
