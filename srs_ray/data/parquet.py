@@ -32,9 +32,9 @@ class ParquetImages:
 
     The columns of images and labels are those named, or else the ones that `parquet_shard.choose_columns` finds. Labels
     are held in memory, images are read when asked for, a few rows at a time, from one shard at a time, so that any size
-    will do; asking in rising order is the fast way. `class_count` None takes the largest label plus one, which is right
-    if the last class occurs. Classes are named by `classes`, else as Hugging Face's metadata name them. Raises
-    DataError for any other file or folder, naming the shard.
+    will do; asking in rising order is the fast way. Classes are named by `classes`, else as Hugging Face's metadata
+    name them; `class_count` must be their number. None takes that number, and without names the largest label plus one,
+    which is right if the last class occurs. Raises DataError for any other file or folder, naming the shard.
     """
 
     def __init__(
@@ -62,9 +62,13 @@ class ParquetImages:
         if rows == 0:
             raise DataError(f"{path} has no rows: expected one per image")
         self._labels_N = np.concatenate([shard.labels_N for shard in self._shards])
-        self._class_count = class_count if class_count is not None else int(max(self._labels_N.max(), 0)) + 1
-        refuse_labels_from_one(self._labels_N, self._class_count, str(path))
-        self.class_names = _class_names(path, classes, named_classes(schema, self._columns), self._class_count)
+        names = named_classes(schema, self._columns)
+        if class_count is None:
+            largest = int(max(self._labels_N.max(), 0)) + 1
+            class_count = next((len(given) for given in (classes, names) if given is not None), largest)
+        self._class_count = class_count
+        refuse_labels_from_one(self._labels_N, class_count, str(path))
+        self.class_names = _class_names(path, classes, names, class_count)
         self._input_shape = input_shape
         self._reading = self._shards[0]
 
@@ -73,7 +77,7 @@ class ParquetImages:
 
     @property
     def class_count(self) -> int:
-        """The number of classes given, or the largest label plus one."""
+        """The number of classes given, else of their names, else the largest label plus one."""
         return self._class_count
 
     @cached_property
@@ -122,13 +126,19 @@ class ParquetImages:
 def _class_names(
     path: Path, given: Sequence[str] | None, stored: Sequence[str] | None, class_count: int
 ) -> tuple[str, ...] | None:
-    """The names given, else those of the file if they are as many as there are classes. Raises DataError where they
-    are not as many, or contradict each other."""
+    """The names given, else those of the file. Raises DataError where they are not as many as there are classes, or
+    contradict each other."""
     if given is None:
-        return tuple(stored) if stored is not None and len(stored) == class_count else None
+        if stored is not None and len(stored) != class_count:
+            raise DataError(
+                f"{path}: the data name {len(stored)} classes, the model tells {class_count} apart: choose the data "
+                "the model was trained on, or, if the labels are the model's, name its classes in their order by "
+                "data.classes"
+            )
+        return None if stored is None else tuple(stored)
     if len(given) != class_count:
         raise DataError(f"data.classes has {len(given)} names, and there are {class_count} classes: give as many")
-    check_class_names(given, stored, str(path))
+    check_class_names(stored, given, "data.classes")
     return tuple(given)
 
 
