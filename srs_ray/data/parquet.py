@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from srs_ray.data.settings import DataSettings
 
 BYTES_AT_ONCE = 1 << 20
+NAMES_SHOWN = 8
 _COUNTED = re.compile(r"(?P<split>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(-[0-9a-f]+)?\.parquet")
 
 
@@ -159,21 +160,49 @@ def _shard_files(path: Path) -> list[Path]:
 
 
 def _check_complete(path: Path, names: list[str]) -> None:
-    """Shards that say of how many they are one (train-00000-of-00002.parquet) must all be there, and of one split: an
-    index would mean another image. Raises DataError."""
-    counted = [match for match in map(_COUNTED.fullmatch, names) if match]
-    if len(counted) < len(names):
+    """Shards that say of how many they are one (train-00000-of-00002.parquet) must be of one split and one count, each
+    there once and nothing beside them: an index would mean another image. Raises DataError. Other names say nothing."""
+    shards = {name: match for name, match in ((name, _COUNTED.fullmatch(name)) for name in names) if match}
+    if not shards:
         return
-    splits = sorted({match["split"] for match in counted})
+    uncounted = [name for name in names if name not in shards]
+    if uncounted:
+        raise DataError(
+            f"{path} holds {next(iter(shards))}, which counts its shards, and {_some(uncounted)}, which is none of "
+            "them: leave the shards of one data set there alone, or name the file instead of the folder"
+        )
+    splits = sorted({match["split"] for match in shards.values()})
     if len(splits) > 1:
         raise DataError(f"{path} holds shards of {' and '.join(splits)}: name a folder that holds one of them alone")
-    count = int(counted[0]["count"])
-    missing = sorted({*range(count)} - {int(match["number"]) for match in counted})
+    one_of_each = {match["count"]: name for name, match in shards.items()}
+    if len(one_of_each) > 1:
+        raise DataError(
+            f"{path} holds shards of several data sets, which count them otherwise: {_some([*one_of_each.values()])}: "
+            "keep those of one there alone, or name the file instead of the folder"
+        )
+    numbered: dict[int, list[str]] = {}
+    for name, match in shards.items():
+        numbered.setdefault(int(match["number"]), []).append(name)
+    twice = next((same for same in numbered.values() if len(same) > 1), None)
+    if twice is not None:
+        raise DataError(
+            f"{path} holds the same shard more than once: {_some(twice)}: keep one of each number, or name the file "
+            "instead of the folder"
+        )
+    count = int(next(iter(one_of_each)))
+    missing = sorted({*range(count)} - numbered.keys())
     if missing:
         raise DataError(
             f"{path} lacks {len(missing)} of the {count} shards that {names[0]} is one of, the first of them number "
             f"{missing[0]:05}: bring them all together"
         )
+    beyond = sorted(numbered.keys() - {*range(count)})
+    if beyond:
+        raise DataError(f"{path} holds {numbered[beyond[0]][0]}, a shard more than it counts: remove it, or rename it")
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:NAMES_SHOWN]) + (f" and {len(names) - NAMES_SHOWN} more" if names[NAMES_SHOWN:] else "")
 
 
 def _chunks(path: Path) -> Iterator[bytes]:
