@@ -29,7 +29,7 @@ FILES_READ = 64
 
 class FolderImages:
     """The images under `root`, one folder per class, as torchvision's ImageFolder orders them: classes by name, then
-    files by path. Hidden and machine-made entries are left out, with a warning.
+    files by path. Hidden and machine-made entries and what is no file are left out, with a warning.
 
     Labels are the positions of the class names in that order, or in `classes`, which then has the names of exactly
     these folders. Raises DataError for anything else, and, without `classes`, where all names are whole numbers that
@@ -128,7 +128,12 @@ def open_image_folder(
 @lru_cache(maxsize=64)
 def _tell_once(root: str, count: int, first: str) -> None:
     """A driver and its workers open the same data, often in one process."""
-    log.warning("%s: left out %d hidden or machine-made entries or links that loop, such as %a", root, count, first)
+    log.warning(
+        "%s: left out %d hidden or machine-made entries, pipes, devices or links that loop, such as %a",
+        root,
+        count,
+        first,
+    )
 
 
 def _without(split: str) -> str:

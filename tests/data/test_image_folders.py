@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from pathlib import Path
 
 import pytest
@@ -229,7 +230,8 @@ def test_hidden_and_machine_made_entries_are_left_out_at_every_depth(animals, pi
     after = open_dataset("imagefolder", root, None, SHAPE)
     assert names(after) == names(before)
     assert after.identity == before.identity
-    assert "left out 9 hidden or machine-made entries or links that loop, such as '#recycle'" in caplog.text
+    assert "left out 9 hidden or machine-made entries, pipes, devices or links" in caplog.text
+    assert "such as '#recycle'" in caplog.text
 
 
 def test_links_are_followed_but_for_those_that_loop(animals, caplog):
@@ -243,6 +245,20 @@ def test_links_are_followed_but_for_those_that_loop(animals, caplog):
     assert "left out 3" in caplog.text
     (root / "elsewhere").symlink_to("cat")
     assert "animals/elsewhere/a.png" in names(open_dataset("imagefolder", root, None, SHAPE))
+
+
+def test_pipes_sockets_and_devices_are_left_out_and_never_read(animals, caplog):
+    root = animals("animals")
+    before = names(open_dataset("imagefolder", root, None, SHAPE))
+    os.mkfifo(root / "cat" / "aa.png")
+    (root / "dog" / "null.png").symlink_to(os.devnull)
+    os.mknod(root / "ant" / "s.png", stat.S_IFSOCK)
+    dataset = open_dataset("imagefolder", root, None, SHAPE)
+    assert names(dataset) == before
+    assert len(dataset.identity["sample"]) == 64
+    assert "left out 3 " in caplog.text
+    (root / "cat" / "zz.png").symlink_to("gone.png")
+    assert "animals/cat/zz.png" in names(open_dataset("imagefolder", root, None, SHAPE))
 
 
 def test_folders_inside_a_class_are_ordered_as_torchvision_orders_them(tmp_path, picture):
