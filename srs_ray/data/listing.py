@@ -52,6 +52,23 @@ def is_data(name: str) -> bool:
     return not name.startswith(".") and name.casefold() not in MACHINE_MADE
 
 
+def list_classes(root: Path) -> Listing:
+    """The class folders under `root` alone, without their images, and what was left out beside them.
+
+    Raises DataError where it cannot be read.
+    """
+    found = Listing([])
+    itself = _identity_of(root)
+    for entry in _entries(root):
+        if not _is_folder(entry):
+            continue
+        if is_data(entry.name) and _identity_of(entry) != itself:
+            found.classes.append(entry.name)
+        else:
+            found.left_out.append(entry.name)
+    return found
+
+
 def list_images(root: Path) -> Listing:
     """The images under `root`, in the order of torchvision's ImageFolder, whatever order the file system has.
 
@@ -59,15 +76,8 @@ def list_images(root: Path) -> Listing:
     lead back to a folder above them. Other links are followed. Raises DataError where there is no class, a class has
     no image, or a folder cannot be read.
     """
-    found = Listing([])
+    found = list_classes(root)
     above = (_identity_of(root),)
-    for entry in _entries(root):
-        if not _is_folder(entry):
-            continue
-        if is_data(entry.name) and _identity_of(entry) not in above:
-            found.classes.append(entry.name)
-        else:
-            found.left_out.append(entry.name)
     if not found.classes:
         raise DataError(f"{root} does not hold one folder of images per class: it has no folder")
     empty = []

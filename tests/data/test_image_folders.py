@@ -174,14 +174,26 @@ def test_imagenet_is_found_under_its_split_and_at_the_path_itself(imagenet_like)
 
 def test_imagenet_with_a_folder_too_few_or_a_stranger_says_what_was_found(tmp_path, imagenet_like):
     root = shutil.copytree(imagenet_like / "val", tmp_path / "val")
-    (root / "n00000000").rename(root / "__MACOSX")
-    with pytest.raises(DataError, match=r"1000 folders, 1 named otherwise, such as '__MACOSX'; expected 1,000"):
+    (root / "n00000000").rename(root / "devkit")
+    with pytest.raises(DataError, match=r"1000 folders, 1 named otherwise, such as 'devkit'; expected 1,000"):
         open_dataset("imagenet", root, "val", (3, 224, 224))
-    shutil.rmtree(root / "__MACOSX")
+    shutil.rmtree(root / "devkit")
     with pytest.raises(DataError, match="holds 999 folders; expected 1,000"):
         open_dataset("imagenet", root, "val", (3, 224, 224))
     with pytest.raises(DataError, match="no ImageNet at"):
         open_dataset("imagenet", tmp_path / "nowhere", None, (3, 224, 224))
+
+
+def test_imagenet_leaves_out_what_image_folders_leave_out(tmp_path, imagenet_like, caplog):
+    root = shutil.copytree(imagenet_like / "val", tmp_path / "val")
+    before = open_dataset("imagenet", root, None, (3, 224, 224)).identity
+    for folder in (".ipynb_checkpoints", "@eaDir", "__MACOSX", "n00000000/@eaDir"):
+        (root / folder).mkdir()
+        (root / folder / "a.JPEG").touch()
+    (root / "itself").symlink_to("itself")
+    (root / "loop").symlink_to(".")
+    assert open_dataset("imagenet", root, None, (3, 224, 224)).identity == before
+    assert "left out 5 " in caplog.text
 
 
 @pytest.mark.skipif(not SAMPLE.is_dir(), reason="the ImageNet sample is not there")
