@@ -133,6 +133,30 @@ def test_a_split_that_is_not_there_is_refused_rather_than_read_as_classes(animal
         open_dataset("imagefolder", root, "tset", SHAPE)
 
 
+def test_folders_that_look_like_splits_are_not_taken_for_classes(animals, picture):
+    root = animals("data/train").parent
+    animals("data/val")
+    with pytest.raises(
+        DataError, match=r"train, val hold no image .*same folders \(ant, cat, dog\).* by data\.split, .*data\.classes"
+    ):
+        open_dataset("imagefolder", root, None, SHAPE)
+    assert open_dataset("imagefolder", root, "train", SHAPE).class_names == ("ant", "cat", "dog")
+    section = DataSettings(kind="imagefolder", path=str(root), classes=["train", "val"])
+    assert open_data(section, SHAPE, 2).class_names == ("train", "val")
+    picture().save(root / "val" / "a.png")
+    assert open_dataset("imagefolder", root, None, SHAPE).class_count == 2
+
+
+def test_classes_that_hold_one_folder_each_or_different_ones_are_classes(tmp_path, picture):
+    for file in ("cat/images/a.png", "dog/images/b.png"):
+        (tmp_path / file).parent.mkdir(parents=True)
+        picture().save(tmp_path / file)
+    assert open_dataset("imagefolder", tmp_path, None, SHAPE).class_names == ("cat", "dog")
+    (tmp_path / "cat" / "indoors").mkdir()
+    picture().save(tmp_path / "cat" / "indoors" / "c.png")
+    assert open_dataset("imagefolder", tmp_path, None, SHAPE).class_names == ("cat", "dog")
+
+
 def test_a_class_without_images_is_refused_by_name(animals):
     root = animals("animals")
     (root / "empty").mkdir()
