@@ -103,6 +103,13 @@ class FolderImages:
         """Such as 'val/n01440764/n01440764_tench.JPEG'."""
         return f"{self._root.name}/{self._files[index]}"
 
+    def modified_at(self, index: int) -> float | None:
+        """When the image's file was last modified, in seconds since the epoch; None if it cannot be told."""
+        try:
+            return os.stat(self._root / self._files[index]).st_mtime
+        except OSError:
+            return None
+
     def _sample_digest(self) -> str:
         count = min(FILES_READ, len(self))
         read = {number * len(self) // count for number in range(count)}
