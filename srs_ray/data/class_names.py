@@ -13,16 +13,16 @@ log = logging.getLogger(__name__)
 
 
 def check_class_names(data: Sequence[str] | None, model: Sequence[str] | None, label: str) -> None:
-    """Compares the names by label; `label` is the model in words. Where either side has none, nothing is compared.
+    """Compares the names by label, those that both sides have; `label` is the model in words.
 
     Raises DataError where a name of the data stands at another place among the model's: labels would mean other
     classes. Where names differ that the model does not know at all, a warning says so. Letters' case, spaces, hyphens
     and underscores make no difference.
     """
-    if data is None or model is None or len(data) != len(model):
+    if data is None or model is None:
         return
     ours, theirs = [_plain(name) for name in data], [_plain(name) for name in model]
-    differing = [place for place, pair in enumerate(zip(ours, theirs, strict=True)) if pair[0] != pair[1]]
+    differing = [place for place, pair in enumerate(zip(ours, theirs, strict=False)) if pair[0] != pair[1]]
     known_once = {name for name in ours if ours.count(name) == theirs.count(name) == 1}  # ImageNet has two cranes
     moved = next((place for place in differing if ours[place] in known_once), None)
     if moved is not None:

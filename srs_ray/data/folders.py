@@ -14,7 +14,7 @@ from torch import Tensor
 
 from srs_ray.data.images import decode, preprocessing_name
 from srs_ray.data.kind import Kind
-from srs_ray.data.listing import conspicuous_names, list_images
+from srs_ray.data.listing import NAMES_SHOWN, Listing, conspicuous_names, list_images
 from srs_ray.data.points import class_label, class_list_digest, digest
 from srs_ray.errors import DataError, PointError
 
@@ -29,11 +29,12 @@ FILES_READ = 64
 
 class FolderImages:
     """The images under `root`, one folder per class, as torchvision's ImageFolder orders them: classes by name, then
-    files by path. Hidden and machine-made entries are left out, with a warning.
+    files by path. Hidden and machine-made entries and what is no file are left out, with a warning.
 
     Labels are the positions of the class names in that order, or in `classes`, which then has the names of exactly
     these folders. Raises DataError for anything else, and, without `classes`, where all names are whole numbers that
-    the order of text would put in another order than that of numbers.
+    the order of text would put in another order than that of numbers, or, without `split` too, where the folders look
+    like splits.
     """
 
     def __init__(
@@ -51,6 +52,8 @@ class FolderImages:
         listing = list_images(root)
         if classes is None:
             _refuse_numbers_out_of_order(root, listing.classes)
+            if not split:
+                _refuse_splits(root, listing)
         else:
             _refuse_other_names(root, listing.classes, classes)
         self.class_names: tuple[str, ...] = tuple(classes or listing.classes)
@@ -100,6 +103,13 @@ class FolderImages:
         """Such as 'val/n01440764/n01440764_tench.JPEG'."""
         return f"{self._root.name}/{self._files[index]}"
 
+    def modified_at(self, index: int) -> float | None:
+        """When the image's file was last modified, in seconds since the epoch; None if it cannot be told."""
+        try:
+            return os.stat(self._root / self._files[index]).st_mtime
+        except OSError:
+            return None
+
     def _sample_digest(self) -> str:
         count = min(FILES_READ, len(self))
         read = {number * len(self) // count for number in range(count)}
@@ -128,7 +138,12 @@ def open_image_folder(
 @lru_cache(maxsize=64)
 def _tell_once(root: str, count: int, first: str) -> None:
     """A driver and its workers open the same data, often in one process."""
-    log.warning("%s: left out %d hidden or machine-made entries or links that loop, such as %a", root, count, first)
+    log.warning(
+        "%s: left out %d hidden or machine-made entries, pipes, devices or links that loop, such as %a",
+        root,
+        count,
+        first,
+    )
 
 
 def _without(split: str) -> str:
@@ -148,6 +163,27 @@ def _refuse_numbers_out_of_order(root: Path, names: Sequence[str]) -> None:
         f"order of the model's classes ([{', '.join(by_number[:3])}, ...], or a file with one name a line), or rename "
         "the folders with leading zeros"
     )
+
+
+def _refuse_splits(root: Path, listing: Listing) -> None:
+    """Raises DataError where no class folder holds an image of its own, and all hold the same folders, at least two."""
+    within: dict[str, set[str]] = {name: set() for name in listing.classes}
+    for file in listing.files:
+        name, first, *deeper = file.split("/", 2)
+        if not deeper:
+            return
+        within[name].add(first)
+    same = within[listing.classes[0]]
+    if len(same) > 1 and all(folders == same for folders in within.values()):
+        raise DataError(
+            f"{root}: {_some(listing.classes)} hold no image of their own, and all the same folders "
+            f"({_some(sorted(same))}), so they look like splits, not classes: name one of them by data.split, or, if "
+            "they are classes, all of them by data.classes"
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:NAMES_SHOWN]) + (", ..." if len(names) > NAMES_SHOWN else "")
 
 
 def _refuse_other_names(root: Path, found: Sequence[str], classes: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from srs_ray.data.folders import FolderImages
 from srs_ray.data.kind import Kind
+from srs_ray.data.listing import list_classes
 from srs_ray.errors import DataError
 
 if TYPE_CHECKING:
@@ -19,11 +20,12 @@ IMAGENET_CLASSES = 1000
 
 def open_imagenet(path: Path, split: str, input_shape: tuple[int, int, int]) -> FolderImages:
     """ImageNet (ILSVRC 2012): 1,000 folders named by WordNet id in path/<split>, or in `path` itself; labels in sorted
-    order of the ids. Raises DataError, saying what was found, for anything else."""
+    order of the ids. Hidden and machine-made entries are left out. Raises DataError, saying what was found, for
+    anything else."""
     root = path / split if os.path.isdir(path / split) else path
     if not os.path.isdir(root):
         raise DataError(f"no ImageNet at {path}: give a folder that holds {split}/n01440764 and the other classes")
-    folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
+    folders = list_classes(root).classes
     strange = [name for name in folders if not re.fullmatch(r"n\d{8}", name)]
     if len(folders) != IMAGENET_CLASSES or strange:
         found = f"{len(folders)} folders" + (

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from srs_ray.data.depth import deeper_than_8_bits
 from srs_ray.data.jpeg import jpeg_fault
 from srs_ray.data.png import png_fault
 from srs_ray.errors import PointError, ShapeError
@@ -56,6 +57,7 @@ def image_tensor(image: object, input_shape: tuple[int, int, int], name: str) ->
     """
     if isinstance(image, Image.Image):
         with _readable(name):
+            _refuse_deep(image, name)
             image.load()
             return to_input(image, input_shape, name)
     if isinstance(image, np.ma.MaskedArray):
@@ -91,9 +93,7 @@ def to_input(image: Image.Image, input_shape: tuple[int, int, int], name: str) -
             f"{name}: is a PIL image, which gives 1 or 3 channels, and the model takes {channels}: "
             f"give a tensor or array of the shape {input_shape}"
         )
-    if image.mode.startswith(("I", "F")):
-        # Pillow would cut these off at 255: a nearly white image, certified as if it were the real one.
-        raise PointError(f"{name}: its pixels are deeper than 8 bits (Pillow mode {image.mode}); store it with 8 bits")
+    _refuse_deep(image, name)
     resized = (height, width) == CROPPED
     if resized and _pixels_when_resized(image.size) > (Image.MAX_IMAGE_PIXELS or float("inf")):
         raise PointError(f"{name}: is {_size(image)}, too narrow to bring the shorter side to {SHORTER_SIDE}")
@@ -107,6 +107,13 @@ def to_input(image: Image.Image, input_shape: tuple[int, int, int], name: str) -
         image = transform.center_crop(image, [height, width])
     pixels_HWC = np.array(image).reshape(height, width, channels)
     return torch.from_numpy(pixels_HWC).permute(2, 0, 1).contiguous().float().div(255)
+
+
+def _refuse_deep(image: Image.Image, name: str) -> None:
+    # Pillow would cut these off at 255, or drop their lower bits: another image, certified as if it were the real one.
+    stored = deeper_than_8_bits(image)
+    if stored is not None:
+        raise PointError(f"{name}: its pixels are deeper than 8 bits ({stored}); store it with 8 bits")
 
 
 @contextmanager

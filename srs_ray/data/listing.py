@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,22 +52,32 @@ def is_data(name: str) -> bool:
     return not name.startswith(".") and name.casefold() not in MACHINE_MADE
 
 
-def list_images(root: Path) -> Listing:
-    """The images under `root`, in the order of torchvision's ImageFolder, whatever order the file system has.
+def list_classes(root: Path) -> Listing:
+    """The class folders under `root` alone, without their images, and what was left out beside them.
 
-    Hidden and machine-made entries are left out at every depth, and so are links that lead back to a folder above them.
-    Other links are followed. Raises DataError where there is no class, a class has no image, or a folder cannot be
-    read.
+    Raises DataError where it cannot be read.
     """
     found = Listing([])
-    above = (_identity_of(root),)
+    itself = _identity_of(root)
     for entry in _entries(root):
         if not _is_folder(entry):
             continue
-        if is_data(entry.name) and _identity_of(entry) not in above:
+        if is_data(entry.name) and _identity_of(entry) != itself:
             found.classes.append(entry.name)
         else:
             found.left_out.append(entry.name)
+    return found
+
+
+def list_images(root: Path) -> Listing:
+    """The images under `root`, in the order of torchvision's ImageFolder, whatever order the file system has.
+
+    Hidden and machine-made entries are left out at every depth, and so are pipes, sockets and devices, and links that
+    lead back to a folder above them. Other links are followed. Raises DataError where there is no class, a class has
+    no image, or a folder cannot be read.
+    """
+    found = list_classes(root)
+    above = (_identity_of(root),)
     if not found.classes:
         raise DataError(f"{root} does not hold one folder of images per class: it has no folder")
     empty = []
@@ -108,7 +119,7 @@ def _walk(
         is_folder = _is_folder(entry)
         if not is_folder and not entry.name.lower().endswith(EXTENSIONS):
             continue
-        if not is_data(entry.name) or (is_folder and _identity_of(entry) in above):
+        if not is_data(entry.name) or (_identity_of(entry) in above if is_folder else _is_special(entry)):
             left_out.append(place)
         elif is_folder:
             yield from _walk(root, place, above, left_out)
@@ -129,6 +140,14 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError:  # a link that leads to itself
+        return False
+
+
+def _is_special(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a pipe, a socket or a device: to read one may never end. A link that leads nowhere is none."""
+    try:
+        return not entry.is_file() and not stat.S_ISREG(entry.stat().st_mode)
+    except OSError:
         return False
 
 

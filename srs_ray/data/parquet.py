@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from srs_ray.data.settings import DataSettings
 
 BYTES_AT_ONCE = 1 << 20
+NAMES_SHOWN = 8
 _COUNTED = re.compile(r"(?P<split>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(-[0-9a-f]+)?\.parquet")
 
 
@@ -32,9 +33,9 @@ class ParquetImages:
 
     The columns of images and labels are those named, or else the ones that `parquet_shard.choose_columns` finds. Labels
     are held in memory, images are read when asked for, a few rows at a time, from one shard at a time, so that any size
-    will do; asking in rising order is the fast way. `class_count` None takes the largest label plus one, which is right
-    if the last class occurs. Classes are named by `classes`, else as Hugging Face's metadata name them. Raises
-    DataError for any other file or folder, naming the shard.
+    will do; asking in rising order is the fast way. Classes are named by `classes`, else as Hugging Face's metadata
+    name them; `class_count` must be their number. None takes that number, and without names the largest label plus one,
+    which is right if the last class occurs. Raises DataError for any other file or folder, naming the shard.
     """
 
     def __init__(
@@ -62,9 +63,13 @@ class ParquetImages:
         if rows == 0:
             raise DataError(f"{path} has no rows: expected one per image")
         self._labels_N = np.concatenate([shard.labels_N for shard in self._shards])
-        self._class_count = class_count if class_count is not None else int(max(self._labels_N.max(), 0)) + 1
-        refuse_labels_from_one(self._labels_N, self._class_count, str(path))
-        self.class_names = _class_names(path, classes, named_classes(schema, self._columns), self._class_count)
+        names = named_classes(schema, self._columns)
+        if class_count is None:
+            largest = int(max(self._labels_N.max(), 0)) + 1
+            class_count = next((len(given) for given in (classes, names) if given is not None), largest)
+        self._class_count = class_count
+        refuse_labels_from_one(self._labels_N, class_count, str(path))
+        self.class_names = _class_names(path, classes, names, class_count)
         self._input_shape = input_shape
         self._reading = self._shards[0]
 
@@ -73,7 +78,7 @@ class ParquetImages:
 
     @property
     def class_count(self) -> int:
-        """The number of classes given, or the largest label plus one."""
+        """The number of classes given, else of their names, else the largest label plus one."""
         return self._class_count
 
     @cached_property
@@ -122,13 +127,19 @@ class ParquetImages:
 def _class_names(
     path: Path, given: Sequence[str] | None, stored: Sequence[str] | None, class_count: int
 ) -> tuple[str, ...] | None:
-    """The names given, else those of the file if they are as many as there are classes. Raises DataError where they
-    are not as many, or contradict each other."""
+    """The names given, else those of the file. Raises DataError where they are not as many as there are classes, or
+    contradict each other."""
     if given is None:
-        return tuple(stored) if stored is not None and len(stored) == class_count else None
+        if stored is not None and len(stored) != class_count:
+            raise DataError(
+                f"{path}: the data name {len(stored)} classes, the model tells {class_count} apart: choose the data "
+                "the model was trained on, or, if the labels are the model's, name its classes in their order by "
+                "data.classes"
+            )
+        return None if stored is None else tuple(stored)
     if len(given) != class_count:
         raise DataError(f"data.classes has {len(given)} names, and there are {class_count} classes: give as many")
-    check_class_names(given, stored, str(path))
+    check_class_names(stored, given, "data.classes")
     return tuple(given)
 
 
@@ -149,21 +160,49 @@ def _shard_files(path: Path) -> list[Path]:
 
 
 def _check_complete(path: Path, names: list[str]) -> None:
-    """Shards that say of how many they are one (train-00000-of-00002.parquet) must all be there, and of one split: an
-    index would mean another image. Raises DataError."""
-    counted = [match for match in map(_COUNTED.fullmatch, names) if match]
-    if len(counted) < len(names):
+    """Shards that say of how many they are one (train-00000-of-00002.parquet) must be of one split and one count, each
+    there once and nothing beside them: an index would mean another image. Raises DataError. Other names say nothing."""
+    shards = {name: match for name, match in ((name, _COUNTED.fullmatch(name)) for name in names) if match}
+    if not shards:
         return
-    splits = sorted({match["split"] for match in counted})
+    uncounted = [name for name in names if name not in shards]
+    if uncounted:
+        raise DataError(
+            f"{path} holds {next(iter(shards))}, which counts its shards, and {_some(uncounted)}, which is none of "
+            "them: leave the shards of one data set there alone, or name the file instead of the folder"
+        )
+    splits = sorted({match["split"] for match in shards.values()})
     if len(splits) > 1:
         raise DataError(f"{path} holds shards of {' and '.join(splits)}: name a folder that holds one of them alone")
-    count = int(counted[0]["count"])
-    missing = sorted({*range(count)} - {int(match["number"]) for match in counted})
+    one_of_each = {match["count"]: name for name, match in shards.items()}
+    if len(one_of_each) > 1:
+        raise DataError(
+            f"{path} holds shards of several data sets, which count them otherwise: {_some([*one_of_each.values()])}: "
+            "keep those of one there alone, or name the file instead of the folder"
+        )
+    numbered: dict[int, list[str]] = {}
+    for name, match in shards.items():
+        numbered.setdefault(int(match["number"]), []).append(name)
+    twice = next((same for same in numbered.values() if len(same) > 1), None)
+    if twice is not None:
+        raise DataError(
+            f"{path} holds the same shard more than once: {_some(twice)}: keep one of each number, or name the file "
+            "instead of the folder"
+        )
+    count = int(next(iter(one_of_each)))
+    missing = sorted({*range(count)} - numbered.keys())
     if missing:
         raise DataError(
             f"{path} lacks {len(missing)} of the {count} shards that {names[0]} is one of, the first of them number "
             f"{missing[0]:05}: bring them all together"
         )
+    beyond = sorted(numbered.keys() - {*range(count)})
+    if beyond:
+        raise DataError(f"{path} holds {numbered[beyond[0]][0]}, a shard more than it counts: remove it, or rename it")
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:NAMES_SHOWN]) + (f" and {len(names) - NAMES_SHOWN} more" if names[NAMES_SHOWN:] else "")
 
 
 def _chunks(path: Path) -> Iterator[bytes]:

@@ -43,6 +43,12 @@ class PointDataset(Protocol):
         """The point in words for messages, such as 'row 17 of cifar10-test.parquet'."""
 
 
+def modified_at(dataset: PointDataset, index: int) -> float | None:
+    """When the point's own file was last modified, in seconds since the epoch; None where the data set does not say."""
+    tell = getattr(dataset, "modified_at", None)
+    return None if tell is None else tell(index)
+
+
 def class_label(label: object, class_count: int, name: str) -> int:
     """The label as a class, 0 <= label < class_count. Raises PointError, which starts with `name`, for anything else.
 

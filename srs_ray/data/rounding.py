@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from srs_ray.data.points import PointDataset
+from srs_ray.data.points import PointDataset, modified_at
 
 LEVELS = 255
 
@@ -46,6 +46,10 @@ class RoundedPixels:
     def built(self) -> object:
         """What the user's own code gave, where it did, so that it can go along to workers; else None."""
         return getattr(self.dataset, "built", None)
+
+    def modified_at(self, index: int) -> float | None:
+        """See `srs_ray.data.points.modified_at`."""
+        return modified_at(self.dataset, index)
 
     def label(self, index: int) -> int:
         """See `PointDataset`."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from srs_ray.data import PointDataset
+from srs_ray.data.points import modified_at
 from srs_ray.errors import PointError, RunDirectoryError
 from srs_ray.runs import RunDirectory
 from srs_ray.runs.fingerprint import LATER, differences
@@ -22,19 +23,23 @@ SAMPLE = "data.sample"
 def refuse_other_images(run: RunDirectory, fingerprint: Mapping[str, Any], dataset: PointDataset) -> tuple[str, ...]:
     """Raises RunDirectoryError where a finished point of the run has other pixels in this data set than in its row.
 
-    POINTS_COMPARED finished points, evenly spread, are decoded anew; all of them where `data.sample` differs, as it
-    does when a broken file was mended. Gives the settings that are verified so, for `RunDirectory.create_or_continue`.
-    Where other settings differ nothing is decoded: they are refused anyway. Rows of older programs have no digest and
-    are not compared.
+    POINTS_COMPARED finished points, evenly spread, and those whose files were modified after their rows were finished
+    are decoded anew; all of them where `data.sample` differs, as it does when a broken file was mended. Gives the
+    settings that are verified so, for `RunDirectory.create_or_continue`. Where other settings differ nothing is
+    decoded: they are refused anyway. Rows of older programs have no digest and are not compared.
     """
     differing = {name for name, was, _ in differences(run.fingerprint, fingerprint) if name in run.fingerprint}
     differing |= {name for name in fingerprint.keys() - run.fingerprint.keys() if name not in LATER}
     if differing - {SAMPLE}:
         return ()
-    rows = [row for row in run.rows(["index", "status", "pixels"]).to_pylist() if row["status"] == "ok"]
+    columns = ["index", "status", "pixels", "finished_at"]
+    rows = [row for row in run.rows(columns).to_pylist() if row["status"] == "ok"]
     digests = {row["index"]: row["pixels"] for row in rows if row["pixels"] is not None}
     if SAMPLE not in differing:
-        _compare(run, dataset, digests, evenly_spread(list(digests), POINTS_COMPARED), "")
+        finished = {row["index"]: row["finished_at"].timestamp() for row in rows}
+        later = {index for index in digests if (modified_at(dataset, index) or 0) > finished[index]}
+        chosen = {*evenly_spread(list(digests), POINTS_COMPARED)} | later
+        _compare(run, dataset, digests, [index for index in digests if index in chosen], "")
         return ()
     if len(digests) < len(rows):
         return ()

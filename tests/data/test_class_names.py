@@ -74,7 +74,6 @@ def test_a_parquet_file_names_its_classes_as_hugging_face_does_or_the_job_does(a
     assert open_dataset("parquet", animals([0, 1, 2]), None, SHAPE, class_count=3).class_names is None
     path = animals([0, 1, 2], ANIMALS)
     assert open_dataset("parquet", path, None, SHAPE, class_count=3).class_names == ANIMALS
-    assert open_dataset("parquet", path, None, SHAPE, class_count=4).class_names is None
 
     def named(*names: str) -> tuple[str, ...] | None:
         return open_data(DataSettings(kind="parquet", path=str(path), classes=names), SHAPE, 3).class_names
@@ -84,6 +83,27 @@ def test_a_parquet_file_names_its_classes_as_hugging_face_does_or_the_job_does(a
         named("dog", "cat", "polar bear")
     with pytest.raises(DataError, match=r"data\.classes has 2 names, and there are 3 classes"):
         named("cat", "dog")
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_a_parquet_file_that_names_more_or_fewer_classes_than_the_model_has_is_refused(animals, classes):
+    path = animals([0, 1, 1], ANIMALS)
+    with pytest.raises(
+        DataError, match=rf"the data name 3 classes, the model tells {classes} apart: choose .*data\.classes"
+    ):
+        open_dataset("parquet", path, None, SHAPE, class_count=classes)
+    assert open_dataset("parquet", path, None, SHAPE).class_count == 3
+
+
+def test_a_job_may_name_more_classes_than_the_parquet_file_but_not_in_another_order(animals):
+    path = animals([0, 1, 2], ANIMALS)
+
+    def named(*names: str) -> tuple[str, ...] | None:
+        return open_data(DataSettings(kind="parquet", path=str(path), classes=names), SHAPE, 4).class_names
+
+    assert named("cat", "dog", "polar bear", "seal") == ("cat", "dog", "polar bear", "seal")
+    with pytest.raises(DataError, match=r"class 2 is 'polar bear', which is class 3 of data\.classes .*1 of 3"):
+        named("cat", "dog", "seal", "polar bear")
 
 
 def test_labels_that_count_from_one_are_refused_with_the_remedy(animals, tmp_path):

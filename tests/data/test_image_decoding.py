@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +13,7 @@ import torch
 from PIL import Image, ImageFile
 from torchvision.transforms import CenterCrop, Compose, Resize, ToTensor
 
-from srs_ray.data.images import decode, preprocessing_name
+from srs_ray.data.images import decode, image_tensor, preprocessing_name
 from srs_ray.data.jpeg import ENDS_EARLY, FAULTS, GOES_ON, NO_RESTART, jpeg_fault
 from srs_ray.data.png import png_fault
 from srs_ray.errors import PointError
@@ -93,6 +96,79 @@ def test_sixteen_bit_pixels_are_refused_instead_of_cut_off_at_255(encoded):
     deep = Image.fromarray(np.arange(32 * 32, dtype=np.uint16).reshape(32, 32) * 60)
     with pytest.raises(PointError, match="deeper than 8 bits"):
         decode(encoded(deep), SMALL, "a.png")
+
+
+def png(colour_type: int, bits: int) -> bytes:
+    """A PNG of 32x32 by hand, since Pillow writes no deep colour: 2 is RGB, 4 gray with alpha, 6 RGBA."""
+    row = b"\0" + bytes(range(32)) * ({2: 3, 4: 2, 6: 4}[colour_type] * bits // 8)
+    header = struct.pack(">IIBBBBB", 32, 32, bits, colour_type, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(row * 32)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in chunks
+    )
+
+
+def tiff(bits: int, planar: bool = False) -> bytes:
+    """An uncompressed little-endian RGB TIFF of 32x32, its channels side by side or one after the other."""
+    channel = 32 * 32 * bits // 8
+    parts, size = (3, channel) if planar else (1, 3 * channel)
+    entries = 10
+    bits_at = 8 + 2 + 12 * entries + 4
+    offsets_at, counts_at = bits_at + 6, bits_at + 6 + 4 * parts
+    start = counts_at + 4 * parts
+    offsets = [start + part * size for part in range(parts)]
+    short, long = 3, 4
+    tags = [
+        (256, short, 1, 32),
+        (257, short, 1, 32),
+        (258, short, 3, bits_at),
+        (259, short, 1, 1),
+        (262, short, 1, 2),
+        (273, long, parts, offsets_at if planar else start),
+        (277, short, 1, 3),
+        (278, short, 1, 32),
+        (279, long, parts, counts_at if planar else size),
+        (284, short, 1, 2 if planar else 1),
+    ]
+    listed = struct.pack("<H", entries) + b"".join(struct.pack("<HHII", *tag) for tag in tags) + bytes(4)
+    lists = struct.pack(f"<3H{parts}I{parts}I", bits, bits, bits, *offsets, *[size] * parts)
+    return b"II*\0" + struct.pack("<I", 8) + listed + lists + bytes(range(32)) * (3 * channel // 32)
+
+
+def ppm(magic: str, largest: int) -> bytes:
+    header = f"{magic} # by hand\n32 32\n{largest}\n".encode()
+    if magic == "P3":
+        return header + b"7 " * (32 * 32 * 3)
+    return header + bytes([0, 7] if largest > 255 else [7]) * (32 * 32 * 3)
+
+
+def sgi(bytes_each: int) -> bytes:
+    header = struct.pack(">HBBHHHHII", 474, 0, bytes_each, 3, 32, 32, 3, 0, 255)
+    return header.ljust(512, b"\0") + bytes(32 * 32 * 3 * bytes_each)
+
+
+SHALLOW_AND_DEEP = {
+    **{f"PNG colour type {colour}": (png(colour, 8), png(colour, 16)) for colour in (2, 4, 6)},
+    "TIFF": (tiff(8), tiff(16)),
+    "TIFF, planar": (tiff(8, planar=True), tiff(16, planar=True)),
+    "PPM": (ppm("P6", 255), ppm("P6", 65535)),
+    "PPM, one level more": (ppm("P6", 15), ppm("P6", 256)),
+    "PPM, plain": (ppm("P3", 255), ppm("P3", 1023)),
+    "SGI": (sgi(1), sgi(2)),
+}
+
+
+@pytest.mark.parametrize("file_format", SHALLOW_AND_DEEP)
+@pytest.mark.parametrize("shape", [SMALL, LARGE])
+def test_sixteen_bit_colours_are_refused_and_those_of_eight_are_read(file_format, shape):
+    shallow, deep = SHALLOW_AND_DEEP[file_format]
+    assert decode(shallow, shape, "a").shape == shape
+    assert image_tensor(Image.open(BytesIO(shallow)), shape, "a").shape == shape
+    reason = r"^a: its pixels are deeper than 8 bits \(.*\); store it with 8 bits$"
+    with pytest.raises(PointError, match=reason):
+        decode(deep, shape, "a")
+    with pytest.raises(PointError, match=reason):
+        image_tensor(Image.open(BytesIO(deep)), shape, "a")
 
 
 def test_a_decompression_bomb_is_refused(picture, encoded, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from pathlib import Path
 
 import pytest
@@ -132,6 +133,30 @@ def test_a_split_that_is_not_there_is_refused_rather_than_read_as_classes(animal
         open_dataset("imagefolder", root, "tset", SHAPE)
 
 
+def test_folders_that_look_like_splits_are_not_taken_for_classes(animals, picture):
+    root = animals("data/train").parent
+    animals("data/val")
+    with pytest.raises(
+        DataError, match=r"train, val hold no image .*same folders \(ant, cat, dog\).* by data\.split, .*data\.classes"
+    ):
+        open_dataset("imagefolder", root, None, SHAPE)
+    assert open_dataset("imagefolder", root, "train", SHAPE).class_names == ("ant", "cat", "dog")
+    section = DataSettings(kind="imagefolder", path=str(root), classes=["train", "val"])
+    assert open_data(section, SHAPE, 2).class_names == ("train", "val")
+    picture().save(root / "val" / "a.png")
+    assert open_dataset("imagefolder", root, None, SHAPE).class_count == 2
+
+
+def test_classes_that_hold_one_folder_each_or_different_ones_are_classes(tmp_path, picture):
+    for file in ("cat/images/a.png", "dog/images/b.png"):
+        (tmp_path / file).parent.mkdir(parents=True)
+        picture().save(tmp_path / file)
+    assert open_dataset("imagefolder", tmp_path, None, SHAPE).class_names == ("cat", "dog")
+    (tmp_path / "cat" / "indoors").mkdir()
+    picture().save(tmp_path / "cat" / "indoors" / "c.png")
+    assert open_dataset("imagefolder", tmp_path, None, SHAPE).class_names == ("cat", "dog")
+
+
 def test_a_class_without_images_is_refused_by_name(animals):
     root = animals("animals")
     (root / "empty").mkdir()
@@ -173,14 +198,26 @@ def test_imagenet_is_found_under_its_split_and_at_the_path_itself(imagenet_like)
 
 def test_imagenet_with_a_folder_too_few_or_a_stranger_says_what_was_found(tmp_path, imagenet_like):
     root = shutil.copytree(imagenet_like / "val", tmp_path / "val")
-    (root / "n00000000").rename(root / "__MACOSX")
-    with pytest.raises(DataError, match=r"1000 folders, 1 named otherwise, such as '__MACOSX'; expected 1,000"):
+    (root / "n00000000").rename(root / "devkit")
+    with pytest.raises(DataError, match=r"1000 folders, 1 named otherwise, such as 'devkit'; expected 1,000"):
         open_dataset("imagenet", root, "val", (3, 224, 224))
-    shutil.rmtree(root / "__MACOSX")
+    shutil.rmtree(root / "devkit")
     with pytest.raises(DataError, match="holds 999 folders; expected 1,000"):
         open_dataset("imagenet", root, "val", (3, 224, 224))
     with pytest.raises(DataError, match="no ImageNet at"):
         open_dataset("imagenet", tmp_path / "nowhere", None, (3, 224, 224))
+
+
+def test_imagenet_leaves_out_what_image_folders_leave_out(tmp_path, imagenet_like, caplog):
+    root = shutil.copytree(imagenet_like / "val", tmp_path / "val")
+    before = open_dataset("imagenet", root, None, (3, 224, 224)).identity
+    for folder in (".ipynb_checkpoints", "@eaDir", "__MACOSX", "n00000000/@eaDir"):
+        (root / folder).mkdir()
+        (root / folder / "a.JPEG").touch()
+    (root / "itself").symlink_to("itself")
+    (root / "loop").symlink_to(".")
+    assert open_dataset("imagenet", root, None, (3, 224, 224)).identity == before
+    assert "left out 5 " in caplog.text
 
 
 @pytest.mark.skipif(not SAMPLE.is_dir(), reason="the ImageNet sample is not there")
@@ -229,7 +266,8 @@ def test_hidden_and_machine_made_entries_are_left_out_at_every_depth(animals, pi
     after = open_dataset("imagefolder", root, None, SHAPE)
     assert names(after) == names(before)
     assert after.identity == before.identity
-    assert "left out 9 hidden or machine-made entries or links that loop, such as '#recycle'" in caplog.text
+    assert "left out 9 hidden or machine-made entries, pipes, devices or links" in caplog.text
+    assert "such as '#recycle'" in caplog.text
 
 
 def test_links_are_followed_but_for_those_that_loop(animals, caplog):
@@ -243,6 +281,20 @@ def test_links_are_followed_but_for_those_that_loop(animals, caplog):
     assert "left out 3" in caplog.text
     (root / "elsewhere").symlink_to("cat")
     assert "animals/elsewhere/a.png" in names(open_dataset("imagefolder", root, None, SHAPE))
+
+
+def test_pipes_sockets_and_devices_are_left_out_and_never_read(animals, caplog):
+    root = animals("animals")
+    before = names(open_dataset("imagefolder", root, None, SHAPE))
+    os.mkfifo(root / "cat" / "aa.png")
+    (root / "dog" / "null.png").symlink_to(os.devnull)
+    os.mknod(root / "ant" / "s.png", stat.S_IFSOCK)
+    dataset = open_dataset("imagefolder", root, None, SHAPE)
+    assert names(dataset) == before
+    assert len(dataset.identity["sample"]) == 64
+    assert "left out 3 " in caplog.text
+    (root / "cat" / "zz.png").symlink_to("gone.png")
+    assert "animals/cat/zz.png" in names(open_dataset("imagefolder", root, None, SHAPE))
 
 
 def test_folders_inside_a_class_are_ordered_as_torchvision_orders_them(tmp_path, picture):

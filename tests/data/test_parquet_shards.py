@@ -227,6 +227,42 @@ def test_counted_shards_must_all_be_there_and_of_one_split(sharded):
         open_dataset("parquet", folder, None, SHAPE)
 
 
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        (
+            ["train-00000-of-00001", "train-00000-of-00002", "train-00001-of-00002"],
+            r"count them otherwise: train-00000-of-00001\.parquet, train-00001-of-00002\.parquet: keep those of one",
+        ),
+        (
+            ["train-00000-of-00002-aa", "train-00000-of-00002-bb", "train-00001-of-00002-aa"],
+            r"more than once: train-00000-of-00002-aa\.parquet, train-00000-of-00002-bb\.parquet: keep one",
+        ),
+        (
+            ["extra", "more", "train-00000-of-00003"],
+            r"train-00000-of-00003\.parquet, which counts .*, and extra\.parquet, more\.parquet, .* or name the file",
+        ),
+        (
+            ["train-00000-of-00001", "train-00000-of-00001 (1)", "z"],
+            r"and train-00000-of-00001 \(1\)\.parquet, z\.parq",
+        ),
+        (["test", "train-00000-of-00001", "val-00000-of-00001"], r"and test\.parquet, which is none of them"),
+        (
+            ["train-00000-of-00002", "train-00001-of-00002", "train-00002-of-00002"],
+            r"00002-of-00002\.parquet, a shard more",
+        ),
+    ],
+)
+def test_counted_shards_of_which_some_are_there_twice_or_are_no_shards_are_refused_by_name(sharded, names, reason):
+    with pytest.raises(DataError, match=reason):
+        open_dataset("parquet", sharded(names=[f"{name}.parquet" for name in names]), None, SHAPE)
+
+
+def test_each_counted_shard_may_have_a_hash_of_its_own(sharded):
+    names = [f"train-{number:05}-of-00003-{number}a.parquet" for number in range(3)]
+    assert len(open_dataset("parquet", sharded(names=names), None, SHAPE)) == 100
+
+
 def test_a_folder_of_empty_shards_has_no_rows(tmp_path):
     columns = {"image": pa.array([], pa.binary()), "label": pa.array([], pa.int64())}
     pq.write_table(pa.table(columns), tmp_path / "a.parquet")

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from PIL import Image
 from srs_ray.analysis import comparison_table, load_points, plot_curves
 from srs_ray.analysis.pairing import different_data
 from srs_ray.data import open_dataset
+from srs_ray.data.folders import FILES_READ
 from srs_ray.errors import DataError, RunDirectoryError
 from srs_ray.job import Job
 from srs_ray.models.mdeq.checkpoints import read_weights
@@ -25,7 +27,7 @@ from srs_ray.models.weights import Weights, write_weights
 from srs_ray.planning.pilot import run_pilot
 from srs_ray.runner.backend import InProcess
 from srs_ray.runner.preparation import JobInputs
-from srs_ray.runner.same_images import evenly_spread
+from srs_ray.runner.same_images import POINTS_COMPARED, evenly_spread
 from srs_ray.runner.worker import PointWorker
 from srs_ray.runs import RunDirectory
 
@@ -121,6 +123,24 @@ def test_an_image_that_is_edited_in_place_does_not_join_its_run(job_of, folder, 
         run_in_process(job)
     file.unlink()
     with pytest.raises(DataError, match="no image in d4"):
+        run_in_process(job)
+
+
+@pytest.mark.parametrize("pixels", [None, "rounded"])
+def test_nor_does_one_that_no_sample_of_files_or_of_points_would_find(job_of, folder, run_in_process, pixels):
+    for index in range(10, 100):
+        Image.fromarray(picture(index)).save(folder / f"d{index // 10}" / f"{index % 10 + 1:02}.bmp")
+    job = job_of(folder, data={"stop": 20, "pixels": pixels})
+    assert run_in_process(job).done == 20
+    files = sorted(folder.glob("*/*"))
+    assert 19 not in {number * len(files) // FILES_READ for number in range(FILES_READ)}
+    assert 19 not in evenly_spread(list(range(20)), POINTS_COMPARED)
+    for file in files:
+        file.touch()
+    assert run_in_process(job).exit_code == 0
+    Image.fromarray(255 - np.asarray(Image.open(files[19]))).save(files[19])
+    name = re.escape(f"data/{files[19].parent.name}/{files[19].name}")
+    with pytest.raises(RunDirectoryError, match=rf"point 19 \({name}\) has other pixels now"):
         run_in_process(job)
 
 
