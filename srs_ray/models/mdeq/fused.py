@@ -157,7 +157,7 @@ class _Block:
         y_BHWC = z_BD.new_empty(batch, height, width, channels)
         none = z_BD.new_empty(batch, 0, 0)
         injection_BRL = none if injection_BCHW is None else _rows(injection_BCHW.permute(0, 2, 3, 1))
-        size = equal_parts(batch, self.block.at_once)
+        size = batch if alike else equal_parts(batch, self.block.at_once)  # one sample's activations are not wide
         for first in range(0, batch, size):
             part = slice(first, first + size)
             seen = slice(1) if alike else part
