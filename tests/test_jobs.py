@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from scipy.stats import norm
 
-from srs_ray.job import Job
+from srs_ray.job import Job, completed
 from srs_ray.job_file import load_job
+from srs_ray.models.opening import read_model
 from srs_ray.runner.feasibility import check_feasible
 from srs_ray.smoothing.limits import p_cap, smallest_audit
 from srs_ray.smoothing.radius import certified_radius
@@ -90,3 +91,16 @@ def cap(job: Job) -> float:
     certificate = job.certificate
     p = p_cap(certificate.kind, job.sampling.n, certificate.audit, certificate.alpha)
     return certified_radius(p, job.noise.sigma)
+
+
+def test_the_fast_job_certifies_one_step_from_the_start_that_its_weights_hold():
+    job = load_job(JOBS.parent / "cifar10-fast.yaml")
+    source = read_model(job.model)
+    assert source.has_start
+    assert completed(job, source) == job
+    sampling = job.sampling
+    assert (sampling.method, sampling.candidate, sampling.n0, sampling.n) == ("standard", "label", 0, 4000)
+    assert sampling.reference.title == "1N from the stored start"
+    assert (job.certificate.kind, job.data.every) == ("mixture", 20)
+    [warning] = check_feasible(job)
+    assert "no point can be certified at the radius 1.5" in warning

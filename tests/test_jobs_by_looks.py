@@ -32,7 +32,8 @@ RADII = [0, 0.25, "36/255"]
 
 
 @pytest.mark.parametrize(
-    ("method", "kind", "share"), [("srs", "exact", 0.15), ("standard", "mixture", None), ("auto", "exact", None)]
+    ("method", "kind", "share"),
+    [("srs", "exact", 0.15), ("anchored", "exact", 0.15), ("standard", "mixture", None), ("auto", "exact", None)],
 )
 def test_target_radii_bring_their_looks_certificate_share_and_table(load, method, kind, share):
     job = load({"method": method, "target_radii": RADII})
