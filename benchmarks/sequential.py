@@ -60,11 +60,13 @@ class Recorded:
     method: ClassVar[str] = SerializedSampler.method
     chains: ClassVar[int] = CHAINS
     setting: ClassVar[SolverSetting] = architecture(ARCH).reference
+    in_step: ClassVar[bool] = False
 
     index: int
     said_by_f_N: np.ndarray
     said_by_srs_N: np.ndarray
     reference_evaluations: float
+    label: int | None = None
 
     def predict(self, _: NoisyPoint, stage: Domain, numbers: np.ndarray) -> Predictions:
         """As BaseClassifier.predict."""
@@ -124,8 +126,11 @@ def play(smoothing: Smoothing, at: Recorded) -> Played:
     point = NoisyPoint(zeros_CHW, SIGMA, SEED, at.index, noise_generator("auto", "cpu"))
     base, sampling, goal = cast(BaseClassifier, at), smoothing.sampling, smoothing.goal
     sampler: Sampler = at if sampling.audited else StandardSampler(base, point)
-    selection = sampler.draw(Domain.SELECTION, N0)
+    selection = sampler.draw(Domain.SELECTION, sampling.n0)
     selected = selected_class(selection.classes_N)
+    if sampling.candidate is not None:
+        assert at.label is not None
+        selected = at.label
     if selected == NO_CLASS:
         return Played(0.0, N0, selection.evaluations, False)
     hits = np.flatnonzero(selection.classes_N == selected)
@@ -133,7 +138,7 @@ def play(smoothing: Smoothing, at: Recorded) -> Played:
     sampler, plan, asked = sampling.decide(smoothing.certificate, goal, base, point, sampler, shown)
     done = estimate(sampler, base, point, selected, sampling.max_nonfinite, plan, goal)
     evaluations = selection.evaluations + done.evaluations + done.audit.evaluations + asked.evaluations
-    return Played(done.p_lower, N0 + len(done.classes_N), evaluations, sampler.method == at.method)
+    return Played(done.p_lower, sampling.n0 + len(done.classes_N), evaluations, sampler.method == at.method)
 
 
 def ways(radii: np.ndarray, power: float) -> Iterator[tuple[str, Smoothing]]:

@@ -100,6 +100,18 @@ def test_ways_of_sampling_are_played_on_recorded_predictions_as_runs_would_draw_
 
 @pytest.mark.slow
 @needs_images
+def test_few_steps_are_played_on_recorded_predictions_as_a_run_would_draw_them(tmp_path: Path) -> None:
+    said = run("few_steps.py", "--images", str(IMAGES), "--points", "1", "--folder", str(tmp_path / "predictions"))
+    job = ["jobs/cifar10-fast.yaml", "--no-ray", "--batch", "64", "--output", str(tmp_path / "run"), "--stop", "1"]
+    data = ["--set", "data.kind=parquet", "--set", f"data.path={IMAGES}"]
+    subprocess.run([sys.executable, "-m", "srs_ray.cli", "certify", *job, *data], cwd=ROOT, check=True)
+    (row,) = load_points(tmp_path / "run").to_dict("records")
+    line = next(line for line in said.splitlines() if "the label, looks from 25, n = 4,000" in line)
+    assert [cell.strip() for cell in line.split("│")[2:4]] == [f"{row['n']:,}", f"{row['function_evaluations']:,}"]
+
+
+@pytest.mark.slow
+@needs_images
 def test_each_reference_is_certified_for_itself(tmp_path: Path) -> None:
     picture = tmp_path / "reference.png"
     options = ["--points", "2", "--n", "30", "--clean", "20", "--output", str(picture)]
