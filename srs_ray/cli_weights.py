@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 import yaml
 
+from srs_ray.cli_options import open_console
 from srs_ray.errors import SrsRayError
 from srs_ray.settings import home_expanded
 
@@ -100,8 +102,8 @@ def calibrate(
     dataset = open_dataset(data, path, split, config.input_shape, class_count=config.classes)
     dataset = RoundedPixels(dataset) if pixels else dataset
     made, found = run(
-        arch, weights, dataset, sigma, images=images, evaluated=evaluated, seed=seed, device=device
-    )  # fmt: skip
+        arch, weights, dataset, sigma, images=images, evaluated=evaluated, seed=seed, device=device, shown=_shown
+    )
     write_weights(made, target)
     write_card(made, target)
     typer.echo(f"on {evaluated:,} noisy training images, sigma {sigma:g} (of which the start is not made):")
@@ -117,6 +119,13 @@ def calibrate(
         typer.echo(f"the fewest steps that lose at most {loss:g} points; in a job, section sampling:")
         typer.echo(f"  reference: {proposed_reference(steps)}")
     typer.echo(f"wrote {target}, digest {made.digest[:16]}")
+
+
+def _shown(indices: Sequence[int]) -> Iterator[int]:
+    """The indices, with a bar on stderr."""
+    from rich.progress import track
+
+    yield from track(indices, "noisy images", console=open_console(stderr=True), transient=True)
 
 
 @weights_app.command("plot", epilog="Example: srs-ray weights plot mdeq-small-cifar10-sigma50 --output training.png")

@@ -34,6 +34,7 @@ BESIDE = {
     "srs_ray.cli": {f"srs_ray.cli_{name}" for name in ("options", "output", "plan", "predict", "results", "weights")},
     "srs_ray.cli_plan": {"srs_ray.cli_options"},
     "srs_ray.cli_predict": {"srs_ray.cli_options"},
+    "srs_ray.cli_weights": {"srs_ray.cli_options"},
     "srs_ray.cli_results": {"srs_ray.cli_options", "srs_ray.cli_output"},
 }
 Imports = dict[str, set[str]]

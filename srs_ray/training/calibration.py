@@ -8,7 +8,7 @@ run certifies.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -60,14 +60,14 @@ class Calibration:
 
 def calibrate(
     arch: str, weights: Weights, dataset: PointDataset, sigma: float, *, images: int, evaluated: int, seed: int,
-    device: str = "cpu",
+    device: str = "cpu", shown: Callable[[Sequence[int]], Iterable[int]] = iter,
 ) -> tuple[Weights, Calibration]:  # fmt: skip
     """The weights with a start of their own, and what few steps from it are worth at this sigma.
 
     The start is the mean of the full solver's equilibria of `images` noisy training images; another `evaluated` images,
     one noisy copy each, tell accuracy and disagreement. Both are drawn by the seed, the noise from a domain of its own.
-    The card of the weights gets it all under `start`. Raises DataError where there are too few images, and WeightsError
-    where half of them have no finite equilibrium.
+    The card of the weights gets it all under `start`. `shown` may tell of the images as they come. Raises DataError
+    where there are too few images, and WeightsError where half of them have no finite equilibrium.
     """
     if images < 1 or evaluated < 1 or len(dataset) < images + evaluated:
         raise DataError(
@@ -76,7 +76,7 @@ def calibrate(
         )
     model = opened_mdeq(inference_model(arch, replace(weights, tensors=_without_start(weights)), device))
     chosen = np.random.default_rng(seed).permutation(len(dataset))
-    noisy = _Noisy(model, dataset, sigma, seed)
+    noisy = _Noisy(model, dataset, sigma, seed, shown)
     start_D = _mean_equilibrium(model, noisy, chosen[:images].tolist())
     found = _evaluate(model, noisy, start_D, chosen[images : images + evaluated].tolist())
     card = {
@@ -103,13 +103,14 @@ class _Noisy:
     dataset: PointDataset
     sigma: float
     seed: int
+    shown: Callable[[Sequence[int]], Iterable[int]]
 
     def batches(self, indices: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
         """Noisy images (B, C, H, W) and their labels, in this order."""
         generator = noise_generator("auto", self.model.device)
         copies: list[Tensor] = []
         labels: list[int] = []
-        for index in indices:
+        for index in self.shown(indices):
             try:
                 x_CHW, label = self.dataset.image(index).to(self.model.device), self.dataset.label(index)
             except PointError:
