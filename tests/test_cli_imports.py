@@ -343,6 +343,10 @@ REFUSED = """
     class NoShape(Parts):
         state_shape = 64
 
+    class WrongStart(Parts):
+        state_shape = (64,)
+        stored_start = torch.zeros(3)
+
     def nothing(): return None
     def number(): return 7
 """
@@ -379,6 +383,7 @@ REFUSED = """
         ("Parts", {}, "has inject, f and head, but no state_shape"),
         ("WrongShape", {}, "f gives 64 elements a sample, state_shape says 32"),
         ("NoShape", {}, "state_shape of wrong.py:NoShape is 64: expected the shape"),
+        ("WrongStart", {}, "stored_start has [(3,)], and state_shape says [(64,)]: it is one state"),
         ("nothing", {}, "gives a NoneType: expected a classifier"),
         ("number", {}, "gives a int: expected a classifier"),
         ("Lineer", {}, "did you mean Linear?"),

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 import srs_ray
 from srs_ray import interface
 from srs_ray.data import open_dataset
+from srs_ray.models.as_opened import as_opened
 from srs_ray.smoothing.noise import GridNoise, NoisyPoint
+from srs_ray.solvers.iteration import SolverSetting
 
 HERE = {"sigma": 0.25, "n0": 20, "n": 100, "alpha": 0.01}
 
@@ -271,3 +273,22 @@ def test_the_first_index_of_a_call_is_a_whole_number_from_0_on(first):
         srs_ray.certify_points(Net(), images, first=first, **HERE, progress=False)
     with pytest.raises((TypeError, ValueError), match=r"integer|whole number from 0 on|at least 0"):
         srs_ray.predict(Net(), images[0], sigma=0.1, n=10, index=first)
+
+
+def test_an_equilibrium_of_ones_own_solves_from_the_start_that_it_holds():
+    network, images = TwoStates(), torch.rand(3, 3, 12, 12, generator=torch.Generator().manual_seed(8))
+    one_step = SolverSetting.named("naive", 1, start="stored")
+    image = (images[0] * 255).round() / 255
+    with pytest.raises(ValueError, match="hold no start"):
+        srs_ray.certify_point(network, image, method="standard", reference=one_step, seed=71, **HERE)
+    network.stored_start = torch.full((4, 6, 6), 0.7), torch.linspace(-1, 1, 5)
+    ready = as_opened(network, (3, 12, 12)).with_reference(one_step)
+    with torch.inference_mode():
+        start = tuple(part.expand(3, *part.shape) for part in network.stored_start)
+        by_hand = network.head(network.f(start, network.inject(images)))
+        assert torch.allclose(ready(images), by_hand, atol=1e-5)
+    row = srs_ray.certify_point(network, image, method="standard", reference=one_step, seed=72, **HERE)
+    assert row.function_evaluations == HERE["n0"] + HERE["n"]
+    network.stored_start = torch.zeros(4, 6, 6)
+    with pytest.raises(ValueError, match="stored_start has"):
+        as_opened(network, (3, 12, 12))

@@ -131,7 +131,7 @@ def lacking_start(label: str) -> str:
     """Why a base classifier cannot solve from a stored start, and what can be done."""
     return (
         f"sampling.reference.start is stored, and the weights of {label} hold no start: `srs-ray weights calibrate` "
-        "computes one, or take start: zero"
+        "computes one (an equilibrium of your own holds it as `stored_start`), or take start: zero"
     )
 
 
@@ -251,13 +251,31 @@ def opened(
     outer = torch.float32 if dtype == torch.bfloat16 else dtype
     flat: Flat
     parts: tuple[str, ...]
+    stored_D = None
     if is_equilibrium(network):
         flat = Flattened(network, outer, dtype)
         parts, reference = EQUILIBRIUM_PARTS, reference or USUAL_REFERENCE
+        stored_D = stored_start_of(network, device, outer)
     else:
         flat, parts, reference = FeedForward(network, classes, outer, dtype), (), ONE_EVALUATION
     names = None if class_names is None else tuple(class_names)
-    return Opened(label, network, flat, parts, input_shape, classes, reference, device, outer, dtype, names)
+    return Opened(label, network, flat, parts, input_shape, classes, reference, device, outer, dtype, names, stored_D)
+
+
+def stored_start_of(network: Any, device: torch.device, dtype: torch.dtype) -> Tensor | None:
+    """The `stored_start` of an equilibrium as a flat state, shape (D,); None without one.
+
+    Raises ValueError for one of another shape than a state.
+    """
+    stored = getattr(network, "stored_start", None)
+    if stored is None:
+        return None
+    parts = [stored] if isinstance(stored, Tensor) else list(stored)
+    _, shapes = state_shapes(network.state_shape)
+    found = [tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__ for part in parts]
+    if found != shapes:
+        raise ValueError(f"stored_start has {found}, and state_shape says {shapes}: it is one state without the batch")
+    return torch.cat([part.detach().to(device, dtype).flatten() for part in parts])
 
 
 def refuse_training(model: Any) -> None:

@@ -17,7 +17,15 @@ from srs_ray.errors import JobError, UserCodeError, WeightsError
 from srs_ray.models.contents import modules_of, move, tensors_of
 from srs_ray.models.families import family_of
 from srs_ray.models.guarded import Guarded
-from srs_ray.models.opened import ONE_EVALUATION, USUAL_REFERENCE, Opened, is_equilibrium, opened, state_shapes
+from srs_ray.models.opened import (
+    ONE_EVALUATION,
+    USUAL_REFERENCE,
+    Opened,
+    is_equilibrium,
+    opened,
+    state_shapes,
+    stored_start_of,
+)
 from srs_ray.models.protocols import EQUILIBRIUM_PARTS
 from srs_ray.models.settings import ArchitectureSettings, ImportedModelSettings
 from srs_ray.models.trial import try_out
@@ -194,7 +202,7 @@ class ImportedSource:
 
     @property
     def has_start(self) -> bool:
-        return False
+        return bool(self.parts) and getattr(self.built.value, "stored_start", None) is not None
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -239,6 +247,10 @@ def _read_imported(settings: ImportedModelSettings, dtype: str) -> ImportedSourc
         )
     if is_equilibrium(network):
         _check_state_shape(network, built.label)
+        try:
+            stored_start_of(network, torch.device("cpu"), torch.float32)
+        except (TypeError, ValueError) as error:
+            raise JobError(f"{built.label}: {error}") from error
     if not callable(network) and not is_equilibrium(network):
         raise JobError(
             f"{built.label} gives a {type(network).__name__}: expected a classifier, which is called with images, or "

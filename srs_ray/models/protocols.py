@@ -28,7 +28,8 @@ class Equilibrium(Protocol):
 
     `state_shape` is the shape of one sample's state, or a sequence of shapes where the state is several tensors; f and
     head then take a tuple of tensors, and f returns one. The injection, computed once for an image, is a tensor or a
-    tuple of tensors whose first dimension is B.
+    tuple of tensors whose first dimension is B. It may have a `stored_start` too, one state without the batch: a
+    constant from which the base classifier can solve.
     """
 
     state_shape: Shape | Sequence[Shape]
