@@ -7,7 +7,7 @@ import os
 import pandas as pd
 import pyarrow as pa
 
-from srs_ray.analysis.run_info import RunInfo
+from srs_ray.analysis.run_info import RunInfo, setting_of
 from srs_ray.runs.directory import RunDirectory
 
 # Rows in error have no results, so every integer and boolean but these two is one of pandas' nullable ones.
@@ -30,7 +30,7 @@ def load_points(run: str | os.PathLike[str]) -> pd.DataFrame:
 def points_of(directory: RunDirectory) -> pd.DataFrame:
     """`load_points` for a run directory that is already open."""
     df = directory.rows().to_pandas(types_mapper=_NULLABLE.get).astype(_NEVER_NULL)
-    points = directory.points
+    points = {name: setting_of({"points": directory.points}, f"points.{name}") for name in ("start", "stop", "every")}
     asked = df["index"].isin(range(points["start"], points["stop"], points["every"]))
     outside = int((df["status"].eq("ok") & ~asked).sum())
     df = df[asked].reset_index(drop=True)

@@ -29,7 +29,8 @@ def recertify(df: pd.DataFrame, certificate: str | None = None, alpha: float | N
     alpha = info.alpha if alpha is None else alpha
     own_sampling = info.smoothing.sampling
     fitting = fitting_bounds(audited=own_sampling.audited, by_looks=own_sampling.by_looks)
-    misses = info.smoothing.certificate.bound.misses or bool(df["audited_misses"].notna().any())
+    audited_misses = "audited_misses" in df and bool(df["audited_misses"].notna().any())
+    misses = audited_misses or info.smoothing.certificate.bound.misses
     allowed = [bound.name for bound in fitting if misses or not bound.misses]
     if certificate not in allowed:
         raise SrsRayError(

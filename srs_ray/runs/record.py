@@ -75,8 +75,8 @@ def _check_values(document: Json) -> None:
     """Raises UnreadableRecordError where points or a section of the job are not what their readers rest on."""
     points = document["points"]
     for name in ("start", "stop", "every"):
-        if type(points.get(name)) is not int or points[name] < (name == "every"):
-            raise UnreadableRecordError(f"points.{name} is {points.get(name)!r}; restore it from a copy")
+        if name in points and (type(points[name]) is not int or points[name] < (name == "every")):
+            raise UnreadableRecordError(f"points.{name} is {points[name]!r}; restore it from a copy")
     for name in _SECTIONS:
         section = document["job"].get(name, {})
         if not isinstance(section, dict):

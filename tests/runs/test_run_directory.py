@@ -131,7 +131,6 @@ def test_run_json_cut_anywhere_is_refused_by_name_and_not_overwritten(start, tmp
         ({"job": None}, "job is absent or no dict"),
         ({"points": {"start": 0, "stop": "x", "every": 1}}, "points.stop is 'x'"),
         ({"points": {"start": 0, "stop": 5, "every": 0}}, "points.every is 0"),
-        ({"points": {}}, "points.start is None"),
         ({"job": {"data": None}}, "job.data is None, no section"),
         ({"fingerprint": {"digest": "0", "settings": {"seed": 1}}}, "digest is not that of its settings"),
     ],
