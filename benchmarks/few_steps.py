@@ -57,7 +57,7 @@ def recorded(folder: Path, images: str, points: int, steps: int) -> list[Recorde
             stages = (Domain.SELECTION, N0), (Domain.ESTIMATION, N)
             np.save(path, np.concatenate([sampler.draw(stage, count).classes_N for stage, count in stages]))
         said_N = np.load(path)
-        done.append(Recorded(index, said_N, said_N[:0], float(steps), dataset.label(index)))
+        done.append(Recorded(index, said_N, float(steps), label=dataset.label(index)))
     return done
 
 

@@ -46,6 +46,9 @@ def check_feasible(job: Job) -> list[str]:
             f"sampling.chains is {chains:,} and sampling.n {job.sampling.n:,}: no chain gets past its warm-up, and its "
             "samples are audited besides; sampling.method standard is cheaper, or fewer chains"
         )
+    if job.sampling.without_effect:
+        names = ", ".join(f"sampling.{name}" for name in job.sampling.without_effect)
+        warnings.append(f"{names} has no effect with method {job.sampling.method_name}: take it out of the job")
     if not beyond:
         return warnings
     shown = ", ".join(f"{radius:g}" for radius in beyond)

@@ -83,7 +83,7 @@ class JobInputs:
             data_identity=self.dataset.identity,
             generator=generator,
             noise_check=self_check(drawn),
-            sampling_version=sampling_version(generator),
+            sampling_version=sampling_version(generator, self.job.sampling.version),
         )
 
     def _refuse_other_pixels(self, generator: NoiseGenerator) -> None:

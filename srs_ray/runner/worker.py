@@ -105,7 +105,7 @@ class PointWorker:
 
     def _check_same(self, spec: WorkerSpec) -> None:
         """Nodes with other files under one path, or a program that draws otherwise, must not share a table."""
-        here = sampling_version(spec.generator)
+        here = sampling_version(spec.generator, spec.job.sampling.version)
         if spec.sampling_version != here:
             raise JobError(
                 f"{socket.gethostname()}: srs-ray {srs_ray.__version__} here samples by version {here}, "

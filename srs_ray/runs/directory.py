@@ -316,10 +316,13 @@ def _check_fingerprint(storage: Storage, old: Json, new: Json, verified: Collect
         if name not in passed
     ]
     if changes:
-        raise RunDirectoryError(
-            f"{storage.location}: holds a run with other settings ({'; '.join(changes)}); "
-            "choose another output, or set them back to continue it"
-        )
+        remedy = "choose another output, or set them back to continue it"
+        if any(change.startswith("sampling.version:") for change in changes):
+            remedy = (
+                "this srs-ray draws other samples by that method than the one that began the run: continue it with "
+                "that one, or choose another output; status, aggregate and the others read it as ever"
+            )
+        raise RunDirectoryError(f"{storage.location}: holds a run with other settings ({'; '.join(changes)}); {remedy}")
 
 
 def _shown(value: Any) -> str:

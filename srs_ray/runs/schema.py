@@ -9,8 +9,9 @@ from typing import Any
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 4
-READABLE_VERSIONS = (1, 2, 3, 4)  # 1: no columns by looks; 2: none of misses, none of the image; 3: no misses at looks
+SCHEMA_VERSION = 5
+READABLE_VERSIONS = (1, 2, 3, 4, 5)
+# 1: no columns by looks; 2: none of misses, none of the image; 3: no misses at looks; 4: no steps
 
 Row = dict[str, Any]
 
@@ -64,6 +65,9 @@ _MISSES_BY_LOOKS_FIELDS = [
     ("look_found", pa.list_(pa.int64())),
 ]
 
+# Of an estimation sample; null where it is the base classifier's own.
+_STEPS_FIELDS = [("steps", pa.int32())]
+
 ROW_SCHEMA = pa.schema(
     [
         ("index", pa.int64()),  # position in the dataset
@@ -76,6 +80,7 @@ ROW_SCHEMA = pa.schema(
         *_BY_LOOKS_FIELDS,
         *_MISSES_FIELDS,
         *_MISSES_BY_LOOKS_FIELDS,
+        *_STEPS_FIELDS,
         ("sigma", pa.float64()),  # the noise, in pixel units of [0, 1]
         ("seconds", pa.float64()),  # wall time of the point in its worker
         ("worker", pa.string()),
@@ -92,18 +97,19 @@ EVIDENCE = {"sampling": tuple(name for name, _ in _SAMPLING_FIELDS)}  # columns 
 RESULT_COLUMNS = (*CORE_COLUMNS, *(name for columns in EVIDENCE.values() for name in columns))
 BY_LOOKS_COLUMNS = tuple(name for name, _ in _BY_LOOKS_FIELDS)
 MISSES_COLUMNS = tuple(name for name, _ in (*_MISSES_FIELDS, *_MISSES_BY_LOOKS_FIELDS))
+STEPS_COLUMNS = tuple(name for name, _ in _STEPS_FIELDS)
 IMAGE_COLUMNS = tuple(name for name, _ in _IMAGE_FIELDS)
 
 _WHOLE = [field.name for field in ROW_SCHEMA if pa.types.is_integer(field.type)]
 _LISTS_OF_WHOLE = [field.name for field in ROW_SCHEMA if pa.types.is_list(field.type)]
 _ALWAYS = ("index", "status", "attempt", "finished_at")
 _NEEDED = {"ok": (*_ALWAYS, "label", *CORE_COLUMNS), "error": (*_ALWAYS, "error")}
-_FORBIDDEN = {"ok": ("error",), "error": (*RESULT_COLUMNS, *BY_LOOKS_COLUMNS, *MISSES_COLUMNS)}
+_FORBIDDEN = {"ok": ("error",), "error": (*RESULT_COLUMNS, *BY_LOOKS_COLUMNS, *MISSES_COLUMNS, *STEPS_COLUMNS)}
 
 
 def schema_of(version: int) -> pa.Schema:
     """The row schema of that version, one of READABLE_VERSIONS."""
-    added = {2: _BY_LOOKS_FIELDS, 3: [*_MISSES_FIELDS, *_IMAGE_FIELDS], 4: _MISSES_BY_LOOKS_FIELDS}
+    added = {2: _BY_LOOKS_FIELDS, 3: [*_MISSES_FIELDS, *_IMAGE_FIELDS], 4: _MISSES_BY_LOOKS_FIELDS, 5: _STEPS_FIELDS}
     later = {name for since, fields in added.items() if version < since for name, _ in fields}
     return pa.schema([field for field in ROW_SCHEMA if field.name not in later])
 

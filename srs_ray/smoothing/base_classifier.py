@@ -123,7 +123,7 @@ class BaseClassifier:
         for first in range(0, len(numbers), self.batch):
             count = min(self.batch, len(numbers) - first)
             injection_BCHW = model.inject(padded_samples(point, stage, numbers, first, self.batch).to(model.dtype))
-            solution = solve(partial(_evaluate, model, injection_BCHW), self.start_state(), self.setting)
+            solution = solve(partial(evaluate_layer, model, injection_BCHW), self.start_state(), self.setting)
             drawn.count(solution, slice(count))
             finite_B = solution.finite_B[:count]
             drawn.classify(np.arange(first, first + count), model.head(solution.z_BD)[:count], finite_B)
@@ -132,7 +132,8 @@ class BaseClassifier:
         return drawn.read()
 
 
-def _evaluate(model: Solvable, injection_BCHW: Tensor, z_BD: Tensor) -> Tensor:
+def evaluate_layer(model: Solvable, injection_BCHW: Tensor, z_BD: Tensor) -> Tensor:
+    """f of one injection."""
     return model.f(z_BD, injection_BCHW)
 
 

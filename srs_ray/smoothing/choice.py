@@ -1,4 +1,4 @@
-"""Which way to certify a point, judged by its selection samples: standard sampling, or chains with which audit share.
+"""Which way to certify a point, judged by its selection samples: standard sampling, or how many steps from its anchor.
 
 Selection's noise is independent of estimation's, so whatever is chosen by it, the certificate holds at its full alpha
 (docs/statistics.md). Only evaluations and lost radii depend on how well the guess here is.
@@ -18,23 +18,46 @@ from srs_ray.smoothing.plan import Goal, Plan
 
 # Rates of hits and of disagreement among them that stand for all; those of hits by radii that are 0.15 sigma apart.
 RATES = ndtr(np.arange(-1.0, 4.1, 0.15))
-DISAGREEMENTS = np.array([0.0, 0.003, 0.01, 0.03, 0.1, 0.3])
-# Disagreement before any audit has said more: 2 % with the weight of 25 audits.
-PRIOR_DISAGREED, PRIOR_AUDITED = 0.5, 25
+DISAGREEMENTS = np.array([0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3])
+# Disagreement before anything has said more, with the weight of 50 comparisons: 4 % after one step from the anchor, and
+# a fifth of that with each step more. Measured in docs/sequential.md.
+PRIOR_DISAGREEMENT, PRIOR_COMPARED, PER_STEP = 0.04, 50, 0.2
+NEGLIGIBLE = 0.01  # what is less likely than this is not looked at
 
 
 @dataclass(frozen=True)
 class Way:
-    """A way to certify a point, and what it costs in function evaluations: for each sample, for each audited hit.
-
-    The first sample of each of `chains` costs `warm_up` more, in whichever stage it falls.
+    """A way to certify a point: `steps` from its anchor (0: F itself), and what it costs in function evaluations, for
+    each sample and for each audited one.
     """
 
     plan: Plan
     per_sample: float
     per_audit: float = 0.0
-    warm_up: float = 0.0
-    chains: int = 0
+    steps: int = 0
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What is seen of a point before estimation: `hits` of F among n samples.
+
+    Of `compared[k - 1]` samples on which F or k steps from the anchor said the candidate, each counted, on
+    `differed[k - 1]` the other did not.
+    """
+
+    n: int
+    hits: int
+    compared: tuple[int, ...] = ()
+    differed: tuple[int, ...] = ()
+
+    def disagreement_masses(self, steps: int) -> np.ndarray:
+        """How likely each of DISAGREEMENTS is, for that many steps from the anchor."""
+        prior = PRIOR_DISAGREEMENT * PER_STEP ** (steps - 1) * PRIOR_COMPARED
+        # A sample on which both agree was counted twice: halves are worth a comparison each.
+        differed = self.differed[steps - 1] / 2 if steps <= len(self.differed) else 0.0
+        compared = self.compared[steps - 1] / 2 if steps <= len(self.compared) else 0.0
+        between = (DISAGREEMENTS[1:] + DISAGREEMENTS[:-1]) / 2
+        return _masses(differed + prior, compared - differed + PRIOR_COMPARED - prior, between)
 
 
 @dataclass(frozen=True)
@@ -45,41 +68,31 @@ class Forecast:
     certified: float
 
 
-def choose(ways: Sequence[Way], shown: Evidence, goal: Goal, most_lost: float) -> Way:
+def choose(ways: Sequence[Way], shown: Shown, goal: Goal, most_lost: float) -> Way:
     """The way with the fewest expected evaluations among those that lose at most a share `most_lost` of the targets.
 
     A target is lost that the best of the ways is expected to certify.
     """
-    misses = any(way.plan.bound.misses for way in ways)
-    forecasts = [forecast(way, shown, goal, misses) for way in ways]
+    forecasts = [forecast(way, shown, goal) for way in ways]
     enough = max(at.certified for at in forecasts) - most_lost * len(goal.p_targets)
     good = [(at.evaluations, number) for number, at in enumerate(forecasts) if at.certified >= enough]
     return ways[min(good)[1]]
 
 
-def forecast(way: Way, shown: Evidence, goal: Goal, missed_too: bool = False) -> Forecast:
-    """What sampling by looks comes to, on average over the rates that selection leaves likely.
+def forecast(way: Way, shown: Shown, goal: Goal) -> Forecast:
+    """What sampling by looks comes to, on average over the rates that are likely after what is shown.
 
-    The rate of hits has the posterior of the prior Beta(1/2, 1/2). F hits where the sampler does, less disagreement;
-    `missed_too`: and as many of its misses, so that its rate is the sampler's.
+    F's rate of hits has the posterior of the prior Beta(1/2, 1/2). Few steps from the anchor are taken to miss as many
+    of F's hits as they hit where F does not, so that their rate is F's.
     """
+    of_rates = _masses(shown.hits + 0.5, shown.n - shown.hits + 0.5, (RATES[1:] + RATES[:-1]) / 2)
+    of_disagreements = shown.disagreement_masses(way.steps) if way.steps else np.array([1.0])
     evaluations = certified = 0.0
-    of_disagreements = _masses(
-        shown.disagreed + PRIOR_DISAGREED,
-        shown.audited - shown.disagreed + PRIOR_AUDITED - PRIOR_DISAGREED,
-        (DISAGREEMENTS[1:] + DISAGREEMENTS[:-1]) / 2,
-    )
-    for weight, disagreement in zip(of_disagreements.tolist(), DISAGREEMENTS.tolist(), strict=True):
-        rates_R = (RATES[1:] + RATES[:-1]) / 2
-        if not way.plan.bound.audited:  # samples of F itself
-            rates_R = rates_R if missed_too else np.minimum(rates_R / (1.0 - disagreement), 1.0)
-            disagreement = 0.0
-        weights_R = weight * _masses(shown.hits + 0.5, shown.n - shown.hits + 0.5, rates_R)
-        samples_R, audits_R, certified_R = _courses(way.plan, disagreement, goal)
-        warmed_up_R = np.maximum(np.minimum(samples_R, way.chains) - shown.n, 0.0)
-        cost_R = way.per_sample * samples_R + way.per_audit * audits_R + way.warm_up * warmed_up_R
-        evaluations += float(weights_R @ cost_R)
-        certified += float(weights_R @ certified_R)
+    for weight, disagreement in _likely(of_disagreements, DISAGREEMENTS):
+        for share, rate in _likely(of_rates, RATES):
+            samples, audits, passed = _course(way.plan, rate, disagreement, goal)
+            evaluations += weight * share * (way.per_sample * samples + way.per_audit * audits)
+            certified += weight * share * passed
     return Forecast(evaluations, certified)
 
 
@@ -88,25 +101,36 @@ def _masses(a: float, b: float, between: np.ndarray) -> np.ndarray:
     return np.diff(betainc(a, b, between), prepend=0.0, append=1.0)
 
 
-@lru_cache(maxsize=256)
-def _courses(plan: Plan, disagreement: float, goal: Goal) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each of RATES samples, audits and certified targets, where counts grow as the rates have it."""
-    courses = [_course(plan, rate, disagreement, goal) for rate in RATES.tolist()]
-    samples_R, audits_R, certified_R = np.array(courses, dtype=float).T
-    return samples_R, audits_R, certified_R
+def _likely(masses: np.ndarray, values: np.ndarray) -> list[tuple[float, float]]:
+    """The values that are not negligible, each with its mass among them."""
+    kept = np.flatnonzero(masses >= min(NEGLIGIBLE, masses.max()))
+    return list(zip((masses[kept] / masses[kept].sum()).tolist(), values[kept].tolist(), strict=True))
 
 
+@lru_cache(maxsize=1 << 14)
 def _course(plan: Plan, rate: float, disagreement: float, goal: Goal) -> tuple[int, int, int]:
-    best = 0.0
-    for n in plan.sizes:
-        hits = round(n * rate)
-        audited = round(hits * plan.audit.share)
-        misses = round((n - hits) * plan.audit.share) if plan.bound.misses else 0
-        found = round(misses * min(1.0, disagreement * rate / (1.0 - rate)))
-        counts = Evidence(n, hits, audited, round(audited * disagreement), misses, found)
-        best = max(best, plan.p_lower([counts]))
-        if plan.verdict([counts], goal.p_targets, goal.futility) is not None:
-            break
-    if best <= 0.5:
-        audited = misses = 0  # sampling ends without an audit where nothing can be certified
-    return n, audited + misses, sum(best > target for target in goal.p_targets)
+    """Samples, audits and certified targets where counts grow as the rates have it.
+
+    Where one look would end it, later ones would: the first is found by bisection.
+    """
+    low, high = 0, len(plan.sizes) - 1
+    while low < high:
+        middle = (low + high) // 2
+        if plan.verdict([_counts(plan, plan.sizes[middle], rate, disagreement)], goal.p_targets, goal.futility):
+            high = middle
+        else:
+            low = middle + 1
+    counts = _counts(plan, plan.sizes[low], rate, disagreement)
+    bound = plan.p_lower([counts])
+    audits = counts.audited + counts.audited_misses if bound > 0.5 else 0  # none where nothing can be certified
+    return counts.n, audits, sum(bound > target for target in goal.p_targets)
+
+
+def _counts(plan: Plan, n: int, rate: float, disagreement: float) -> Evidence:
+    hits = round(n * rate)
+    if not plan.bound.audited:
+        return Evidence(n, hits)
+    audited = round(hits * plan.audit.share)
+    misses = round((n - hits) * plan.audit.share) if plan.bound.misses else 0
+    found = round(misses * min(1.0, disagreement * rate / (1.0 - rate)))
+    return Evidence(n, hits, audited, round(audited * disagreement), misses, found)

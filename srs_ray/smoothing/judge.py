@@ -14,13 +14,12 @@ from torch import Tensor
 
 from srs_ray.errors import PointError
 from srs_ray.models.opened import Opened, refuse_training
-from srs_ray.smoothing.audit import NO_AUDIT
 from srs_ray.smoothing.base_classifier import NO_CLASS, BaseClassifier, Predictions
 from srs_ray.smoothing.estimation import NOTHING_ESTIMATED, Estimation, estimate, refuse_nonfinite
 from srs_ray.smoothing.noise import Domain, NoiseGenerator, NoisyPoint
 from srs_ray.smoothing.plan import Plan
 from srs_ray.smoothing.row import PointRow, pixel_digest
-from srs_ray.smoothing.samplers.sampler import Selection
+from srs_ray.smoothing.samplers.sampler import Cost, Selection
 from srs_ray.smoothing.smoothing import Smoothing
 
 ABSTAIN = -1
@@ -78,11 +77,12 @@ class SmoothingJudge:
             raise PointError("the point has no label, and sampling.candidate is label")
         else:
             selection, selected = NO_SELECTION, label
-        done, plan, asked = NOTHING_ESTIMATED, None, NO_AUDIT
+        done, plan, deciding = NOTHING_ESTIMATED, None, Cost()
         if selected != NO_CLASS:
-            shown = Selection(selected, np.flatnonzero(selection.classes_N == selected))
-            sampler, plan, asked = sampling.decide(smoothing.certificate, smoothing.goal, base, point, sampler, shown)
-            done = estimate(sampler, base, point, selected, sampling.max_nonfinite, plan, smoothing.goal)
+            shown = Selection(selected, selection.classes_N == selected, selection.evaluations)
+            certificate, goal = smoothing.certificate, smoothing.goal
+            sampler, plan, deciding = sampling.decide(certificate, goal, base, point, sampler, shown)
+            done = estimate(sampler, base, point, selected, sampling.max_nonfinite, plan, goal)
         p_lower = smoothing.drawn.p_lower(done.p_lower)
         radius = smoothing.radius(p_lower)
         predicted = selected if radius > 0 else ABSTAIN
@@ -107,11 +107,12 @@ class SmoothingJudge:
             disagreed=done.audit.disagreed,
             **self._misses(plan, done),
             method=sampler.method,
+            steps=sampler.steps,
             **self._looks(plan, done),
-            function_evaluations=selection.evaluations + done.evaluations,
-            reference_evaluations=done.audit.evaluations + asked.evaluations,
-            fallbacks=sum(part.fallbacks for part in (selection, done, done.audit, asked)),
-            unconverged=sum(part.unconverged for part in (selection, done, done.audit, asked)),
+            function_evaluations=selection.evaluations + deciding.evaluations + done.evaluations,
+            reference_evaluations=done.audit.evaluations,
+            fallbacks=sum(part.fallbacks for part in (selection, deciding, done, done.audit)),
+            unconverged=sum(part.unconverged for part in (selection, deciding, done, done.audit)),
             sigma=smoothing.sigma,
             seconds=time.perf_counter() - started,
             device=device_name(model.device),

@@ -50,6 +50,7 @@ class PointRow:
     found: int | None = None
     look_audited_misses: list[int] | None = None
     look_found: list[int] | None = None
+    steps: int | None = None
     sigma: float | None = None
     seconds: float | None = None
     worker: str = field(default_factory=lambda: f"{socket.gethostname()}/{os.getpid()}")

@@ -24,7 +24,10 @@ _SAMPLING: TypeAdapter[SamplingSettings] = TypeAdapter(Sampling)
 _CERTIFICATE: TypeAdapter[CertificateSettings] = TypeAdapter(Certificate)
 
 
-MAY_BE_UNSET = ("target_radii", "looks", "audit_share", "miss_share", "reference", "candidate", "start")
+MAY_BE_UNSET = (
+    *("target_radii", "looks", "audit_share", "miss_share", "reference", "candidate", "start"),
+    *("chains", "steps", "warmup_steps"),  # which auto had once
+)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ SAMPLING_VERSION = 7  # raised when a change to the program can change a count
 _BEFORE_GRID_NOISE = {"philox4x64": 6, "philox4x32": 6}  # what only brought another generator changed nothing for these
 
 
-def sampling_version(generator: str) -> int:
-    """The version of sampling with this noise generator: the last that changed what it gives."""
-    return _BEFORE_GRID_NOISE.get(generator, SAMPLING_VERSION)
+def sampling_version(generator: str, of_method: int = 0) -> int:
+    """The version of sampling with this noise generator, by a method that only `of_method` changed: the last that
+    changed what they give."""
+    return max(_BEFORE_GRID_NOISE.get(generator, SAMPLING_VERSION), of_method)

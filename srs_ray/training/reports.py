@@ -45,6 +45,8 @@ class EpochReport:
     def __str__(self) -> str:
         losses = ", ".join(f"{name} {value:.4g}" for name, value in self.losses.items() if name != "gradient")
         accuracy = ", ".join(f"{share:.1%} ({steps})" for steps, share in self.evaluation.accuracy.items())
+        for steps, share in self.evaluation.from_start.items():
+            accuracy += f", {share:.1%} (start + {steps})"
         agreement = ""
         if self.agreement is not None:
             agreement = "; false c " + ", ".join(
@@ -61,6 +63,7 @@ class EpochReport:
         row: dict[str, Any] = {"epoch": self.epoch, "phase": self.phase, "seconds": self.seconds}
         row |= {f"loss.{name}" if name != "loss" else "loss": value for name, value in self.losses.items()}
         row |= {f"accuracy.{steps}": share for steps, share in self.evaluation.accuracy.items()}
+        row |= {f"accuracy.start.{steps}": share for steps, share in self.evaluation.from_start.items()}
         row |= {"residual": self.evaluation.residual, "spectral_radius": self.evaluation.spectral_radius}
         if self.agreement is not None:
             row |= {f"false.{steps}": share for steps, share in self.agreement.false_mean.items()}

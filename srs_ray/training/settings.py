@@ -56,16 +56,30 @@ class IntermediateSettings(Settings):
     states: int = Field(1, ge=1)
 
 
-class SerialSettings(Settings):
-    """What serialized sampling asks of a layer, trained for directly.
+class StartSettings(Settings):
+    """A start that is trained with the weights, from which a few evaluations are to say what the equilibrium says.
 
-    Of each image `copies` noisy copies are solved; one evaluation that starts from another copy's equilibrium, as in a
-    chain, is to say what the copy's own equilibrium says: `weight` times the Kullback-Leibler divergence between them.
-    It is part of every `every`-th batch, and begins with the epoch `first_epoch` (from 1), or with the second phase if
-    that is later. Other batches hold one noisy copy of each image.
+    Every solve begins from it, one state for all inputs, and `weight` times the loss after the first `steps`
+    evaluations is added. It begins as the start of the weights that training goes on from, or as zero, and is written
+    with them.
     """
 
     weight: float = Field(0.0, ge=0)
+    steps: int = Field(1, ge=1)
+
+
+class SerialSettings(Settings):
+    """What serialized and anchored sampling ask of a layer, trained for directly.
+
+    Of each image `copies` noisy copies are solved; one evaluation that starts from another copy's equilibrium, as in a
+    chain (`aim: chain`), or from the mean of all others' (`anchor`), is to say what the copy's own equilibrium says:
+    `weight` times the Kullback-Leibler divergence between them. It is part of every `every`-th batch, and begins with
+    the epoch `first_epoch` (from 1), or with the second phase if that is later. Other batches hold one noisy copy of
+    each image.
+    """
+
+    weight: float = Field(0.0, ge=0)
+    aim: Literal["chain", "anchor"] = "chain"
     copies: int = Field(2, ge=2)
     every: int = Field(1, ge=1)
     first_epoch: int = Field(1, ge=1)
@@ -86,8 +100,9 @@ class AdversarySettings(Settings):
 
 
 class TrainingSettings(Settings):
-    """Gaussian-augmented training: first unrolled from zero, then at the equilibrium.
+    """Gaussian-augmented training: first unrolled, then at the equilibrium.
 
+    Solves begin from zero, or from a `start` that is trained too.
     `unrolled_steps`: evaluations of the first phase, all with their gradient. In the second one a random number of
     steps by `solver` (null: the architecture's), `solve_steps[0]` to `solve_steps[1]`, is made without a gradient
     (random depth), and `gradient` says how the loss reaches the layer from there.
@@ -108,6 +123,7 @@ class TrainingSettings(Settings):
     )
     jacobian: JacobianSettings = JacobianSettings()
     intermediate: IntermediateSettings = IntermediateSettings()
+    start: StartSettings = StartSettings()
     serial: SerialSettings = SerialSettings()
     adversary: AdversarySettings = AdversarySettings()
     dropout: float = Field(0.0, ge=0, lt=1)
@@ -159,6 +175,11 @@ class TrainingSettings(Settings):
             raise ValueError(
                 "jacobian.weight is set, but no epoch is regularised: it needs equilibrium_epochs, and a "
                 f"jacobian.last_epoch above unrolled_epochs, {self.unrolled_epochs}"
+            )
+        if self.start.weight > 0 and self.unrolled_epochs and self.start.steps >= self.unrolled_steps:
+            raise ValueError(
+                f"start.steps is {self.start.steps}; expected fewer than unrolled_steps, {self.unrolled_steps}, which "
+                "begin from the start too"
             )
         if self.intermediate.weight > 0 and self.unrolled_steps == 1 and not self.equilibrium_epochs:
             raise ValueError("intermediate.weight is set, but with unrolled_steps 1 no state is intermediate")

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -35,12 +35,12 @@ _ORDER, _BATCH = 0, 1  # domains of the seeds
 @dataclass(frozen=True)
 class _Extras:
     """What a batch bears beside its loss at the equilibrium: losses on so many random `intermediate` states, the
-    Jacobian's energy, and the serial loss, where the next copy of an image is `chained` places on (0: none).
+    Jacobian's energy, and the serial loss among so many copies of each image (0: none).
     """
 
     intermediate: int = 0
     regularised: bool = False
-    chained: int = 0
+    serial: int = 0
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ class _States:
 
     final_ND: Tensor
     intermediate: tuple[Tensor, ...] = ()
+    early_ND: Tensor | None = None
     serial_ND: Tensor | None = None
     energy: Tensor | None = None
 
@@ -71,6 +72,8 @@ class Trainer:
         self.share = share
         self.generator = torch.Generator(model.device)
         add_weight_normalization(model)
+        if settings.start.weight > 0:
+            train_start(model)
         model.requires_grad_(True)
         self.optimizer = _optimizer(model, settings)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate)
@@ -98,7 +101,7 @@ class Trainer:
         """Trains on this share's images (in [0, 1]) of a batch (from 0) of an epoch (from 1).
 
         What comes back is not waited for: the losses by name, `loss` first, and the norm of the `gradient` before
-        clipping; `jacobian` (|J|_F^2 / D), `intermediate` and `serial` where the recipe has them.
+        clipping; `jacobian` (|J|_F^2 / D), `intermediate`, `start` and `serial` where the recipe has them.
         """
         self.generator.manual_seed(_seed(self.seed, _BATCH, epoch, batch, self.share.rank))
         self.model.train()
@@ -112,13 +115,14 @@ class Trainer:
             extras = _Extras(
                 intermediate=settings.intermediate.states if settings.intermediate.weight > 0 else 0,
                 regularised=settings.is_regularised(epoch, batch),
-                chained=len(x_BCHW) if settings.is_serial(epoch, batch) else 0,
+                serial=copies if settings.is_serial(epoch, batch) else 0,
             )
             states = self._solve((x_BCHW + noise_MBCHW).flatten(0, 1), phase, extras)
             losses = self._losses(states, y_B.repeat(copies))
         weights = {
             "loss": 1.0,
             "intermediate": settings.intermediate.weight,
+            "start": settings.start.weight,
             "serial": settings.serial.weight,
             "jacobian": settings.jacobian.weight,
         }
@@ -189,12 +193,12 @@ class Trainer:
         """
         settings = self.settings
         f = self._map(self._inject(x_NCHW))
-        zero_ND = self.model.zero_state(len(x_NCHW))
-        if phase == "unrolled":
-            with parametrize.cached():
-                return self._unrolled(f, zero_ND, extras.intermediate)
+        with parametrize.cached():
+            begun_ND, early_ND = self._begun(f, len(x_NCHW))
+            if phase == "unrolled":
+                return self._unrolled(f, begun_ND, early_ND, extras.intermediate)
         with parametrize.cached(), torch.no_grad():
-            solved_ND, passed = self._solved(f, zero_ND, extras.intermediate)
+            solved_ND, passed = self._solved(f, begun_ND, extras.intermediate)
         solved_ND = solved_ND.detach().requires_grad_(extras.regularised)
         with parametrize.cached():
             first_ND: Tensor | None = None
@@ -214,26 +218,46 @@ class Trainer:
                 final_ND = unroll(f, first_ND, settings.gradient.steps - 1)
             intermediate = tuple(f(z_ND) for z_ND in passed)
             serial_ND = None
-            if extras.chained:
-                serial_ND = f(solved_ND.detach().roll(extras.chained, dims=0))
-        return _States(final_ND, intermediate, serial_ND, energy)
+            if extras.serial:
+                serial_ND = f(self._of_other_copies(solved_ND.detach(), extras.serial))
+        return _States(final_ND, intermediate, early_ND, serial_ND, energy)
 
-    def _unrolled(self, f: FixedPointMap, zero_ND: Tensor, marked: int) -> _States:
+    def _begun(self, f: FixedPointMap, samples: int) -> tuple[Tensor, Tensor | None]:
+        """Where solves begin: zero; or the state that the first evaluations from a trained start come to.
+
+        That state, with its gradient, is the second. It comes before all others in the solve.
+        """
+        if not self.settings.start.weight:
+            return self.model.zero_state(samples), None
+        start_D = self.model.stored_state()
+        assert start_D is not None
+        early_ND = unroll(f, start_D.expand(samples, -1), self.settings.start.steps)
+        return early_ND, early_ND
+
+    def _of_other_copies(self, solved_ND: Tensor, copies: int) -> Tensor:
+        """For each copy of an image the next one's state, or the mean of all others'."""
+        solved_MBD = solved_ND.unflatten(0, (copies, -1))
+        if self.settings.serial.aim == "chain":
+            return solved_MBD.roll(1, dims=0).flatten(0, 1)
+        return ((solved_MBD.sum(dim=0) - solved_MBD) / (copies - 1)).flatten(0, 1)
+
+    def _unrolled(self, f: FixedPointMap, begun_ND: Tensor, early_ND: Tensor | None, marked: int) -> _States:
         """All evaluations with their gradient; random ones of their states bear an intermediate loss."""
-        chosen = self._chosen(self.settings.unrolled_steps - 1, marked)
-        z_ND, intermediate = zero_ND, []
-        for step in range(self.settings.unrolled_steps):
+        steps = self.settings.unrolled_steps - (0 if early_ND is None else self.settings.start.steps)
+        chosen = self._chosen(steps - 1, marked)
+        z_ND, intermediate = begun_ND, []
+        for step in range(steps):
             z_ND = f(z_ND)
             if step in chosen:
                 intermediate.append(z_ND)
-        return _States(z_ND, tuple(intermediate))
+        return _States(z_ND, tuple(intermediate), early_ND)
 
-    def _solved(self, f: FixedPointMap, zero_ND: Tensor, marked: int) -> tuple[Tensor, list[Tensor]]:
-        """The state after a random number of solver steps from zero, and random ones that it passed through."""
+    def _solved(self, f: FixedPointMap, begun_ND: Tensor, marked: int) -> tuple[Tensor, list[Tensor]]:
+        """The state after a random number of solver steps, and random ones that it passed through."""
         steps = self._integer(*self.settings.solve_steps)
         chosen = self._chosen(steps, marked)
         solver = self.settings.solver or self.model.config.reference.solver.name
-        iteration = FixedPointIteration(f, zero_ND, SolverSetting.named(solver, steps))
+        iteration = FixedPointIteration(f, begun_ND.detach(), SolverSetting.named(solver, steps))
         passed = []
         for step in range(steps):
             if step in chosen:
@@ -248,13 +272,16 @@ class Trainer:
 
     def _losses(self, states: _States, y_N: Tensor) -> dict[str, Tensor]:
         """All states go through the head at once, so that its batch statistics are those of the mixture."""
+        early = () if states.early_ND is None else (states.early_ND,)
         serial = () if states.serial_ND is None else (states.serial_ND,)
-        read = (states.final_ND, *states.intermediate, *serial)
+        read = (states.final_ND, *states.intermediate, *early, *serial)
         final_NK, *others = self._head(torch.cat(read)).chunk(len(read))
         losses = {"loss": F.cross_entropy(final_NK, y_N)}
         if states.intermediate:
             passed = others[: len(states.intermediate)]
             losses["intermediate"] = torch.stack([F.cross_entropy(logits_NK, y_N) for logits_NK in passed]).mean()
+        if early:
+            losses["start"] = F.cross_entropy(others[len(states.intermediate)], y_N)
         if serial:
             losses["serial"] = F.kl_div(
                 F.log_softmax(others[-1], dim=1),
@@ -296,6 +323,14 @@ class Trainer:
         if self.average is not None:
             self.average.update_parameters(self.model)
         return norm
+
+
+def train_start(model: MDEQ) -> None:
+    """Makes the start that a model holds, or zero, one of its parameters."""
+    start_D = model.stored_D
+    del model.stored_D
+    zero_D = torch.zeros(model.config.state_size, device=model.device)
+    model.stored_D = nn.Parameter(zero_D if start_D is None else start_D.to(model.device))
 
 
 def _optimizer(model: MDEQ, settings: TrainingSettings) -> torch.optim.Optimizer:

@@ -30,7 +30,7 @@ from srs_ray.training.evaluation import NoisyEvaluation, evaluate
 from srs_ray.training.images import Images
 from srs_ray.training.log import TrainingLog
 from srs_ray.training.reports import REPORT_EVERY, EpochReport, StepReport
-from srs_ray.training.settings import TrainJob
+from srs_ray.training.settings import TrainingSettings, TrainJob
 from srs_ray.training.share import Share
 from srs_ray.training.trainer import Trainer
 
@@ -220,7 +220,8 @@ class Training:
             "epochs": job.training.epochs,
             "seed": job.execution.seed,
             "recipe": job.training.model_dump(mode="json"),
-            "noisy_accuracy": {steps: round(share, 4) for steps, share in final.accuracy.items()},
+            "noisy_accuracy": _rounded(final.accuracy),
+            **({"accuracy_from_start": _rounded(final.from_start)} if final.from_start else {}),
             "residual": float(f"{final.residual:.3g}"),
             "spectral_radius": float(f"{final.spectral_radius:.3g}"),
             "chain_agreement": asdict(agreement),
@@ -292,7 +293,7 @@ class Training:
                 include={"epoch_points", "epoch_agreement_points", "draws", "agreement_points"}
             ),
             "noise": job.noise.model_dump(),
-            "training": job.training.model_dump(mode="json"),
+            "training": _as_before(job.training),
             "execution": {"device": self.device.type, "workers": job.execution.workers, "seed": job.execution.seed},
         }
         return dict(_flat("", sections))
@@ -329,6 +330,20 @@ def _origin(weights: Weights) -> object:
     if "training" in card:
         return card["training"]
     return {"digest": weights.digest} | {name: card[name] for name in _OF_THE_FIRST if name in card}
+
+
+def _as_before(settings: TrainingSettings) -> dict[str, Any]:
+    """The settings without those that are newer than some trainings and say what these did."""
+    plain = settings.model_dump(mode="json")
+    if settings.start.weight == 0:
+        del plain["start"]
+    if settings.serial.aim == "chain":
+        del plain["serial"]["aim"]
+    return plain
+
+
+def _rounded(shares: dict[int, float]) -> dict[int, float]:
+    return {steps: round(share, 4) for steps, share in shares.items()}
 
 
 def _flat(prefix: str, values: dict[str, Any]) -> list[tuple[str, Any]]:

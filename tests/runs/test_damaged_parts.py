@@ -14,7 +14,7 @@ import pytest
 
 from srs_ray.runs import RunDirectory
 from srs_ray.runs.parts import encode_part
-from srs_ray.runs.schema import BY_LOOKS_COLUMNS, IMAGE_COLUMNS, MISSES_COLUMNS, rows_to_table
+from srs_ray.runs.schema import BY_LOOKS_COLUMNS, IMAGE_COLUMNS, MISSES_COLUMNS, STEPS_COLUMNS, rows_to_table
 
 
 @pytest.fixture
@@ -79,9 +79,10 @@ def test_part_of_another_run_is_quarantined(part, start, ok_row, tmp_path, caplo
 @pytest.mark.parametrize(
     ("version", "drop", "reason"),
     [
-        (b"5", [], "schema version is 5, expected 4 or less"),
-        (b"4", ["radius"], "columns are not those of the row schema"),
-        (b"4", ["look_found"], "columns are not those of the row schema"),
+        (b"6", [], "schema version is 6, expected 5 or less"),
+        (b"5", ["radius"], "columns are not those of the row schema"),
+        (b"5", ["look_found"], "columns are not those of the row schema"),
+        (b"4", [], "columns are not those of the row schema"),
         (b"3", ["pixels"], "columns are not those of the row schema"),
         (b"3", [], "columns are not those of the row schema"),
         (b"2", [], "columns are not those of the row schema"),
@@ -100,9 +101,10 @@ def test_part_of_another_schema_is_quarantined(part, start, ok_row, tmp_path, ca
 @pytest.mark.parametrize(
     ("version", "missing"),
     [
-        (b"1", BY_LOOKS_COLUMNS + MISSES_COLUMNS + IMAGE_COLUMNS),
-        (b"2", MISSES_COLUMNS + IMAGE_COLUMNS),
-        (b"3", MISSES_COLUMNS[2:]),
+        (b"1", BY_LOOKS_COLUMNS + MISSES_COLUMNS + IMAGE_COLUMNS + STEPS_COLUMNS),
+        (b"2", MISSES_COLUMNS + IMAGE_COLUMNS + STEPS_COLUMNS),
+        (b"3", MISSES_COLUMNS[2:] + STEPS_COLUMNS),
+        (b"4", STEPS_COLUMNS),
     ],
 )
 def test_part_written_before_there_were_some_columns_is_read_with_nulls_for_them(

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from srs_ray.runs.schema import BY_LOOKS_COLUMNS, MISSES_COLUMNS, RESULT_COLUMNS, ROW_SCHEMA, check_row, rows_to_table
+from srs_ray.runs.schema import (
+    BY_LOOKS_COLUMNS,
+    MISSES_COLUMNS,
+    RESULT_COLUMNS,
+    ROW_SCHEMA,
+    STEPS_COLUMNS,
+    check_row,
+    rows_to_table,
+)
 
 COLUMNS = """
 index int64, label int32, source string, class_name string, pixels string, status string, error string,
@@ -14,7 +22,7 @@ classes list<item: int32>, counts list<item: int64>, audited int64, disagreed in
 reference_evaluations int64, fallbacks int64, unconverged int64, method string, stopped string, audit_share double,
 look_n list<item: int64>, look_hits list<item: int64>, look_audited list<item: int64>,
 look_disagreed list<item: int64>, audited_misses int64, found int64, look_audited_misses list<item: int64>,
-look_found list<item: int64>, sigma double, seconds double, worker string, device string,
+look_found list<item: int64>, steps int32, sigma double, seconds double, worker string, device string,
 dtype string, batch int32, attempt int32, finished_at timestamp[us; tz=UTC]
 """
 
@@ -25,9 +33,9 @@ def test_columns_are_the_documented_ones_in_order_and_type() -> None:
     assert found == documented
 
 
-def test_result_columns_run_from_the_prediction_to_the_audit_and_those_by_looks_and_of_misses_follow() -> None:
+def test_result_columns_run_from_the_prediction_to_the_audit_and_those_by_looks_of_misses_and_steps_follow() -> None:
     names = ROW_SCHEMA.names
-    every = [*RESULT_COLUMNS, *BY_LOOKS_COLUMNS, *MISSES_COLUMNS]
+    every = [*RESULT_COLUMNS, *BY_LOOKS_COLUMNS, *MISSES_COLUMNS, *STEPS_COLUMNS]
     assert every == names[names.index("predicted") : names.index("sigma")]
     assert BY_LOOKS_COLUMNS[0] == "method"
 
@@ -46,7 +54,7 @@ def test_error_row_with_a_result_is_refused_by_name(error_row, ok_row, column) -
 
 @pytest.mark.parametrize(
     ("column", "value"),
-    [("method", "srs"), ("stopped", "spent"), ("look_n", [150]), ("audited_misses", 0), ("found", 0)],
+    [("method", "srs"), ("stopped", "spent"), ("look_n", [150]), ("audited_misses", 0), ("found", 0), ("steps", 1)],
 )
 def test_error_row_with_anything_by_looks_or_of_misses_is_refused_by_name(error_row, column, value) -> None:
     with pytest.raises(ValueError, match=rf"index 7: expected null in {column}$"):

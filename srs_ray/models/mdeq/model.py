@@ -93,10 +93,15 @@ class ResidualBlock(nn.Module):
         self.at_once: int | None = None  # samples whose inner, wide activations are there at a time; None: all
 
     def forward(self, z_BCHW: Tensor, injection_BCHW: Tensor | None) -> Tensor:
+        """Where all states are one (`expand`ed, as the first of solves from a constant start), it is convolved once."""
+        batch = len(z_BCHW)
+        if batch > 1 and z_BCHW.stride(0) == 0:
+            z_BCHW = z_BCHW[:1]
         out = in_parts(lambda part: self.conv2(self.gn1(self.conv1(part)).relu_()), z_BCHW, self.at_once)
         if injection_BCHW is not None:
-            out = out.add_(injection_BCHW)
-        return self.gn3(self.gn2(out).add_(z_BCHW).relu_())
+            out = out.add_(injection_BCHW) if len(out) == batch else out + injection_BCHW
+        out = self.gn3(self.gn2(out).add_(z_BCHW).relu_())
+        return out if len(out) == batch else out.expand(batch, -1, -1, -1)
 
 
 class Branch(nn.Module):

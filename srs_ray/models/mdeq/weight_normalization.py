@@ -12,6 +12,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
 
 from srs_ray.models.mdeq.model import MDEQ, PostFusion, ResidualBlock
+from srs_ray.models.weights import STORED_START
 
 
 def normalized_convolutions(model: MDEQ) -> Iterator[nn.Module]:
@@ -32,6 +33,8 @@ def add_weight_normalization(model: MDEQ) -> None:
 def folded_tensors(model: MDEQ) -> dict[str, Tensor]:
     """The tensors of a weight-normalised model under their plain names, bit for bit those that it computes with."""
     tensors = {name: tensor for name, tensor in model.state_dict().items() if ".parametrizations." not in name}
+    if "stored_D" in tensors:  # a start that was trained with the weights; one that was not is none of theirs
+        tensors[STORED_START] = tensors.pop("stored_D")
     for name, module in model.named_modules():
         if parametrize.is_parametrized(module, "weight"):
             tensors[f"{name}.weight"] = module.weight

@@ -1,42 +1,66 @@
-"""`auto`: for each point, serialized or standard sampling, as its selection samples speak for."""
+"""`auto`: for each point standard sampling, or few steps from its anchor, as its selection samples speak for."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
+import numpy as np
 from pydantic import Field, model_validator
 
-from srs_ray.smoothing.audit import Audit, AuditRule, Share, ShareOfAll, audit_samples
-from srs_ray.smoothing.bounds import EXACT, MIXTURE, Bound, Evidence
+from srs_ray.smoothing.audit import AuditRule, Share, ShareOfAll
+from srs_ray.smoothing.bounds import EXACT, MIXTURE, Bound
 from srs_ray.smoothing.certificate import CertificateSettings
-from srs_ray.smoothing.choice import Way, choose
+from srs_ray.smoothing.choice import Shown, Way, choose
 from srs_ray.smoothing.domain import Domain
 from srs_ray.smoothing.plan import Goal, Plan
-from srs_ray.smoothing.samplers.sampler import Sampler, Selection
-from srs_ray.smoothing.samplers.serialized import ChainSettings
+from srs_ray.smoothing.samplers.sampler import Cost, Row, Sampler, SamplingSettings, Selection
+from srs_ray.smoothing.samplers.standard import STANDARD
+from srs_ray.solvers.settings import SolverName, solver_title
 
 if TYPE_CHECKING:  # results are read without torch
     from srs_ray.smoothing.base_classifier import BaseClassifier
     from srs_ray.smoothing.noise import NoisyPoint
 
 AUDIT_SHARES = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75)  # candidate audit shares; one is chosen for each point
-SELECTION_AUDITS = 16  # selection hits that are audited to choose by
+MOST_STEPS = 3  # from the anchor: 1, 2 or 3
+COMPARED = 32  # selection samples on which few steps are held against the base classifier
 
 
-class AutoSampling(ChainSettings):
-    """`srs` or `standard` for each point, as its selection samples speak for; it needs `target_radii`.
+class AutoSampling(SamplingSettings):
+    """`standard` or `anchored` for each point, as its selection samples speak for; it needs `target_radii`.
 
-    The cheaper method is used only if it is expected to lose at most a share `most_lost` of the target radii.
+    The base classifier selects. A cheaper way than standard sampling (1 to 3 steps from the anchor, one of several
+    audit shares) is used only if it is expected to lose at most a share `most_lost` of the target radii. `chains`,
+    `steps` and `warmup_steps` are of runs by an older version, which chose chains; they are read, and mean nothing now.
     """
 
+    needs: ClassVar[tuple[str, ...]] = ("inject", "f", "head")
+    audited: ClassVar[bool] = True
+    version: ClassVar[int] = 8
+
     method: Literal["auto"] = "auto"
+    solver: SolverName | None = None
     most_lost: float = Field(0.02, ge=0, le=1)
+    chains: int | None = Field(None, ge=1)
+    steps: int | None = Field(None, ge=1)
+    warmup_steps: int | None = Field(None, ge=1)
 
     @model_validator(mode="after")
     def _has_targets(self) -> AutoSampling:
         if self.target_radii is None:
             raise ValueError("sampling.method auto needs sampling.target_radii")
         return self
+
+    @property
+    def without_effect(self) -> tuple[str, ...]:
+        return tuple(name for name in ("chains", "steps", "warmup_steps") if getattr(self, name) is not None)
+
+    def sampler(self, base: BaseClassifier, point: NoisyPoint) -> Sampler:
+        from srs_ray.smoothing.samplers.anchor import AnchoredSampler
+        from srs_ray.solvers.iteration import SolverSetting
+
+        assert self.solver is not None
+        return AnchoredSampler(base, point, SolverSetting.named(self.solver, MOST_STEPS))
 
     def plan(self, certificate: CertificateSettings) -> Plan:
         """That of standard sampling, whose bound is the largest. ValueError if any of the ways has none."""
@@ -47,33 +71,57 @@ class AutoSampling(ChainSettings):
 
         By the certificate, and where that audits misses too, by `exact` as well.
         """
-        steps, own = float(self.steps), certificate.bound
+        own = certificate.bound
         audits: list[tuple[Bound, AuditRule]] = [(own, Share(share)) for share in AUDIT_SHARES]
         if own.misses:
             audits = [(EXACT, audit) for _, audit in audits] + [(own, ShareOfAll(share)) for share in AUDIT_SHARES]
-        plans = (self.plan_by(bound, certificate, audit) for bound, audit in audits)
-        serialized = [Way(plan, steps, reference_evaluations, self.warmup_steps - steps, self.chains) for plan in plans]
-        return [Way(self.plan_by(MIXTURE, certificate), reference_evaluations), *serialized]
+        plans = [self.plan_by(bound, certificate, audit) for bound, audit in audits]
+        anchored = [
+            Way(plan, float(steps), reference_evaluations, steps)
+            for steps in range(1, MOST_STEPS + 1)
+            for plan in plans
+        ]  # fmt: skip
+        return [Way(self.plan_by(MIXTURE, certificate), reference_evaluations), *anchored]
 
     def decide(
         self, certificate: CertificateSettings, goal: Goal, base: BaseClassifier, point: NoisyPoint, sampler: Sampler,
         selection: Selection,
-    ) -> tuple[Sampler, Plan, Audit]:  # fmt: skip
-        """An audit of some selection hits decides; only those that continue a chain say how often chains disagree."""
+    ) -> tuple[Sampler, Plan, Cost]:  # fmt: skip
+        """Some of the samples whose mean the anchor is are solved again from it, in few steps, and these decide.
+
+        With the label as candidate the samples are the anchor's own.
+        """
+        from srs_ray.smoothing.samplers.anchor import AnchoredSampler
         from srs_ray.smoothing.samplers.independent import StandardSampler
 
-        hits = selection.hits
-        chained = hits[hits >= self.chains]
-        audited = (chained if len(chained) else hits)[-SELECTION_AUDITS:]
-        audit = audit_samples(base, point, audited, selection.selected, Domain.SELECTION)
-        cost = audit.evaluations / audit.audited if audit.audited else float(base.setting.steps)
-        disagreement = (audit.audited, audit.disagreed) if len(chained) else (0, 0)
-        shown = Evidence(self.n0, len(hits), *disagreement)
-        plan = choose(self.ways(certificate, cost), shown, goal, self.most_lost).plan
-        return sampler if plan.bound.audited else StandardSampler(base, point), plan, audit
+        assert isinstance(sampler, AnchoredSampler)
+        hit_N, cost, domain = selection.hit_N, Cost(), Domain.SELECTION
+        per_run = selection.evaluations / max(len(hit_N), 1)
+        if self.candidate is not None:
+            said, domain = sampler.take_anchor(), Domain.ANCHOR
+            hit_N, cost = said.classes_N == selection.selected, Cost.of(said)
+            per_run = said.evaluations / len(hit_N)
+        numbers = np.arange(len(hit_N))[-COMPARED:]
+        few_SN = sampler.said_by_steps(domain, numbers) == selection.selected
+        cost += Cost(MOST_STEPS * len(numbers))
+        there_N = hit_N[numbers]
+        shown = Shown(
+            len(hit_N),
+            int(hit_N.sum()),
+            compared=tuple((few_SN.sum(axis=1) + there_N.sum()).tolist()),
+            differed=tuple((few_SN != there_N).sum(axis=1).tolist()),
+        )
+        way = choose(self.ways(certificate, per_run), shown, goal, self.most_lost)
+        return sampler.by_steps(way.steps) if way.steps else StandardSampler(base, point), way.plan, cost
 
     def describe_audit(self, certificate: CertificateSettings) -> str:
         return f"audits of a share of the {'samples or of the hits' if certificate.bound.misses else 'hits'}"
 
     def title(self, reference: str) -> str:
-        return f"auto {self.chain_title} / {reference}"
+        return f"auto, 1 to {solver_title(self.solver or '?', MOST_STEPS)} from the anchor / {reference}"
+
+    def evaluations_of(self, row: Row, n: int) -> float:
+        steps = row.get("steps")
+        if row["method"] == STANDARD or steps is None:
+            return super().evaluations_of(row, n)
+        return row["function_evaluations"] - (row["n"] - n) * steps

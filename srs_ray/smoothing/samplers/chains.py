@@ -29,7 +29,7 @@ class SerializedSampler:
         self, model: Solvable, point: NoisyPoint, setting: SolverSetting, warmup_steps: int, chains: int, batch: int
     ) -> None:
         self.model, self.point, self.chains, self.batch = model, point, chains, batch
-        self.setting = setting
+        self.setting, self.steps = setting, setting.steps
         self.warmup = SolverSetting(setting.solver, warmup_steps)
         self.z_JD = model.zero_state(chains)
         self.started_J = torch.zeros(chains, dtype=torch.bool, device=model.device)

@@ -17,6 +17,7 @@ class StandardSampler:
 
     method: ClassVar[str] = STANDARD
     chains: ClassVar[int] = 1
+    steps: ClassVar[int | None] = None
 
     def __init__(self, base: BaseClassifier, point: NoisyPoint) -> None:
         self.base = base

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import BeforeValidator, Field, model_validator
 
 from srs_ray.settings import Radius, Settings
-from srs_ray.smoothing.audit import NO_AUDIT, Audit, AuditRule, Fixed
+from srs_ray.smoothing.audit import AuditRule, Fixed
 from srs_ray.smoothing.bounds import Bound
 from srs_ray.smoothing.certificate import CertificateSettings
 from srs_ray.smoothing.plan import Goal, Plan
@@ -33,7 +33,8 @@ def _unset_for_selection(candidate: Any) -> Any:
 class Sampler(Protocol):
     """Draws the samples first, first + 1, ..., first + count - 1 of a domain of one point, in the order of domains.
 
-    `method` is what rows call it. Sample i is of chain i mod `chains`; with one chain samples are independent.
+    `method` is what rows call it. Sample i is of chain i mod `chains`; with one chain samples are independent. `steps`
+    are the solver's for an estimation sample, None where it is the base classifier's own.
     """
 
     @property
@@ -42,15 +43,40 @@ class Sampler(Protocol):
     @property
     def chains(self) -> int: ...
 
+    @property
+    def steps(self) -> int | None: ...
+
     def draw(self, domain: Domain, count: int, first: int = 0) -> Predictions: ...
 
 
 @dataclass(frozen=True)
 class Selection:
-    """A point's candidate class, and which of the n0 selection samples said it (none, where it is the label)."""
+    """A point's candidate class, which of the selection samples said it, and what they cost (none: it is the label)."""
 
     selected: int
-    hits: np.ndarray
+    hit_N: np.ndarray
+    evaluations: int = 0
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What part of a point took: evaluations, naive steps instead of Anderson's, solves that missed the tolerance."""
+
+    evaluations: int = 0
+    fallbacks: int = 0
+    unconverged: int = 0
+
+    @classmethod
+    def of(cls, drawn: Predictions) -> Cost:
+        """That of samples."""
+        return cls(drawn.evaluations, drawn.fallbacks, drawn.unconverged)
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            self.evaluations + other.evaluations,
+            self.fallbacks + other.fallbacks,
+            self.unconverged + other.unconverged,
+        )
 
 
 class LookSettings(Settings):
@@ -84,12 +110,14 @@ class SamplingSettings(Settings):
     n0 is 0: a row certifies the label or abstains, and no other class is ever certified.
 
     A way of sampling says what a model `needs` for it, whether its samples are `audited`, and which share of the hits
-    by looks unless the certificate names another (None: it chooses that itself).
+    by looks unless the certificate names another (None: it chooses that itself); and the `version` of sampling that
+    last changed what it alone draws.
     """
 
     needs: ClassVar[tuple[str, ...]] = ()
     audited: ClassVar[bool] = False
     default_audit_share: ClassVar[float | None] = None
+    version: ClassVar[int] = 0
 
     n0: int = Field(100, ge=0)
     n: int = Field(10_000, ge=1)
@@ -136,6 +164,11 @@ class SamplingSettings(Settings):
         return self.looks is not None
 
     @property
+    def without_effect(self) -> tuple[str, ...]:
+        """Settings that are read for the sake of older runs, and mean nothing for a new one."""
+        return ()
+
+    @property
     def at_once(self) -> int | None:
         """How many samples can be drawn side by side; None: any number."""
         return None
@@ -177,9 +210,9 @@ class SamplingSettings(Settings):
     def decide(
         self, certificate: CertificateSettings, goal: Goal, base: BaseClassifier, point: NoisyPoint, sampler: Sampler,
         selection: Selection,
-    ) -> tuple[Sampler, Plan, Audit]:  # fmt: skip
-        """How a point is estimated once its class is selected; and an audit of selection samples, if one was made."""
-        return sampler, self.plan(certificate), NO_AUDIT
+    ) -> tuple[Sampler, Plan, Cost]:  # fmt: skip
+        """How a point is estimated once its class is selected, and what it took to decide that."""
+        return sampler, self.plan(certificate), Cost()
 
     def title(self, reference: str) -> str:
         """As the literature writes it, such as 'SRS 3A', with the base classifier's solver setting."""
