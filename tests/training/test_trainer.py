@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from srs_ray.models.mdeq.checkpoints import build_model, random_weights
+from srs_ray.models.mdeq.weight_normalization import folded_tensors
+from srs_ray.models.weights import Weights
 from srs_ray.training.settings import TrainingSettings
 from srs_ray.training.share import Share
 from srs_ray.training.trainer import Trainer, _Extras
@@ -49,7 +51,7 @@ def test_each_part_of_a_recipe_is_there_in_its_batches_and_in_no_others() -> Non
     }
 
 
-@pytest.mark.parametrize("name", ["jacobian", "serial", "intermediate"])
+@pytest.mark.parametrize("name", ["jacobian", "serial", "intermediate", "start"])
 def test_the_weight_of_a_part_changes_what_is_learnt(name: str) -> None:
     digests = set()
     for weight in (1.0, 2.0):
@@ -65,7 +67,7 @@ def test_the_serial_state_is_one_evaluation_from_the_equilibrium_of_the_next_cop
     copies, images = 3, len(X_BCHW)
     noise = torch.randn(copies, *X_BCHW.shape, generator=torch.Generator().manual_seed(1))
     x_NCHW = (X_BCHW + SIGMA * noise).flatten(0, 1)
-    states = training._solve(x_NCHW, "equilibrium", _Extras(chained=images))
+    states = training._solve(x_NCHW, "equilibrium", _Extras(serial=copies))
     assert states.serial_ND is not None
     for copy in range(copies):
         for image in range(images):
@@ -78,11 +80,81 @@ def test_the_serial_state_is_one_evaluation_from_the_equilibrium_of_the_next_cop
             assert torch.allclose(states.serial_ND[here], expected_1D[0], atol=1e-4)  # other batches, other rounding
 
 
+def test_aimed_at_anchors_it_is_one_evaluation_from_the_mean_of_all_other_copies() -> None:
+    training = trainer(solve_steps=[3, 3], solver="naive", serial={"weight": 1.0, "copies": 3, "aim": "anchor"})
+    model, images = training.model.eval(), len(X_BCHW)
+    noise = torch.randn(3, *X_BCHW.shape, generator=torch.Generator().manual_seed(1))
+    x_NCHW = (X_BCHW + SIGMA * noise).flatten(0, 1)
+    states = training._solve(x_NCHW, "equilibrium", _Extras(serial=3))
+    assert states.serial_ND is not None
+    injection, z_ND = model.inject(x_NCHW), model.zero_state(len(x_NCHW))
+    for _ in range(3):
+        z_ND = model.f(z_ND, injection)
+    rows = torch.arange(images)
+    for copy in range(3):
+        others = [z_ND[other * images + rows] for other in range(3) if other != copy]
+        expected_BD = model.f(torch.stack(others).mean(dim=0), injection[copy * images + rows])
+        assert torch.allclose(states.serial_ND[copy * images + rows], expected_BD, atol=1e-4)
+    two = trainer(serial={"weight": 1.0, "aim": "anchor"})._of_other_copies(z_ND[: 2 * images], 2)
+    assert torch.allclose(two, z_ND[: 2 * images].roll(images, dims=0), atol=1e-6), "of two copies, the other one"
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_solves_begin_from_the_start_that_is_trained_and_its_first_evaluations_bear_a_loss(steps: int) -> None:
+    training = trainer(
+        start={"weight": 0.5, "steps": steps},
+        solve_steps=[2, 2],
+        solver="naive",
+        gradient={"kind": "phantom", "steps": 1},
+    )
+    model = training.model.eval()
+    start_D = model.stored_D
+    assert isinstance(start_D, torch.nn.Parameter)
+    with torch.no_grad():
+        start_D.normal_(generator=torch.Generator().manual_seed(1))
+    injection = model.inject(X_BCHW)
+    passed = [start_D.expand(len(X_BCHW), -1).contiguous()]
+    for _ in range(steps + 3):
+        passed.append(model.f(passed[-1], injection))
+    for phase, last in (("equilibrium", steps + 3), ("unrolled", 3)):
+        states = training._solve(X_BCHW, phase, _Extras())  # type: ignore[arg-type]
+        assert states.early_ND is not None
+        assert torch.allclose(states.early_ND, passed[steps], atol=1e-4)
+        assert torch.allclose(states.final_ND, passed[last], atol=1e-4)
+        losses = training._losses(states, Y_B)
+        expected = F.cross_entropy(model.head(passed[steps]), Y_B)
+        assert losses["start"].item() == pytest.approx(expected.item(), rel=1e-4)
+        (through_start,) = torch.autograd.grad(losses["start"], start_D)
+        assert through_start.any()
+
+
+def test_the_start_is_learnt_averaged_kept_in_a_checkpoint_and_written_with_the_weights() -> None:
+    training = trainer(start={"weight": 1.0}, ema=0.5)
+    first = training.model.stored_D
+    assert first is not None
+    assert not first.any(), "without a start of the weights it begins as zero"
+    for batch in range(2):
+        assert "start" in training.step(2, batch, X_BCHW, Y_B)
+    assert first.any()
+    tensors = folded_tensors(training.trained)
+    average = training.trained.stored_D
+    assert average is not None
+    assert torch.equal(tensors["start"], average.detach())
+    assert not torch.equal(tensors["start"], first)
+    again = trainer(start={"weight": 1.0}, ema=0.5)
+    again.restore(training.state())
+    assert torch.equal(folded_tensors(again.trained)["start"], tensors["start"])
+    further = Trainer(build_model(ARCH, Weights(tensors, {})), training.settings, SIGMA, 0, BATCHES)
+    assert torch.equal(folded_tensors(further.model)["start"], tensors["start"]), "it goes on from that of the weights"
+    without = Trainer(build_model(ARCH, Weights(tensors, {})), trainer().settings, SIGMA, 0, BATCHES)
+    assert "start" not in folded_tensors(without.model), "a start that is not trained is none of the new weights"
+
+
 def test_the_serial_loss_teaches_the_chains_answer_the_copys_own_and_not_the_other_way_round() -> None:
     training = trainer(serial={"weight": 1.0}, solver="naive", solve_steps=[2, 2])
     model = training.model.eval()
     x_NCHW = torch.cat([X_BCHW, X_BCHW + 0.3 * torch.rand(X_BCHW.shape)])
-    states = training._solve(x_NCHW, "equilibrium", _Extras(chained=len(X_BCHW)))
+    states = training._solve(x_NCHW, "equilibrium", _Extras(serial=2))
     loss = training._losses(states, Y_B.repeat(2))["serial"]
     assert states.serial_ND is not None
     own, chain = (F.softmax(model.head(z_ND), dim=1) for z_ND in (states.final_ND, states.serial_ND))

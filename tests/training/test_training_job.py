@@ -12,9 +12,12 @@ from safetensors.torch import load_file
 
 from srs_ray.errors import DataError, JobError, SrsRayError, WeightsError
 from srs_ray.models.mdeq.checkpoints import load_model, random_weights, read_weights
+from srs_ray.models.mdeq.family import opened_mdeq
 from srs_ray.models.weights import write_weights
+from srs_ray.solvers.iteration import SolverSetting
 from srs_ray.training import EpochReport, StepReport, TrainingResult, train
-from srs_ray.training.settings import TrainJob
+from srs_ray.training.settings import SerialSettings, TrainJob
+from srs_ray.training.training_job import Training
 
 X_BCHW = torch.rand(6, 1, 16, 16, generator=torch.Generator().manual_seed(0))
 
@@ -111,6 +114,35 @@ def test_the_written_file_says_how_it_was_made(result: TrainingResult, brief_job
     assert beside == said
 
 
+def test_a_start_is_trained_written_measured_and_gone_on_from(job: TrainJob, brief_job: dict[str, Any]) -> None:
+    recipe = brief_job["training"] | {"start": {"weight": 1.0}}
+    first = trained(changed(job, training=recipe))
+    assert first.weights.card["recipe"]["start"] == {"weight": 1.0, "steps": 1}
+    assert first.weights.card["accuracy_from_start"].keys() == {"1", "2", "3"}
+    reread = read_weights(first.path).tensors["start"]
+    assert reread.any()
+    reported = pd.read_csv(first.path.with_suffix(".training") / "epochs.csv")
+    assert {"loss.start", "accuracy.start.1"} <= set(reported.columns)
+    model = opened_mdeq(load_model("mdeq-tiny-digits", first.path))
+    few = model.with_reference(SolverSetting.named("naive", 1, start="stored"))
+    with torch.inference_mode():
+        assert not torch.equal(few(X_BCHW), model(X_BCHW))
+    further = changed(
+        job, model={"arch": "mdeq-tiny-digits", "weights": str(first.path)}, training=recipe,
+        output=str(Path(job.output).with_name("further.safetensors")),
+    )  # fmt: skip
+    assert Training(further).trainer.model.stored_D is not None
+    assert torch.equal(Training(further).trainer.model.stored_D, reread)
+
+
+def test_a_training_without_a_start_has_the_fingerprint_that_it_had_before_there_were_any(job: TrainJob) -> None:
+    settings = Training(job).fingerprint
+    assert not [name for name in settings if name.startswith("training.start") or name == "training.serial.aim"]
+    anchors = job.training.model_copy(update={"serial": SerialSettings(weight=1.0, aim="anchor")})
+    other = Training(job.model_copy(update={"training": anchors, "output": job.output + ".safetensors"})).fingerprint
+    assert other["training.serial.aim"] == "anchor"
+
+
 def test_training_goes_on_from_given_weights(result: TrainingResult, job: TrainJob) -> None:
     onward = trained(changed(job, model={"arch": "mdeq-tiny-digits", "weights": str(result.path)}))
     assert first_loss(onward) < first_loss(result)
@@ -166,6 +198,11 @@ def test_a_job_that_asks_for_cuda_never_falls_back_to_the_cpu(job: TrainJob) -> 
         ("noise", {"sigma": 0.25, "generator": "philox4x32"}, "generator"),
         ("training", {"unrolled_epochs": 0, "equilibrium_epochs": 0}, "expected at least one epoch"),
         ("training", {"unrolled_epochs": 0, "equilibrium_epochs": 1, "solve_steps": [5, 2]}, "least, most"),
+        (
+            "training",
+            {"unrolled_epochs": 1, "equilibrium_epochs": 1, "unrolled_steps": 2, "start": {"weight": 1.0, "steps": 2}},
+            r"start.steps is 2; expected fewer than unrolled_steps, 2",
+        ),
     ],
 )
 def test_a_job_that_cannot_be_meant_is_refused(job: TrainJob, section: str, value: object, message: str) -> None:
