@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -72,8 +72,8 @@ class Recorded:
     index: int
     said_by_f_N: np.ndarray
     reference_evaluations: float
-    said_by_srs_N: np.ndarray = NOTHING
-    said_by_few_SN: np.ndarray = NOTHING
+    said_by_srs_N: np.ndarray = field(default_factory=lambda: NOTHING)
+    said_by_few_SN: np.ndarray = field(default_factory=lambda: NOTHING)
     label: int | None = None
 
     def predict(self, _: NoisyPoint, stage: Domain, numbers: np.ndarray) -> Predictions:

@@ -22,7 +22,7 @@ DISAGREEMENTS = np.array([0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3])
 # Disagreement before anything has said more, with the weight of 50 comparisons: 4 % after one step from the anchor, and
 # a fifth of that with each step more. Measured in docs/sequential.md.
 PRIOR_DISAGREEMENT, PRIOR_COMPARED, PER_STEP = 0.04, 50, 0.2
-NEGLIGIBLE = 0.01  # what is less likely than this is not looked at
+NEGLIGIBLE = 0.03  # what is less likely than this is not looked at
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The first evaluation from a constant start with derivatives, as trainings take it: what is alike is convolved once."""
+"""The first evaluation from a constant start, with derivatives as trainings take it: what is alike is convolved once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_states_logits_and_gradients_are_those_of_as_many_copies(batch: int) -> 
     for state_BD in (start_D.expand(batch, -1), start_D.repeat(batch, 1)):
         seen.clear()
         logits_BK = model.head(model.f(state_BD, model.inject(x_BCHW)))
-        weights = [parameter for parameter in model.parameters()]
+        weights = list(model.parameters())
         gradients = torch.autograd.grad(logits_BK.square().sum(), [start_D, *weights], allow_unused=True)
         found.append((logits_BK, *(gradient for gradient in gradients if gradient is not None)))
         assert set(seen) == {1 if state_BD.stride(0) == 0 else batch}
