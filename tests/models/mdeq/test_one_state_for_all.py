@@ -1,4 +1,4 @@
-"""The first evaluation from a constant start, with derivatives as trainings take it: what is alike is convolved once."""
+"""The first evaluation from a constant start, with derivatives, as trainings take it: alike states are one."""
 
 from __future__ import annotations
 
