@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from srs_ray.analysis.recertification import hits_of, plan_of
+from srs_ray.analysis.recertification import records
 from srs_ray.analysis.run_info import RunInfo
 from srs_ray.errors import SrsRayError
+from srs_ray.runs.claims import hits_of, plan_of
 from srs_ray.smoothing.bounds import Evidence
 from srs_ray.smoothing.smoothing import Smoothing
 
@@ -63,7 +64,7 @@ def projected_radii(df: pd.DataFrame, n: int | None = None, alpha: float | None 
     ok = (df["status"] == "ok").to_numpy()
     projected = df[["index", "label", "selected"]].copy()
     projected.attrs = {}  # no table may take this for a run's
-    bounds = np.array([smoothing.drawn.p_lower(_projected_p_lower(row, smoothing)) for row in df[ok].itertuples()])
+    bounds = np.array([smoothing.drawn.p_lower(_projected_p_lower(row, smoothing)) for row in records(df[ok])])
     projected.loc[ok, "projected_p_lower"] = bounds
     projected.loc[ok, "projected_radius"] = [smoothing.radius(bound) for bound in bounds]
     right = (df["selected"] >= 0) & (df["selected"] == df["label"]) & (projected["projected_radius"] > 0)
@@ -81,17 +82,17 @@ def projected_shares(df: pd.DataFrame, n: int, radii: Sequence[float]) -> list[f
     return [float((right & (radius >= r)).mean()) for r in radii]
 
 
-def _projected_p_lower(row: Any, smoothing: Smoothing) -> float:
-    drawn = int(row.n)
-    if row.selected == -1 or drawn == 0:
+def _projected_p_lower(row: Mapping[str, Any], smoothing: Smoothing) -> float:
+    drawn = int(row["n"])
+    if row["selected"] == -1 or drawn == 0:
         return 0.0
     plan = plan_of(row, smoothing)
     hits = hits_of(row) * plan.n // drawn
     if not plan.bound.audited:
         return plan.p_lower([Evidence(plan.n, hits)])
-    audited, disagreed = int(row.audited), int(row.disagreed)
+    audited, disagreed = int(row["audited"]), int(row["disagreed"])
     expected, of_misses = plan.audit.expected(hits, plan.n - hits)
     false = -(-expected * disagreed // audited) if audited else expected  # what no audit confirmed proves nothing
-    misses = int(row.audited_misses) if plan.bound.misses else 0
-    found = of_misses * int(row.found) // misses if misses else 0
+    misses = int(row["audited_misses"]) if plan.bound.misses else 0
+    found = of_misses * int(row["found"]) // misses if misses else 0
     return plan.p_lower([Evidence(plan.n, hits, expected, false, of_misses, found)])

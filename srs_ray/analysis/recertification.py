@@ -10,10 +10,8 @@ import pandas as pd
 
 from srs_ray.analysis.run_info import RunInfo
 from srs_ray.errors import SrsRayError
-from srs_ray.smoothing.audit import Fixed, Share, ShareOfAll
-from srs_ray.smoothing.bounds import EXACT, MIXTURE, Evidence, fitting_bounds
-from srs_ray.smoothing.plan import Plan
-from srs_ray.smoothing.smoothing import Smoothing
+from srs_ray.runs.claims import p_lower_of
+from srs_ray.smoothing.bounds import fitting_bounds
 
 
 def recertify(df: pd.DataFrame, certificate: str | None = None, alpha: float | None = None) -> pd.DataFrame:
@@ -43,7 +41,7 @@ def recertify(df: pd.DataFrame, certificate: str | None = None, alpha: float | N
     ok = (df["status"] == "ok").to_numpy()
     changed_info = replace(info, certificate=certificate, alpha=alpha)
     smoothing = changed_info.smoothing
-    p = np.array([smoothing.drawn.p_lower(_p_lower(row, smoothing)) for row in df[ok].itertuples()])
+    p = np.array([p_lower_of(row, smoothing) for row in records(df[ok])])
     radius = np.array([smoothing.radius(bound) for bound in p])
     predicted = df["selected"][ok].where(radius > 0, -1)
     recertified = df.copy()
@@ -58,42 +56,9 @@ def recertify(df: pd.DataFrame, certificate: str | None = None, alpha: float | N
     return recertified
 
 
-def _p_lower(row: Any, smoothing: Smoothing) -> float:
-    if row.selected == -1:  # selection's winner was 'no class': abstain, whatever the counts
-        return 0.0
-    sampling, certificate = smoothing.sampling, smoothing.certificate
-    if not sampling.by_looks:
-        of_misses = (int(row.audited_misses), int(row.found)) if certificate.bound.misses else ()
-        counts = Evidence(int(row.n), hits_of(row), int(row.audited), int(row.disagreed), *of_misses)
-        return certificate.bound.p_lower(counts, certificate.alpha)  # of the row's own n
-    plan = plan_of(row, smoothing)
-    columns = [row.look_n, row.look_hits, row.look_audited, row.look_disagreed]
-    columns += [row.look_audited_misses, row.look_found] if plan.bound.misses else []
-    return plan.p_lower([Evidence(*map(int, counts)) for counts in zip(*columns, strict=True)])
-
-
-def hits_of(row: Any) -> int:
-    """How often estimation said the selected class of a row, one of `df.itertuples()`."""
-    return sum(int(count) for c, count in zip(row.classes, row.counts, strict=True) if c == row.selected)
-
-
-def plan_of(row: Any, smoothing: Smoothing) -> Plan:
-    """The plan by which the row's point is estimated; by looks its audit share, if any, is the row's own.
-
-    Where the sampling chose among bounds, the row shows which: standard sampling has no audits, and a point that was
-    certified by hits alone has none of misses.
-    """
-    sampling, certificate = smoothing.sampling, smoothing.certificate
-    if not sampling.by_looks:
-        return smoothing.plan
-    share, bound = float(row.audit_share), certificate.bound
-    if bound.audited != (share > 0):
-        return sampling.plan_by(MIXTURE, certificate, Fixed(0))
-    if not bound.misses:
-        return sampling.plan_by(bound, certificate, Share(share) if share else Fixed(0))
-    if row.look_audited_misses is None:
-        return sampling.plan_by(EXACT, certificate, Share(share))
-    return sampling.plan_by(bound, certificate, ShareOfAll(share))
+def records(df: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a frame, by their columns."""
+    return [{str(name): value for name, value in row.items()} for row in df.to_dict("records")]
 
 
 def _named(info: RunInfo) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 import pandas as pd
 
 from srs_ray.errors import RunDirectoryError, SrsRayError
-from srs_ray.runs.fingerprint import digest
+from srs_ray.runs.fingerprint import differences, digest
+from srs_ray.runs.printable import printable
 from srs_ray.smoothing.bounds import BOUNDS
 from srs_ray.smoothing.law import Law, float_law
 from srs_ray.smoothing.radius import certified_radius
@@ -109,9 +110,10 @@ class RunInfo:
     ) -> RunInfo:  # fmt: skip
         """From a run directory's resolved job, its `points` and fingerprint.
 
-        Raises RunDirectoryError that names a setting that is missing.
+        Raises RunDirectoryError that names a setting that is missing, or is another in the fingerprint than in the job.
         """
         smoothing = _smoothing_of(job)
+        _refuse_other_settings(job, smoothing, fingerprint or {})
         sampling, audits = smoothing.sampling, smoothing.certificate.audits
         reference = sampling.reference
         tolerance = None if reference is None else reference.tolerance
@@ -183,6 +185,23 @@ def _smoothing_of(job: Mapping[str, Any]) -> Smoothing:
         setting_of(job, f"certificate.{name}")
     return smoothing
 
+
+def _refuse_other_settings(job: Mapping[str, Any], smoothing: Smoothing, fingerprint: Mapping[str, Any]) -> None:
+    """RunDirectoryError where the job, which tables tell of, is not that of the fingerprint."""
+    here = {**smoothing.fingerprint(), "data.kind": setting_of(job, "data").get("kind")}
+    if "arch" in setting_of(job, "model"):
+        here["model.arch"] = setting_of(job, "model.arch")
+    there = {name: value for name, value in fingerprint.items() if name in here or name.startswith(_SMOOTHING)}
+    ignored = {"sampling.version", *(name for name in ("data.kind", "model.arch") if name not in fingerprint)}
+    changed = [each for each in differences(there, here) if each[0] not in ignored]
+    if changed:
+        said = "; ".join(
+            f"{printable(name)}: {was} in its fingerprint, {now} in its job" for name, was, now in changed[:4]
+        )
+        raise RunDirectoryError(f"run.json holds two minds ({said}): it has been edited; restore it from a copy")
+
+
+_SMOOTHING = ("sampling.", "certificate.")
 
 # The entries of a fingerprint that tell images and labels from others, whatever a model's preprocessing makes of them.
 _OF_DATA = (

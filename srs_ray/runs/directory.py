@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from srs_ray.errors import RunDirectoryError
+from srs_ray.runs.claims import Claims
 from srs_ray.runs.compaction import merged, parts_to_merge
 from srs_ray.runs.effective import ORDER_COLUMNS, effective_rows
 from srs_ray.runs.fingerprint import ABSENT, differences, digest, not_compared
@@ -46,6 +47,14 @@ class RunDirectory:
         self._record = record
         self._digest = digest(record.fingerprint)
         self._reported: set[str] = set()
+        self._checked: set[str] = set()
+        try:
+            self._claims = Claims.by(record.fingerprint)
+        except (ValueError, TypeError, KeyError) as error:
+            where = storage.where(_RUN_JSON)
+            raise RunDirectoryError(
+                f"{where}: its fingerprint holds no settings of a run: {printable(str(error))}"
+            ) from error
         self._not_compared: list[str] = []
 
     @staticmethod
@@ -79,7 +88,8 @@ class RunDirectory:
 
         `points` holds start, stop and every; `session` is any JSON on this start (started_at, versions, device, ...).
         `verified` names settings of the fingerprint that may differ: the caller has compared what they stand for.
-        Parts that cannot be read are moved to quarantine/ with a logged warning: their points are to be done again.
+        Parts that cannot be read, or have a row that claims other than its counts give, are moved to quarantine/ with
+        a logged warning: their points are to be done again.
         Raises RunDirectoryError, with nothing changed, where the fingerprint differs from the one that is there, the
         folder belongs to something else, or it cannot be written. It keeps no other process out: a Lease does.
         """
@@ -159,8 +169,8 @@ class RunDirectory:
         """The effective rows, sorted by index: per index its newest `ok` row, else its newest `error` row.
 
         All of ROW_SCHEMA, or only the named columns in that order; in text, characters that do not show are escaped.
-        Raises ValueError for an unknown column, RunDirectoryError where the files cannot be reached; unreadable parts
-        are skipped with a logged warning.
+        Raises ValueError for an unknown column, RunDirectoryError where the files cannot be reached; unreadable parts,
+        and those with a row that claims other than its counts give, are skipped with a logged warning.
         """
         wanted = ROW_SCHEMA.names if columns is None else list(columns)
         unknown = [name for name in wanted if name not in ROW_SCHEMA.names]
@@ -259,13 +269,24 @@ class RunDirectory:
                     except FileNotFoundError:
                         continue  # merged into another part, or moved aside, since we listed it
                     try:
-                        readable[name] = decode_part(data, self._digest, columns)
+                        readable[name] = self._checked_part(name, data, columns)
                     except UnreadablePartError as error:
                         unreadable[name] = str(error)
         raise RunDirectoryError(
             f"{self._storage.where(_POINTS)}: parts kept coming and vanishing while being read; "
             "see that nothing else changes this folder, then try again"
         )
+
+    def _checked_part(self, name: str, data: pa.Buffer, columns: list[str]) -> pa.Table:
+        """The columns of a part whose rows are what their counts say; UnreadablePartError where one is not."""
+        if self._claims is None or name in self._checked:
+            return decode_part(data, self._digest, columns)
+        table = decode_part(data, self._digest, ROW_SCHEMA.names)
+        fault = self._claims.fault(table.to_pylist())
+        if fault is not None:
+            raise UnreadablePartError(printable(fault))
+        self._checked.add(name)
+        return table.select(columns)
 
     def _part_sizes(self) -> dict[str, int]:
         sizes = self._storage.file_sizes(_POINTS)

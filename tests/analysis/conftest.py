@@ -50,14 +50,18 @@ def job_of(
 
 def result(point: dict[str, Any], job: dict[str, Any]) -> dict[str, Any]:
     """The result columns of a point with `selected`, `hits` and `disagreed`; the other samples say one class more."""
-    certificate, srs = job["certificate"], job["sampling"]["method"] == "srs"
+    srs = job["sampling"]["method"] == "srs"
     selected, label = point["selected"], point["label"]
     # Where selection's winner is 'no class' the sampler abstains and draws no estimation samples.
     n, hits = (0, 0) if selected == -1 else (job["sampling"]["n"], point["hits"])
     own = Job.model_validate(job).certificate
     audited, of_misses = own.audits.expected(hits, n - hits) if srs else (0, 0)
     disagreed, found = min(point.get("disagreed", 0), audited), min(point.get("found", 0), of_misses)
-    bound = own.bound.p_lower(Evidence(n, hits, audited, disagreed, of_misses, found), certificate["alpha"])
+    seen = Evidence(n, hits, audited, disagreed, of_misses, found)
+    bound = Job.model_validate(job).smoothing.plan.p_lower([seen]) if n else 0.0
+    said = {c: count for c, count in ((-1, 1), (selected, hits), (selected + 1, n - hits - 1)) if count > 0}
+    if hits == n:
+        said = {selected: n}
     predicted = selected if bound > 0.5 else -1
     return {
         "predicted": predicted,
@@ -69,8 +73,8 @@ def result(point: dict[str, Any], job: dict[str, Any]) -> dict[str, Any]:
         "n": n,
         "selection_classes": [selected],
         "selection_counts": [job["sampling"]["n0"]],
-        "classes": [-1, selected, selected + 1] if n else [],
-        "counts": [1, hits, n - hits - 1] if n else [],
+        "classes": list(said) if n else [],
+        "counts": list(said.values()) if n else [],
         "audited": audited,
         "disagreed": disagreed,
         **({"audited_misses": of_misses, "found": found} if own.bound.misses else {}),
@@ -78,7 +82,7 @@ def result(point: dict[str, Any], job: dict[str, Any]) -> dict[str, Any]:
         "reference_evaluations": 12 * (audited + of_misses),
         "fallbacks": 2,
         "unconverged": 1,
-        **looks_of(Evidence(n, hits, audited, disagreed, of_misses, found), job),
+        **looks_of(seen, job),
     }
 
 
@@ -140,8 +144,7 @@ def write_run(tmp_path: Path) -> Callable[..., Path]:
             tmp_path / name,
             job=job,
             fingerprint={
-                "noise.sigma": sigma,
-                "certificate.kind": kind,
+                **Job.model_validate(job).smoothing.fingerprint(),
                 **({} if data is None else {"data.content": data, "data.preprocessing": name}),
             },
             points={"start": start, "stop": every * len(points) if stop is None else stop, "every": every},

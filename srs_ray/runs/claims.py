@@ -1,0 +1,193 @@
+"""What rows claim, held against their own counts by the settings of their run's fingerprint.
+
+A run directory may come from anybody. A certificate is not what a row says, but what its counts give.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import inf, isclose
+from typing import Any
+
+from srs_ray.runs.schema import Row
+from srs_ray.smoothing.audit import Fixed, Share, ShareOfAll
+from srs_ray.smoothing.bounds import EXACT, MIXTURE, Evidence
+from srs_ray.smoothing.law import Law, float_law
+from srs_ray.smoothing.plan import Plan
+from srs_ray.smoothing.smoothing import Smoothing, smoothing_of
+
+NO_CLASS = ABSTAIN = -1
+_ROUNDING = 1e-9  # bounds and radii by other versions of SciPy, and on other machines, differ by less
+_NOT_SAMPLING = ("version",)  # entries of a fingerprint under `sampling.` that are no settings
+
+
+@dataclass(frozen=True)
+class Claims:
+    """The settings that give a row's counts their meaning, and how many images there are (None: not recorded)."""
+
+    smoothing: Smoothing
+    images: int | None = None
+
+    @classmethod
+    def by(cls, fingerprint: Mapping[str, Any]) -> Claims | None:
+        """Of a run's fingerprint; None where it names no certificate. ValueError for settings that cannot be."""
+        if "certificate.kind" not in fingerprint:
+            return None
+        sections = sections_of(fingerprint)
+        sampling = {name: value for name, value in sections["sampling"].items() if name not in _NOT_SAMPLING}
+        sigma = sections.get("noise", {}).get("sigma")
+        smoothing = smoothing_of(sigma, sampling, sections["certificate"])
+        images = fingerprint.get("data.points")
+        return cls(replace(smoothing, law=law_of(smoothing.sigma, fingerprint)), images)
+
+    def fault(self, rows: Iterable[Row]) -> str | None:
+        """What is wrong with the first row that is not what its counts say; None where all are."""
+        for row in rows:
+            try:
+                self._check(row)
+            except (ValueError, TypeError, KeyError) as error:
+                return f"its row of point {row.get('index')} is not what its counts say: {error}"
+        return None
+
+    def _check(self, row: Row) -> None:
+        index, status = row["index"], row["status"]
+        _expect(index is not None and index >= 0 and (self.images is None or index < self.images), "its index")
+        _expect(status in ("ok", "error"), f"status {status!r}")
+        _expect(row["attempt"] is not None and row["attempt"] >= 1, f"attempt {row['attempt']}")
+        _expect(row["finished_at"] is not None, "no finished_at")
+        if row["seconds"] is not None:
+            _expect(0 <= row["seconds"] < inf, f"seconds {row['seconds']}")
+        if status == "ok":
+            self._check_counts(row)
+            self._check_claim(row)
+
+    def _check_counts(self, row: Row) -> None:
+        sampling = self.smoothing.sampling
+        _expect(row["sigma"] == self.smoothing.sigma, f"sigma {row['sigma']}, the run's is {self.smoothing.sigma}")
+        _expect(row["n0"] == sampling.n0, f"n0 {row['n0']}, the run's is {sampling.n0}")
+        for classes, counts, total in (("selection_classes", "selection_counts", "n0"), ("classes", "counts", "n")):
+            here, often = row[classes], row[counts]
+            _expect(len(here) == len(often) == len(set(here)) and min(here, default=0) >= NO_CLASS, classes)
+            _expect(min(often, default=1) >= 1 and sum(often) == row[total], f"{counts} do not sum to {total}")
+        selected = row["label"] if sampling.candidate == "label" else winner(
+            row["selection_classes"], row["selection_counts"]
+        )  # fmt: skip
+        _expect(row["selected"] == selected, f"selected {row['selected']}, by its selection {selected}")
+        self._check_way(row)
+        drawn = 0 if selected == NO_CLASS else sampling.n
+        _expect(row["n"] == drawn or (sampling.by_looks and 1 <= row["n"] <= drawn), f"n {row['n']}")
+        for name in ("function_evaluations", "reference_evaluations", "fallbacks", "unconverged"):
+            _expect(row[name] is not None and row[name] >= 0, f"{name} {row[name]}")
+
+    def _check_way(self, row: Row) -> None:
+        """That the row went the run's way; of `auto` and its like, each row says its own."""
+        sampling, audits = self.smoothing.sampling, self.smoothing.certificate.audits
+        if not sampling.by_looks:
+            _expect(row["audited"] <= audits.at_most(hits_of(row)), f"audited {row['audited']}")
+            return
+        if row["selected"] != NO_CLASS and sampling.default_audit_share is not None:
+            _expect(
+                row["audit_share"] == audits.share, f"audit_share {row['audit_share']}, the run's is {audits.share}"
+            )
+        if not sampling.audited:
+            _expect(not row["audit_share"], f"audit_share {row['audit_share']}, of samples that need no audit")
+
+    def _check_claim(self, row: Row) -> None:
+        bound, radius = row["p_lower"], row["radius"]
+        _expect(0.0 <= bound < 1.0, f"p_lower {bound}")
+        found = p_lower_of(row, self.smoothing)
+        _expect(isclose(bound, found, rel_tol=_ROUNDING, abs_tol=_ROUNDING), f"p_lower {bound}, by its counts {found}")
+        # A bound on this side of 1/2 on one machine may lie on the other side of it on another, by rounding.
+        certified = self.smoothing.radius(bound)
+        _expect(isclose(radius, certified, rel_tol=1e-6, abs_tol=1e-8), f"radius {radius}, by its counts {certified}")
+        predicted = row["selected"] if radius > 0 else ABSTAIN
+        _expect(row["predicted"] == predicted, f"predicted {row['predicted']}, by its counts {predicted}")
+        if row["label"] is not None and row["label"] >= 0:  # older programs took other labels, and abstentions for them
+            correct = predicted != ABSTAIN and predicted == row["label"]
+            _expect(row["correct"] is correct, f"correct {row['correct']}, by its label {correct}")
+
+
+def _expect(holds: bool, what: str) -> None:
+    if not holds:
+        raise ValueError(what)
+
+
+def sections_of(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a fingerprint by section, as a job has them: `a.b.c` becomes a, b, c."""
+    sections: dict[str, Any] = {}
+    for dotted, value in fingerprint.items():
+        *path, name = dotted.split(".")
+        here = sections
+        for key in path:
+            here = here.setdefault(key, {})
+            if not isinstance(here, dict):
+                raise ValueError(f"{dotted} lies in a setting that is none of its own")
+        here[name] = value
+    return sections
+
+
+def law_of(sigma: float, fingerprint: Mapping[str, Any]) -> Law:
+    """How a run's noise stands to the Gaussian of its certificates; ValueError for a deviation that cannot be."""
+    deviation = fingerprint.get("noise.deviation")
+    if deviation is None:
+        return float_law(sigma)
+    if not isinstance(deviation, int | float) or not 0.0 <= deviation < 1.0:
+        raise ValueError(f"noise.deviation is {deviation!r}, expected a probability")
+    return Law(sigma, deviation)
+
+
+def winner(classes: Sequence[int], counts: Sequence[int]) -> int:
+    """The class that selection samples choose: the most frequent, the lowest of those tied.
+
+    NO_CLASS where samples without a class outnumber it, or none has one.
+    """
+    often = dict(zip(classes, counts, strict=True))
+    without = often.pop(NO_CLASS, 0)
+    if not often:
+        return NO_CLASS
+    best = min(often, key=lambda named: (-often[named], named))
+    return best if often[best] >= without else NO_CLASS
+
+
+def p_lower_of(row: Mapping[str, Any], smoothing: Smoothing) -> float:
+    """The bound on p_A under the run's noise that a row's counts give by these settings, at its own n."""
+    if row["selected"] == NO_CLASS:  # selection's winner was 'no class': abstain, whatever the counts
+        return 0.0
+    sampling, certificate = smoothing.sampling, smoothing.certificate
+    hits = hits_of(row)
+    if not sampling.by_looks:
+        of_misses = (int(row["audited_misses"]), int(row["found"])) if certificate.bound.misses else ()
+        counts = Evidence(int(row["n"]), hits, int(row["audited"]), int(row["disagreed"]), *of_misses)
+        return smoothing.drawn.p_lower(certificate.bound.p_lower(counts, certificate.alpha))
+    plan = plan_of(row, smoothing)
+    columns = [row["look_n"], row["look_hits"], row["look_audited"], row["look_disagreed"]]
+    columns += [row["look_audited_misses"], row["look_found"]] if plan.bound.misses else []
+    read = [Evidence(*map(int, counts)) for counts in zip(*columns, strict=True)]
+    if read and (read[-1].n > row["n"] or read[-1].hits > hits or (read[-1].n == row["n"] and read[-1].hits != hits)):
+        raise ValueError(f"its last look has {read[-1].hits} hits of {read[-1].n}, its counts {hits} of {row['n']}")
+    return smoothing.drawn.p_lower(plan.p_lower(read))
+
+
+def hits_of(row: Mapping[str, Any]) -> int:
+    """How often estimation said the selected class of a row."""
+    return sum(int(count) for c, count in zip(row["classes"], row["counts"], strict=True) if c == row["selected"])
+
+
+def plan_of(row: Mapping[str, Any], smoothing: Smoothing) -> Plan:
+    """The plan by which the row's point is estimated; by looks its audit share, if any, is the row's own.
+
+    Where the sampling chose among bounds, the row shows which: standard sampling has no audits, and a point that was
+    certified by hits alone has none of misses.
+    """
+    sampling, certificate = smoothing.sampling, smoothing.certificate
+    if not sampling.by_looks:
+        return smoothing.plan
+    share, bound = float(row["audit_share"]), certificate.bound
+    if bound.audited != (share > 0):
+        return sampling.plan_by(MIXTURE, certificate, Fixed(0))
+    if not bound.misses:
+        return sampling.plan_by(bound, certificate, Share(share) if share else Fixed(0))
+    if row["look_audited_misses"] is None:
+        return sampling.plan_by(EXACT, certificate, Share(share))
+    return sampling.plan_by(bound, certificate, ShareOfAll(share))
