@@ -22,11 +22,11 @@ from srs_ray.runs.compaction import merged, parts_to_merge
 from srs_ray.runs.effective import ORDER_COLUMNS, effective_rows
 from srs_ray.runs.fingerprint import ABSENT, differences, digest, not_compared
 from srs_ray.runs.lease import LEASE_JSON
-from srs_ray.runs.parts import UnreadablePartError, decode_part, encode_part
+from srs_ray.runs.parts import LARGEST_FILE, UnreadablePartError, decode_part, encode_part
 from srs_ray.runs.printable import printable, printable_table
 from srs_ray.runs.record import Json, RunRecord, UnreadableRecordError, session_changes
 from srs_ray.runs.schema import ROW_SCHEMA, Row, rows_to_table
-from srs_ray.runs.storage import Storage, naming_errors, open_storage
+from srs_ray.runs.storage import FileTooLargeError, Storage, naming_errors, open_storage
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +34,8 @@ _RUN_JSON = "run.json"
 _POINTS = "points"
 _QUARANTINE = "quarantine"
 _PART_PATTERN = "part-*.parquet"
+_LARGEST_RECORD = 64 * 2**20  # bytes of run.json, which has one entry for each start of a run
+_ROWS_AT_ONCE = 10_000
 _STALE_SECONDS = 3600.0  # no write takes an hour: an older temporary has no writer any more
 _LISTINGS = 20  # two, and each one more only where parts came meanwhile, as they do when a run writes or is compacted
 
@@ -95,6 +97,7 @@ class RunDirectory:
         """
         storage = open_storage(path)
         before = _read_record(storage)
+        _refuse_links(storage)
         if before is None:
             _check_unused(storage)
             now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -219,6 +222,7 @@ class RunDirectory:
         what another process merges at the same time is left to it. Raises RunDirectoryError where files cannot be
         read, written or deleted.
         """
+        _refuse_links(self._storage)
         with naming_errors(self._storage, f"cannot merge the parts of {_POINTS}/"):
             before = self._part_sizes()
             batches = parts_to_merge(before)
@@ -265,9 +269,12 @@ class RunDirectory:
                 for name in new:
                     # Read apart from decoding: only bytes that did arrive can prove a part to be damaged.
                     try:
-                        data = self._storage.read(name)
+                        data = self._storage.read(name, LARGEST_FILE + 1)
                     except FileNotFoundError:
                         continue  # merged into another part, or moved aside, since we listed it
+                    except FileTooLargeError as error:
+                        unreadable[name] = str(error)
+                        continue
                     try:
                         readable[name] = self._checked_part(name, data, columns)
                     except UnreadablePartError as error:
@@ -282,9 +289,10 @@ class RunDirectory:
         if self._claims is None or name in self._checked:
             return decode_part(data, self._digest, columns)
         table = decode_part(data, self._digest, ROW_SCHEMA.names)
-        fault = self._claims.fault(table.to_pylist())
-        if fault is not None:
-            raise UnreadablePartError(printable(fault))
+        for batch in table.to_batches(max_chunksize=_ROWS_AT_ONCE):
+            fault = self._claims.fault(batch.to_pylist())
+            if fault is not None:
+                raise UnreadablePartError(printable(fault))
         self._checked.add(name)
         return table.select(columns)
 
@@ -310,9 +318,10 @@ class RunDirectory:
 def _read_record(storage: Storage) -> RunRecord | None:
     with naming_errors(storage, f"cannot read {_RUN_JSON}"):
         try:
-            text = storage.read(_RUN_JSON).to_pybytes()
+            data = storage.read(_RUN_JSON, _LARGEST_RECORD)
         except FileNotFoundError:
             return None
+        text = data.to_pybytes()
     try:
         return RunRecord.from_json(text)
     except UnreadableRecordError as error:
@@ -327,6 +336,16 @@ def _check_unused(storage: Storage) -> None:
             f"{storage.location}: holds files but no {_RUN_JSON}, so it is no run; "
             "choose another output or an empty folder"
         )
+
+
+def _refuse_links(storage: Storage) -> None:
+    """RunDirectoryError where writing to a run would change files that lie elsewhere."""
+    for name in (_POINTS, _QUARANTINE, _RUN_JSON):
+        if storage.is_link(name):
+            raise RunDirectoryError(
+                f"{storage.where(name)} is a link to somewhere else: srs-ray writes, moves and deletes nothing through "
+                "it; put the real folder in its place"
+            )
 
 
 def _check_fingerprint(storage: Storage, old: Json, new: Json, verified: Collection[str]) -> None:

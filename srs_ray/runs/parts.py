@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from srs_ray.runs.printable import printable
@@ -12,6 +13,13 @@ from srs_ray.runs.schema import READABLE_VERSIONS, ROW_SCHEMA, SCHEMA_VERSION, s
 
 _VERSION_KEY = b"srs_ray.schema_version"
 _FINGERPRINT_KEY = b"srs_ray.fingerprint"
+
+
+LARGEST_FILE = 256 * 2**20  # bytes of a part; compaction makes none of a third of that
+MOST_ROWS = 10**6
+LARGEST_EXPANDED = 512 * 2**20  # bytes of a part's columns as they lie in memory
+LONGEST_TEXT = 64 * 2**10  # bytes of a text, on average over a part
+_TEXTS = [field.name for field in ROW_SCHEMA if pa.types.is_string(field.type)]
 
 
 class UnreadablePartError(Exception):
@@ -30,16 +38,27 @@ def decode_part(data: pa.Buffer, fingerprint_digest: str, columns: Sequence[str]
     """The columns of a part, in that order. Raises UnreadablePartError where it is damaged or of another run.
 
     Columns that an older part does not have yet are null. Damage inside columns that are not asked for goes unseen.
+    A part that would be far larger in memory than any that runs write counts as damaged; MemoryError where there is
+    too little memory for one that is not.
     """
+    if data.size > LARGEST_FILE:
+        raise UnreadablePartError(f"it has {data.size:,} bytes, no part of a run has more than {LARGEST_FILE:,}")
     try:
-        with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
+        with pq.ParquetFile(pa.BufferReader(data)) as file:
             stored = _check_origin(file.schema_arrow, fingerprint_digest)
-            there = [name for name in columns if name in stored.names]
+            _check_size(file.metadata)
+        there = [name for name in columns if name in stored.names]
+        # Texts stay in their dictionaries until it is known how long they are written out.
+        texts = [name for name in there if name in _TEXTS]
+        with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True, read_dictionary=texts) as file:
             table = file.read(columns=there, use_threads=False)  # parts are small: threads cost more
+            table = _texts_written_out(table)
             table.validate(full=True)  # text that is no UTF-8 would fail wherever it is first used
             for name in set(columns) - set(there):
                 table = table.append_column(ROW_SCHEMA.field(name), pa.nulls(len(table), ROW_SCHEMA.field(name).type))
             return table.select(columns).replace_schema_metadata(None)
+    except (MemoryError, pa.ArrowMemoryError) as error:
+        raise MemoryError(f"too little memory for a part of {data.size:,} bytes") from error
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         raise UnreadablePartError(f"not a whole Parquet file ({_first_line(error)})") from error
 
@@ -56,6 +75,33 @@ def _check_origin(schema: pa.Schema, fingerprint_digest: str) -> pa.Schema:
     if not schema.equals(expected):
         raise UnreadablePartError("its columns are not those of the row schema")
     return expected
+
+
+def _check_size(metadata: pq.FileMetaData) -> None:
+    """UnreadablePartError for rows or bytes that no run writes, as the file itself declares them."""
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    expanded = sum(group.total_byte_size for group in groups)
+    if metadata.num_rows > MOST_ROWS or expanded > LARGEST_EXPANDED:
+        raise UnreadablePartError(
+            f"it holds {metadata.num_rows:,} rows of {expanded:,} bytes, more than a part of a run"
+        )
+    for group in groups:
+        for column in map(group.column, range(group.num_columns)):
+            if column.path_in_schema in _TEXTS and column.total_uncompressed_size > LONGEST_TEXT * (group.num_rows + 1):
+                raise UnreadablePartError(f"its column {column.path_in_schema} holds texts longer than a run writes")
+
+
+def _texts_written_out(table: pa.Table) -> pa.Table:
+    """The table with its texts out of their dictionaries; UnreadablePartError where that takes too much memory."""
+    for place, name in enumerate(table.column_names):
+        column = table[name]
+        if not pa.types.is_dictionary(column.type):
+            continue
+        lengths = (pc.binary_length(chunk.dictionary).take(chunk.indices) for chunk in column.chunks)
+        if sum(pc.sum(each.cast(pa.int64())).as_py() or 0 for each in lengths) > LONGEST_TEXT * (len(table) + 1):
+            raise UnreadablePartError(f"its column {name} holds texts longer than a run writes")
+        table = table.set_column(place, name, column.cast(pa.string()))
+    return table
 
 
 def _first_line(error: Exception) -> str:

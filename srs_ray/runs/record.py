@@ -50,8 +50,9 @@ class RunRecord:
         """Raises UnreadableRecordError where the text is broken, edited in its fingerprint, or of another version."""
         try:
             document = json.loads(text)
-        except ValueError as error:
-            raise UnreadableRecordError(f"not JSON ({error}); restore it from a copy") from error
+        except (ValueError, RecursionError) as error:
+            why = "nested too deep" if isinstance(error, RecursionError) else error
+            raise UnreadableRecordError(f"not JSON ({why}); restore it from a copy") from error
         if not isinstance(document, dict) or "schema_version" not in document:
             raise UnreadableRecordError("it names no schema_version; restore it from a copy")
         version = document["schema_version"]
@@ -75,7 +76,7 @@ def _check_values(document: Json) -> None:
     """Raises UnreadableRecordError where points or a section of the job are not what their readers rest on."""
     points = document["points"]
     for name in ("start", "stop", "every"):
-        if name in points and (type(points[name]) is not int or points[name] < (name == "every")):
+        if name in points and (type(points[name]) is not int or not (name == "every") <= points[name] < 2**62):
             raise UnreadableRecordError(f"points.{name} is {points[name]!r}; restore it from a copy")
     for name in _SECTIONS:
         section = document["job"].get(name, {})

@@ -25,7 +25,41 @@ _NAMELESS = ""  # what a file is called here whose name is not UTF-8: none of ou
 _TEMPORARY_PREFIX = ".srs-ray-"  # a leading dot: readers of Parquet folders (pandas, pyarrow) skip such names
 _S3_PATIENCE = {"connect_timeout": 5.0, "request_timeout": 10.0}  # seconds without an answer, for each attempt
 _S3_ATTEMPTS = 4
+# What pyarrow takes in the query of a URI, less all that is or may be a credential (signatures and tokens among them).
+_S3_OPTIONS = (
+    "region",
+    "scheme",
+    "endpoint_override",
+    "allow_bucket_creation",
+    "allow_bucket_deletion",
+    "allow_delayed_open",
+    "tls_ca_file_path",
+    "tls_ca_dir_path",
+    "tls_verify_certificates",
+)
+_GCS_OPTIONS = ("scheme", "endpoint_override", "retry_limit_seconds", "project_id")
+_AZURE_OPTIONS = (
+    "blob_storage_authority",
+    "dfs_storage_authority",
+    "blob_storage_scheme",
+    "dfs_storage_scheme",
+    "enable_tls",
+    "tenant_id",
+    "client_id",
+)
+_HDFS_OPTIONS = ("user", "replication", "buffer_size", "default_block_size", "kerb_ticket")
+_OPTIONS = {
+    "s3": _S3_OPTIONS,
+    **dict.fromkeys(("gs", "gcs"), _GCS_OPTIONS),
+    **dict.fromkeys(("abfs", "abfss"), _AZURE_OPTIONS),
+    **dict.fromkeys(("hdfs", "viewfs"), _HDFS_OPTIONS),
+    **dict.fromkeys(("file", "local"), ("use_mmap",)),
+}
 _SECRET_OPTION = re.compile("key|secret|token|password", re.IGNORECASE)
+
+
+class FileTooLargeError(OSError):
+    """A file is larger than any of its kind."""
 
 
 class Storage:
@@ -76,9 +110,15 @@ class Storage:
         """Keep other processes that lock this folder out, where the filesystem can: an object store cannot."""
         yield
 
-    def read(self, name: str) -> pa.Buffer:
-        """The whole file."""
+    def is_link(self, name: str) -> bool:
+        """Whether a name stands for a file or folder elsewhere; an object store has no such names."""
+        return False
+
+    def read(self, name: str, at_most: int | None = None) -> pa.Buffer:
+        """The whole file. FileTooLargeError, with nothing read, where it has more bytes than `at_most`."""
         with self._files.open_input_file(name) as file:
+            if at_most is not None and file.size() > at_most:
+                raise FileTooLargeError(f"it has {file.size():,} bytes, expected at most {at_most:,}")
             try:
                 return file.read_buffer()
             except OSError as error:  # an object deleted after it was opened is reported like any other failure
@@ -158,6 +198,10 @@ class LocalStorage(Storage):
                 temporary.unlink()
             raise
         _sync_folder(target.parent)
+
+    def is_link(self, name: str) -> bool:
+        """Whether a name stands for a file or folder elsewhere."""
+        return (self._folder / name).is_symlink()
 
     def make_folder(self, name: str) -> None:
         """Make a folder and those above it, unless they exist; each is synced into the one above."""
@@ -239,11 +283,17 @@ def check_no_credentials(uri: str) -> None:
         or not (port.isdigit() or not port)  # s3://key:sec/ret@bucket: a slash in a secret ends the host's part
         or "@" in options
         or any(_SECRET_OPTION.search(option.partition("=")[0]) for option in options.split("&"))
+        or any(not _known(option.partition("=")[0], parts.scheme) for option in options.split("&") if option)
     ):
         raise RunDirectoryError(
             f"a URI of a run must not carry credentials, as the one given ({parts.scheme}://...) seems to; set them in "
-            "the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN) or in ~/.aws/credentials"
+            "the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN) or in ~/.aws/credentials. "
+            f"Options that it may have: {', '.join(_OPTIONS.get(parts.scheme, ())) or 'none'}"
         )
+
+
+def _known(option: str, scheme: str) -> bool:
+    return option in _OPTIONS.get(scheme, ())
 
 
 @contextmanager

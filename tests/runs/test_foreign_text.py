@@ -12,6 +12,8 @@ from srs_ray import cli
 from srs_ray.errors import RunDirectoryError
 from srs_ray.runs import RunDirectory
 from srs_ray.runs.printable import printable
+from srs_ray.smoothing.bounds import Evidence
+from srs_ray.smoothing.smoothing import smoothing_of
 
 TITLE = "\x1b]0;owned\x07\x9b31m\u202e"  # sets a window's title and a colour, and turns the line round
 ESCAPED = r"\x1b]0;owned\x07\x9b31m\u202e"
@@ -38,8 +40,13 @@ def run(start, ok_row, error_row, tmp_path) -> Path:
     """A run whose texts hold commands to terminals, and a part whose name does."""
     points = {"start": 0, "stop": 2, "every": 1}
     session = {"started_at": "2025-01-01T00:00:00+00:00", TITLE: TITLE}
-    start(tmp_path / "run", job=JOB, points=points).append([ok_row(0, worker=TITLE), error_row(1, error=TITLE)])
-    start(tmp_path / "run", job=JOB, points=points, session=session)
+    smoothing = smoothing_of(0.5, JOB["sampling"], JOB["certificate"])
+    whole = {"job": JOB, "points": points, "fingerprint": {**smoothing.fingerprint(), "data.kind": TITLE}}
+    whole["fingerprint"]["model.arch"] = TITLE
+    bound = smoothing.drawn.p_lower(smoothing.certificate.bound.p_lower(Evidence(10_000, 10_000, 400, 2), 0.001))
+    row = ok_row(0, worker=TITLE, p_lower=bound, radius=smoothing.radius(bound))
+    start(tmp_path / "run", **whole).append([row, error_row(1, error=TITLE)])
+    start(tmp_path / "run", **whole, session=session)
     (tmp_path / "run" / "points" / f"part-{TITLE}.parquet").write_bytes(b"no part")
     return tmp_path / "run"
 
