@@ -10,7 +10,7 @@ import pandas as pd
 
 from srs_ray.errors import RunDirectoryError, SrsRayError
 from srs_ray.runs.fingerprint import differences, digest
-from srs_ray.runs.printable import printable
+from srs_ray.runs.printable import printable, printable_json
 from srs_ray.smoothing.bounds import BOUNDS
 from srs_ray.smoothing.law import Law, float_law
 from srs_ray.smoothing.radius import certified_radius
@@ -191,7 +191,11 @@ def _refuse_other_settings(job: Mapping[str, Any], smoothing: Smoothing, fingerp
     here = {**smoothing.fingerprint(), "data.kind": setting_of(job, "data").get("kind")}
     if "arch" in setting_of(job, "model"):
         here["model.arch"] = setting_of(job, "model.arch")
-    there = {name: value for name, value in fingerprint.items() if name in here or name.startswith(_SMOOTHING)}
+    there = {
+        name: printable_json(value)
+        for name, value in fingerprint.items()
+        if name in here or name.startswith(_SMOOTHING)
+    }
     ignored = {"sampling.version", *(name for name in ("data.kind", "model.arch") if name not in fingerprint)}
     changed = [each for each in differences(there, here) if each[0] not in ignored]
     if changed:

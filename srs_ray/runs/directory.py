@@ -279,6 +279,8 @@ class RunDirectory:
                         readable[name] = self._checked_part(name, data, columns)
                     except UnreadablePartError as error:
                         unreadable[name] = str(error)
+                    except MemoryError as error:  # which says nothing of the part
+                        raise RunDirectoryError(f"{self._storage.where(name)}: {error}; nothing was changed") from error
         raise RunDirectoryError(
             f"{self._storage.where(_POINTS)}: parts kept coming and vanishing while being read; "
             "see that nothing else changes this folder, then try again"

@@ -1,0 +1,278 @@
+"""Rows that claim other than their counts give: from a stranger, or edited. No reader counts them."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from srs_ray.analysis import load_points
+from srs_ray.errors import RunDirectoryError
+from srs_ray.runs import RunDirectory
+from srs_ray.runs import parts as parts_module
+from srs_ray.runs.claims import Claims, winner
+from srs_ray.runs.fingerprint import digest
+from srs_ray.runs.schema import ROW_SCHEMA
+from srs_ray.smoothing.judge import selected_class
+
+STORED = Path(__file__).resolve().parents[1] / "stored" / "runs"
+HOSTILE = Path(__file__).resolve().parents[2] / ".." / "shared" / "cases" / "hostile"
+needs_cases = pytest.mark.skipif(not HOSTILE.is_dir(), reason="shared/cases is not there")
+RUNS = sorted(path.name for path in STORED.iterdir())
+BY_LOOKS = ("anchored-two-sided-looks", "auto-looks", "srs-looks", "standard-mixture")
+
+Row = dict[str, Any]
+
+
+def rows_of(run: Path) -> list[Row]:
+    return RunDirectory.open(run).rows().to_pylist()
+
+
+def claims_of(run: Path) -> Claims:
+    claims = Claims.by(RunDirectory.open(run).fingerprint)
+    assert claims is not None
+    return claims
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_rows_of_every_kind_of_run_are_what_their_counts_say(name: str) -> None:
+    rows = rows_of(STORED / name)
+    assert rows
+    assert claims_of(STORED / name).fault(rows) is None
+
+
+FORGED: dict[str, Any] = {
+    "a larger radius": lambda row: {"radius": 5.0},
+    "an infinite radius": lambda row: {"radius": math.inf},
+    "no radius": lambda row: {"radius": math.nan},
+    "a larger bound, and its radius": lambda row: {"p_lower": 0.999, "radius": row["sigma"] * 3.09},
+    "another class": lambda row: {"predicted": (row["predicted"] + 2) % 10},
+    "a class where it abstains": lambda row: (
+        {"predicted": row["selected"]} if row["predicted"] < 0 else {"predicted": -1}
+    ),
+    "right where it is wrong": lambda row: {"correct": not row["correct"]},
+    "another sigma": lambda row: {"sigma": 2 * row["sigma"]},
+    "more samples than were drawn": lambda row: {"n": row["n"] + 1},
+    "fewer selection samples": lambda row: {"n0": row["n0"] - 1},
+    "another candidate": lambda row: {"selected": (row["selected"] + 1) % 10},
+    "counts that do not sum to n": lambda row: {"counts": [row["counts"][0] - 1, *row["counts"][1:]]},
+    "a class twice": lambda row: {"classes": row["classes"] * 2, "counts": row["counts"] * 2},
+    "an index that there is not": lambda row: {"index": 10**6},
+    "an index below 0": lambda row: {"index": -1},
+    "no attempt": lambda row: {"attempt": None},
+    "seconds without end": lambda row: {"seconds": math.inf},
+    "a status of its own": lambda row: {"status": "fine"},
+    "no results": lambda row: {"p_lower": None},
+    "negative evaluations": lambda row: {"function_evaluations": -1},
+}
+
+
+@pytest.mark.parametrize("forgery", FORGED)
+@pytest.mark.parametrize("name", ["srs-exact", "standard-cohen", "srs-looks", "anchored-two-sided-looks"])
+def test_each_forgery_is_found_and_its_point_named(name: str, forgery: str) -> None:
+    rows = rows_of(STORED / name)
+    for number, row in enumerate(rows):
+        forged = row | FORGED[forgery](row)
+        found = claims_of(STORED / name).fault([*rows[:number], forged, *rows[number + 1 :]])
+        assert found is not None
+        assert f"point {forged['index']} " in found
+
+
+def test_counts_of_the_audit_and_of_looks_are_part_of_the_claim() -> None:
+    for name in ("srs-exact", "srs-looks"):
+        claims = claims_of(STORED / name)
+        for row in rows_of(STORED / name):
+            if row["disagreed"] and row["p_lower"] > 0:
+                looks = {} if row["look_n"] is None else {"look_disagreed": [0] * len(row["look_n"])}
+                assert claims.fault([row | {"disagreed": 0} | looks]) is not None
+    claims, (row, *_) = claims_of(STORED / "srs-exact"), rows_of(STORED / "srs-exact")
+    assert "audited" in str(claims.fault([row | {"audited": 10 * row["audited"]}]))
+    claims, rows = claims_of(STORED / "srs-looks"), rows_of(STORED / "srs-looks")
+    assert all(claims.fault([row | {"audit_share": 0.0}]) is not None for row in rows), "or no audit would be due"
+
+
+def test_the_winner_of_sparse_counts_is_that_of_the_samples() -> None:
+    for classes, counts in (
+        ([1, 3], [5, 5]),
+        ([-1, 2], [5, 5]),
+        ([-1, 2], [6, 5]),
+        ([-1], [4]),
+        ([0, 7, 9], [1, 3, 2]),
+    ):
+        samples = [c for c, count in zip(classes, counts, strict=True) for _ in range(count)]
+        assert winner(classes, counts) == selected_class(pa.array(samples).to_numpy())
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(STORED / "srs-exact", tmp_path / "run"))
+
+
+def edit_part(run: Path, **columns: Any) -> Path:
+    """The run's first part with these columns of its first row replaced."""
+    part = min((run / "points").glob("*.parquet"))
+    table = pq.read_table(part)
+    rows = table.to_pylist()
+    rows[0] |= columns
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), part)
+    return part
+
+
+def test_a_forged_part_is_skipped_by_readers_and_set_aside_by_a_run_that_goes_on(run: Path, caplog) -> None:
+    whole = load_points(run)
+    part = edit_part(run, radius=5.0, p_lower=0.9999)
+    left = load_points(run)
+    assert len(left) < len(whole)
+    assert left["radius"].max() < 5.0
+    assert f"{part.name} skipped: its row of point" in caplog.text
+    directory = RunDirectory.open(run)
+    assert directory.finished() == set(left["index"])
+    continued = RunDirectory.create_or_continue(
+        run, directory.job, directory.fingerprint, directory.points, {"started_at": "2026-01-01T00:00:00+00:00"}
+    )
+    assert [path.name for path in (run / "quarantine").iterdir()] == [part.name]
+    assert continued.finished() == set(left["index"])
+
+
+def edit_record(run: Path, change: Any, *, sealed: bool = False) -> None:
+    """run.json with a change made; `sealed`: its fingerprint's digest made to fit."""
+    document = json.loads((run / "run.json").read_text())
+    change(document)
+    if sealed:
+        document["fingerprint"]["digest"] = digest(document["fingerprint"]["settings"])
+    (run / "run.json").write_text(json.dumps(document))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda document: document["job"]["noise"].update(sigma=2.0),
+        lambda document: document["job"]["certificate"].update(alpha=0.5),
+        lambda document: document["job"]["sampling"].update(n=10**6),
+        lambda document: document["job"]["model"].update(arch="mdeq-small-cifar10"),
+        lambda document: document["job"]["data"].update(kind="cifar10"),
+    ],
+)
+def test_a_job_that_is_not_its_fingerprints_is_refused(run: Path, change: Any) -> None:
+    edit_record(run, change)
+    with pytest.raises(RunDirectoryError, match=r"in its fingerprint, .* in its job"):
+        load_points(run)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("noise.deviation", -0.4), ("certificate.alpha", 2), ("certificate.kind", "magic"), ("sampling.n.more", 1),
+     ("noise.sigma", "wide"), ("sampling.method", 7)],
+)  # fmt: skip
+def test_a_fingerprint_that_gives_counts_no_meaning_is_refused(run: Path, name: str, value: Any) -> None:
+    edit_record(run, lambda document: document["fingerprint"]["settings"].update({name: value}), sealed=True)
+    with pytest.raises(RunDirectoryError, match="fingerprint"):
+        load_points(run)
+
+
+BAD_ROWS = ("attempt-null", "counts-short", "radius-inf", "results-null", "seconds-inf")
+
+
+@needs_cases
+@pytest.mark.parametrize("case", ["forged-radius", *(f"rows/{name}" for name in BAD_ROWS)])
+def test_no_case_of_bad_rows_is_counted(case: str, caplog) -> None:
+    df = load_points(HOSTILE / case)
+    assert not len(df)
+    assert "not what its counts say" in caplog.text
+
+
+@needs_cases
+def test_texts_that_would_fill_the_memory_and_points_without_end_are_read_in_little() -> None:
+    assert len(load_points(HOSTILE / "memory" / "string-bomb")) == 24
+    assert len(load_points(HOSTILE / "memory" / "points-stop")) == 24
+
+
+def dictionary_bomb(table: pa.Table, fingerprint: bytes, length: int) -> bytes:
+    """The table with one text for all rows, which a file holds but once."""
+    text = pa.array(["x" * length]).dictionary_encode()
+    column = pa.DictionaryArray.from_arrays(pa.array([0] * len(table), pa.int32()), text.dictionary)
+    place = table.column_names.index("worker")
+    bomb = table.set_column(place, "worker", column.cast(pa.string()))
+    sink = pa.BufferOutputStream()
+    pq.write_table(bomb.replace_schema_metadata(table.schema.metadata), sink)
+    return sink.getvalue().to_pybytes()
+
+
+def test_a_text_that_is_long_only_when_it_is_written_out_is_found_before_that(run: Path) -> None:
+    part = min((run / "points").glob("*.parquet"))
+    table = pq.read_table(part)
+    whole = pa.concat_tables([table] * 200)
+    part.write_bytes(dictionary_bomb(whole, b"", 1_000_000))
+    assert part.stat().st_size < 5_000_000
+    reason = unreadable(run, part)
+    assert "worker holds texts longer than a run writes" in reason
+
+
+def unreadable(run: Path, part: Path) -> str:
+    directory = RunDirectory.open(run)
+    with pytest.raises(parts_module.UnreadablePartError) as error:
+        parts_module.decode_part(pa.py_buffer(part.read_bytes()), digest(directory.fingerprint), ROW_SCHEMA.names)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("limit", ["LARGEST_FILE", "MOST_ROWS", "LARGEST_EXPANDED"])
+def test_a_part_larger_than_any_of_a_run_is_damaged(run: Path, monkeypatch, limit: str) -> None:
+    monkeypatch.setattr(parts_module, limit, 0)
+    assert "part of a run" in unreadable(run, min((run / "points").glob("*.parquet")))
+
+
+def test_want_of_memory_is_no_damage(run: Path, monkeypatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise pa.ArrowMemoryError("malloc of size 64 failed")
+
+    before = sorted(path.name for path in run.rglob("*"))
+    monkeypatch.setattr(parts_module.pq.ParquetFile, "read", refuse)
+    directory = RunDirectory.open(run)
+    with pytest.raises(RunDirectoryError, match=r"too little memory for a part of .* nothing was changed"):
+        directory.rows()
+    with pytest.raises(RunDirectoryError, match="too little memory"):
+        RunDirectory.create_or_continue(run, directory.job, directory.fingerprint, directory.points, {})
+    assert sorted(path.name for path in run.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["points", "quarantine", "run.json"])
+def test_what_is_a_link_is_read_and_never_written_through(run: Path, tmp_path: Path, name: str) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    if (run / name).exists():
+        (run / name).rename(elsewhere)
+    else:
+        elsewhere.mkdir()
+        (elsewhere / "kept").write_text("mine")
+    (run / name).symlink_to(elsewhere)
+    before = sorted((path.name, path.stat().st_mtime_ns) for path in tmp_path.rglob("*") if path.is_file())
+    assert len(load_points(run)) == 3
+    directory = RunDirectory.open(run)
+    for write in (
+        directory.compact,
+        lambda: RunDirectory.create_or_continue(run, directory.job, directory.fingerprint, directory.points, {}),
+    ):
+        with pytest.raises(RunDirectoryError, match=f"{name} is a link to somewhere else"):
+            write()
+    assert sorted((path.name, path.stat().st_mtime_ns) for path in tmp_path.rglob("*") if path.is_file()) == before
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "s3://bucket/run?X-Amz-Signature=abcdef",
+        "abfss://container@account.dfs.core.windows.net/run?sv=2022&sig=abc%2Fdef",
+        "gs://bucket/run?GoogleAccessId=someone",
+        "s3://bucket/run?region=eu-west-1&sig=abcdef",
+    ],
+)
+def test_a_uri_with_a_signature_is_refused_without_repeating_it(uri: str) -> None:
+    with pytest.raises(RunDirectoryError, match=r"must not carry credentials.*Options that it may have: ") as refusal:
+        RunDirectory.open(uri)
+    assert "abc" not in str(refusal.value)
+    assert "someone" not in str(refusal.value)
