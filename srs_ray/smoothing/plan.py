@@ -92,7 +92,7 @@ class Plan:
         Evidence is cumulative, of planned looks in their order; a look at which no bound was read may be left out. 0.0
         before the first. Raises ValueError for evidence that does not continue that before it at the planned sizes.
         """
-        self._check(read)
+        self.check(read)
         return max(map(self._bound, read), default=0.0)
 
     def _bound(self, evidence: Evidence) -> float:
@@ -170,7 +170,8 @@ class Plan:
             return None
         return "futile" if self.futile(read[-1], min(open_targets), futility, design_effect) else None
 
-    def _check(self, read: Sequence[Evidence]) -> None:
+    def check(self, read: Sequence[Evidence]) -> None:
+        """Raise ValueError for evidence that is not of planned looks in their order, or takes counts back."""
         sizes = tuple(evidence.n for evidence in read)
         if not set(sizes) <= set(self.sizes):
             raise ValueError(f"looks are planned at {self.sizes} samples, found counts at {sizes}")
