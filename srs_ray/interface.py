@@ -90,9 +90,10 @@ def certify_point(
     `model` is any torch module that gives logits, an equilibrium model with state_shape, inject, f and head, or what
     `load_model` or `open_model` returns. `image` is a tensor, an array or a PIL image: floating-point pixels lie in
     [0, 1], 8-bit pixels are divided by 255, and an array whose last dimension is the channels is taken as such.
-    `method` is srs, standard or auto, by default srs for an equilibrium, else standard. `looks`, target radii such as
-    [0, 0.25] or `Looks`, end sampling early. `settings` are those of a job's sections `sampling` and `certificate` by
-    their names: n, n0, steps, chains, alpha, audit, ... Those that the method does not have are ignored.
+    `method` is srs, standard, anchored or auto, by default srs for an equilibrium, else standard. `looks`, target radii
+    such as [0, 0.25] or `Looks`, end sampling early. `settings` are those of a job's sections `sampling` and
+    `certificate` by their names: n, n0, steps, chains, alpha, audit, ... Those that the method does not have are
+    ignored.
 
     Noise lies on the image grid, so pixels must be whole 255ths, as those of image files are. `round_pixels` rounds
     others to the grid, and `noise="philox4x64"` takes float noise, whose certificates are for real arithmetic only.
@@ -232,7 +233,8 @@ def _judge(
     kind = SAMPLINGS.get(method)
     if kind is None:
         raise ValueError(f"no sampling method {method!r}; there are {', '.join(SAMPLINGS)}")
-    sampling = {"method": method, **{name: value for name, value in settings.items() if name in kind.model_fields}}
+    own = kind.model_fields.keys() - set(kind.former)
+    sampling = {"method": method, **{name: value for name, value in settings.items() if name in own}}
     sampling |= _looks(looks)
     reference = {"solver": ready.reference.solver.name, "steps": ready.reference.steps}
     sampling = sampling_defaults(sampling, {**reference, "tolerance": ready.reference.tolerance})

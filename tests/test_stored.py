@@ -186,6 +186,10 @@ def test_a_stored_run_goes_on_with_the_rows_that_it_would_have_drawn(name: str, 
     assert found == expected["certified"]["continued"]
 
 
+def test_a_stored_run_of_auto_is_called_what_it_was() -> None:
+    assert "auto SRS 1A / 30A" in comparison_table([load_points(STORED / "runs" / "auto-looks")], [0.0])
+
+
 def test_a_stored_run_of_auto_is_refused_by_the_version_that_samples_otherwise(tmp_path: Path) -> None:
     shutil.copytree(STORED / "runs" / "auto-looks", tmp_path / "run")
     before = RunDirectory.open(tmp_path / "run").job

@@ -22,6 +22,7 @@ COLUMNS = (
     "audited",
     "disagreed",
     "method",
+    "steps",
     "seconds",
     "attempt",
     "pixels",

@@ -14,7 +14,7 @@ from srs_ray.runs.printable import printable, printable_json
 from srs_ray.smoothing.bounds import BOUNDS
 from srs_ray.smoothing.law import Law, float_law
 from srs_ray.smoothing.radius import certified_radius
-from srs_ray.smoothing.samplers import SAMPLINGS
+from srs_ray.smoothing.samplers import SAMPLINGS, SamplingSettings
 from srs_ray.smoothing.smoothing import Smoothing, smoothing_of
 
 ATTRIBUTE = "run"  # the key in `df.attrs`
@@ -125,7 +125,7 @@ class RunInfo:
             arch=arch,
             data=" ".join(filter(None, [_name_of(job, "data.kind"), split])),
             method=sampling.method_name,
-            setting=sampling.title(base).strip(),
+            setting=_title(sampling, base, fingerprint or {}),
             reference=(base or arch) + ("" if tolerance is None else f", tolerance {tolerance:g}"),
             sigma=smoothing.sigma,
             n0=sampling.n0,
@@ -196,13 +196,20 @@ def _refuse_other_settings(job: Mapping[str, Any], smoothing: Smoothing, fingerp
         for name, value in fingerprint.items()
         if name in here or name.startswith(_SMOOTHING)
     }
-    ignored = {"sampling.version", *(name for name in ("data.kind", "model.arch") if name not in fingerprint)}
+    former = (f"sampling.{name}" for name in smoothing.sampling.former)
+    ignored = {"sampling.version", *former, *(name for name in ("data.kind", "model.arch") if name not in fingerprint)}
     changed = [each for each in differences(there, here) if each[0] not in ignored]
     if changed:
         said = "; ".join(
             f"{printable(name)}: {was} in its fingerprint, {now} in its job" for name, was, now in changed[:4]
         )
         raise RunDirectoryError(f"run.json holds two minds ({said}): it has been edited; restore it from a copy")
+
+
+def _title(sampling: SamplingSettings, reference: str, fingerprint: Mapping[str, Any]) -> str:
+    """As the literature writes it; of a run that was sampled before that way of sampling became what it is, as then."""
+    former = fingerprint.get("sampling.version", sampling.version) < sampling.version
+    return (sampling.former_title if former else sampling.title)(reference).strip()
 
 
 _SMOOTHING = ("sampling.", "certificate.")

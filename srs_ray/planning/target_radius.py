@@ -171,10 +171,11 @@ def _prices(job: Job, sample: Sequence[Row]) -> tuple[float, float]:
         sample = [row for row in sample if row["method"] in (None, STANDARD)]
     elif sampling.steps_of_a_sample is not None:
         per_sample = float(sampling.steps_of_a_sample.steps)
-    drawn = sum(row["n0"] + row["n"] for row in sample)
+    prices = [sampling.price(row) for row in sample]
+    drawn = sum(samples for _, samples in prices)
     audited = sum(map(audited_of, sample))
     return (
-        sum(row["function_evaluations"] for row in sample) / drawn if drawn else per_sample,
+        sum(evaluations for evaluations, _ in prices) / drawn if drawn else per_sample,
         sum(row["reference_evaluations"] for row in sample) / audited if audited else by_reference,
     )
 

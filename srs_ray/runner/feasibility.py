@@ -48,7 +48,7 @@ def check_feasible(job: Job) -> list[str]:
         )
     if job.sampling.without_effect:
         names = ", ".join(f"sampling.{name}" for name in job.sampling.without_effect)
-        warnings.append(f"{names} has no effect with method {job.sampling.method_name}: take it out of the job")
+        warnings.append(f"without effect, since method {job.sampling.method_name} samples otherwise now: {names}")
     if not beyond:
         return warnings
     shown = ", ".join(f"{radius:g}" for radius in beyond)

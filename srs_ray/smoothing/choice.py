@@ -22,6 +22,7 @@ DISAGREEMENTS = np.array([0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3])
 # Disagreement before anything has said more, with the weight of 50 comparisons: 4 % after one step from the anchor, and
 # a fifth of that with each step more. Measured in docs/sequential.md.
 PRIOR_DISAGREEMENT, PRIOR_COMPARED, PER_STEP = 0.04, 50, 0.2
+_ROUNDING = 1e-9
 NEGLIGIBLE = 0.03  # what is less likely than this is not looked at
 
 
@@ -71,12 +72,14 @@ class Forecast:
 def choose(ways: Sequence[Way], shown: Shown, goal: Goal, most_lost: float) -> Way:
     """The way with the fewest expected evaluations among those that lose at most a share `most_lost` of the targets.
 
-    A target is lost that the best of the ways is expected to certify.
+    A target is lost that the best of the ways is expected to certify. What differs by rounding is equal, and of equals
+    the first is taken.
     """
     forecasts = [forecast(way, shown, goal) for way in ways]
-    enough = max(at.certified for at in forecasts) - most_lost * len(goal.p_targets)
-    good = [(at.evaluations, number) for number, at in enumerate(forecasts) if at.certified >= enough]
-    return ways[min(good)[1]]
+    enough = max(at.certified for at in forecasts) - (most_lost + _ROUNDING) * len(goal.p_targets)
+    good = [number for number, at in enumerate(forecasts) if at.certified >= enough]
+    fewest = min(forecasts[number].evaluations for number in good)
+    return ways[next(number for number in good if forecasts[number].evaluations <= (1 + _ROUNDING) * fewest)]
 
 
 def forecast(way: Way, shown: Shown, goal: Goal) -> Forecast:

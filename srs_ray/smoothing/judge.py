@@ -107,7 +107,7 @@ class SmoothingJudge:
             disagreed=done.audit.disagreed,
             **self._misses(plan, done),
             method=sampler.method,
-            steps=sampler.steps,
+            steps=None if plan is None else sampler.steps,
             **self._looks(plan, done),
             function_evaluations=selection.evaluations + deciding.evaluations + done.evaluations,
             reference_evaluations=done.audit.evaluations,

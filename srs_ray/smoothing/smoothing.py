@@ -24,10 +24,7 @@ _SAMPLING: TypeAdapter[SamplingSettings] = TypeAdapter(Sampling)
 _CERTIFICATE: TypeAdapter[CertificateSettings] = TypeAdapter(Certificate)
 
 
-MAY_BE_UNSET = (
-    *("target_radii", "looks", "audit_share", "miss_share", "reference", "candidate", "start"),
-    *("chains", "steps", "warmup_steps"),  # which auto had once
-)
+MAY_BE_UNSET = ("target_radii", "looks", "audit_share", "miss_share", "reference", "candidate", "start")
 
 
 @dataclass(frozen=True)
@@ -78,8 +75,8 @@ class Smoothing:
     @property
     def limits(self) -> str:
         """n, K or the audits' share, and alpha, in words."""
-        audit = self.certificate.audits
-        words = f", {audit.describe()}" if audit != Fixed(0) else ""
+        none = self.certificate.audits == Fixed(0) and self.sampling.default_audit_share is not None
+        words = "" if none or not self.sampling.audited else f", {self.sampling.describe_audit(self.certificate)}"
         return f"n = {self.sampling.n:,}{words}, alpha = {self.certificate.alpha:g}"
 
     def describe(self) -> str:
@@ -106,12 +103,20 @@ class Smoothing:
         )
 
     def fingerprint(self) -> dict[str, Any]:
-        """The settings that can change a count or a bound, by dotted name; those that may be unset, where set."""
+        """The settings that can change a count or a bound, by dotted name; those that may be unset, where set.
+
+        Without those that are read for the sake of older runs alone.
+        """
         sections = {"sampling": self.sampling.model_dump(), "certificate": self.certificate.model_dump()}
         flat: dict[str, Any] = {"noise.sigma": self.sigma}
         for section, settings in sections.items():
             flat |= flattened(section, settings)
-        return {name: v for name, v in flat.items() if v is not None or name.rpartition(".")[2] not in MAY_BE_UNSET}
+        left_out = {f"sampling.{name}" for name in self.sampling.former}
+        return {
+            name: value
+            for name, value in flat.items()
+            if name not in left_out and (value is not None or name.rpartition(".")[2] not in MAY_BE_UNSET)
+        }
 
 
 def smoothing_of(sigma: float, sampling: Mapping[str, Any], certificate: Mapping[str, Any]) -> Smoothing:

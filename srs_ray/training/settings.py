@@ -157,7 +157,12 @@ class TrainingSettings(Settings):
     def copies(self, epoch: int, batch: int = 0) -> int:
         """How many noisy copies of an image that batch (from 0) of that epoch (from 1) holds."""
         serial = self.serial.copies if self.is_serial(epoch, batch) else 1
-        return max(serial, self.adversary.samples if self.adversary.steps > 0 else 1)
+        return max(serial, self.attacked_copies)
+
+    @property
+    def attacked_copies(self) -> int:
+        """How many noisy copies SmoothAdv asks for."""
+        return self.adversary.samples if self.adversary.steps > 0 else 1
 
     @model_validator(mode="after")
     def _trains(self) -> TrainingSettings:
@@ -181,8 +186,13 @@ class TrainingSettings(Settings):
                 f"start.steps is {self.start.steps}; expected fewer than unrolled_steps, {self.unrolled_steps}, which "
                 "begin from the start too"
             )
-        if self.intermediate.weight > 0 and self.unrolled_steps == 1 and not self.equilibrium_epochs:
-            raise ValueError("intermediate.weight is set, but with unrolled_steps 1 no state is intermediate")
+        between = self.unrolled_steps - (self.start.steps if self.start.weight > 0 else 0) - 1
+        if self.intermediate.weight > 0 and not between and not self.equilibrium_epochs:
+            raise ValueError(
+                f"intermediate.weight is set, but with unrolled_steps {self.unrolled_steps} no state is intermediate"
+            )
+        if self.serial.weight > 0 and self.serial.aim == "anchor" and max(self.serial.copies, self.attacked_copies) < 3:
+            raise ValueError("serial.aim anchor is the mean of the other copies: it needs serial.copies of at least 3")
         return self
 
 

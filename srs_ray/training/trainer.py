@@ -330,7 +330,7 @@ def train_start(model: MDEQ) -> None:
     start_D = model.stored_D
     del model.stored_D
     zero_D = torch.zeros(model.config.state_size, device=model.device)
-    model.stored_D = nn.Parameter(zero_D if start_D is None else start_D.to(model.device))
+    model.stored_D = nn.Parameter(zero_D if start_D is None else start_D.to(model.device, copy=True))
 
 
 def _optimizer(model: MDEQ, settings: TrainingSettings) -> torch.optim.Optimizer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from collections import defaultdict
@@ -33,6 +34,8 @@ from srs_ray.training.reports import REPORT_EVERY, EpochReport, StepReport
 from srs_ray.training.settings import TrainingSettings, TrainJob
 from srs_ray.training.share import Share
 from srs_ray.training.trainer import Trainer
+
+log = logging.getLogger(__name__)
 
 _OF_THE_FIRST = ("command", "epochs", "hours", "recipe", "initial_weights")
 _EPOCH_AGREEMENT = {"samples": 100, "chains": 10}
@@ -66,6 +69,12 @@ class Training:
         self.start = _initial_weights(job)
         config = architecture(job.model.arch)
         self.model = build_model(config.name, self.start, self.device)
+        if job.training.start.weight == 0 and self.model.stored_D is not None:
+            self.model.stored_D = None
+            log.warning(
+                "the start that the weights hold is not trained (training.start.weight is 0), and is not written with "
+                "the new ones: `srs-ray weights calibrate` makes one for them"
+            )
         self.data, self.evaluation = (Images(section, config, self.device) for section in (job.data, job.evaluation))
         self.fingerprint = self._fingerprint()
         self.batches = -(-len(self.data) // job.training.batch)

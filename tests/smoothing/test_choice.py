@@ -7,6 +7,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+import torch
 
 import srs_ray
 from srs_ray import Looks
@@ -18,14 +19,14 @@ from srs_ray.smoothing.bounds import Evidence, bound_named
 from srs_ray.smoothing.certificate import AuditedCertificate
 from srs_ray.smoothing.choice import DISAGREEMENTS, RATES, Shown, Way, choose, forecast
 from srs_ray.smoothing.judge import SmoothingJudge
-from srs_ray.smoothing.noise import Domain, NoisyPoint, Philox4x64
+from srs_ray.smoothing.noise import Domain, GridNoise, NoisyPoint, Philox4x64
 from srs_ray.smoothing.plan import Goal, Plan
 from srs_ray.smoothing.radius import target_p
 from srs_ray.smoothing.row import PointRow
 from srs_ray.smoothing.samplers import AutoSampling, LookSettings, auto
 from srs_ray.smoothing.samplers.anchor import ANCHOR_SAMPLES, mean_state
 from srs_ray.smoothing.samplers.auto import AUDIT_SHARES, MOST_STEPS
-from srs_ray.smoothing.smoothing import Smoothing
+from srs_ray.smoothing.smoothing import Smoothing, smoothing_of
 from srs_ray.solvers.iteration import SolverSetting
 
 N, ALPHA, SIGMA = 10_000, 0.001, 0.5
@@ -115,6 +116,18 @@ def test_more_steps_where_one_is_denied_too_often():
     assert choose([one, three], undecided, goal, 0.02) is three
     never = Shown(100, 97, (62, 62, 62), (0, 0, 0))
     assert choose([one, three], never, goal_of(0.0), 0.02) is one
+
+
+@pytest.mark.parametrize(("n", "hits", "price"), [(400, 100, 3.0), (1000, 90, 3.0), (10_000, 85, 5.0)])
+def test_where_nothing_may_be_lost_what_costs_more_than_standard_and_earns_the_same_is_not_taken(n, hits, price):
+    """Sums of the same figures in another order differ in their last bits: that is no gain."""
+    sampling = AutoSampling(solver="anderson", n=n, target_radii=(0.0, 0.1, 0.25))
+    goal, shown = sampling.goal(SIGMA), Shown(100, hits, (60,) * 3, (0, 0, 0))
+    ways = sampling.ways(AuditedCertificate(kind="exact", alpha=ALPHA, audit=0), price)
+    way = choose(ways, shown, goal, 0.0)
+    of_it, of_standard = forecast(way, shown, goal), forecast(ways[0], shown, goal)
+    assert of_it.evaluations <= of_standard.evaluations or of_it.certified > of_standard.certified + 1e-6
+    assert all(each.steps < price for each in ways), "as many steps as F takes are no cheaper way"
 
 
 def test_before_anything_is_seen_each_step_more_is_taken_to_be_denied_less():
@@ -257,6 +270,32 @@ def test_what_decides_is_how_often_few_steps_say_otherwise_on_the_samples_of_the
         )  # fmt: skip
         assert row.function_evaluations == plain.function_evaluations + MOST_STEPS * ANCHOR_SAMPLES
         assert results(row, DECIDED) == results(plain, DECIDED)
+
+
+def test_settings_of_its_former_self_are_read_and_mean_nothing():
+    former = {"chains": 64, "steps": 2, "warmup_steps": 10}
+    given = {"method": "auto", "solver": "anderson", "target_radii": (0.0, 0.25)}
+    certificate = {"kind": "exact", "alpha": 0.01, "audit": 0}
+    old, new = (smoothing_of(0.5, given | more, certificate) for more in (former, {}))
+    assert old.fingerprint() == new.fingerprint()
+    assert old.sampling.without_effect == ("chains", "steps", "warmup_steps")
+    assert old.sampling.former_title("30A") == "auto SRS 2A / 30A"
+    assert "anchor" in old.sampling.title("30A")
+
+
+def test_what_a_sample_of_f_costs_is_seen_apart_from_what_decided(model, digit):
+    here = {"sigma": 0.25, "index": 12, "label": 6, "n": 600, "alpha": 0.01, "looks": Looks((0.3,), first=50)}
+    for more in ({"n0": 30}, {"candidate": "label"}):
+        row = srs_ray.certify_point(model, digit, **here, **more, method="auto")
+        assert row.method == "standard"
+        sampling = AutoSampling(solver="anderson", target_radii=(0.3,), n=600, **more)
+        evaluations, samples = sampling.price(dataclasses.asdict(row))
+        made_by = row.n0 or ANCHOR_SAMPLES
+        assert samples == made_by + row.n
+        point = NoisyPoint(digit, 0.25, 0, 12, GridNoise(torch.device("cpu")))
+        base = BaseClassifier(model, model.config.reference, 64)
+        spent = base.predict(point, Domain.SELECTION if row.n0 else Domain.ANCHOR, range(made_by)).evaluations
+        assert evaluations == spent + base.predict(point, Domain.ESTIMATION, range(row.n)).evaluations
 
 
 def test_a_point_that_goes_by_standard_sampling_is_that_of_standard(model, digit):

@@ -138,7 +138,7 @@ def test_a_start_is_trained_written_measured_and_gone_on_from(job: TrainJob, bri
 def test_a_training_without_a_start_has_the_fingerprint_that_it_had_before_there_were_any(job: TrainJob) -> None:
     settings = Training(job).fingerprint
     assert not [name for name in settings if name.startswith("training.start") or name == "training.serial.aim"]
-    anchors = job.training.model_copy(update={"serial": SerialSettings(weight=1.0, aim="anchor")})
+    anchors = job.training.model_copy(update={"serial": SerialSettings(weight=1.0, aim="anchor", copies=3)})
     other = Training(job.model_copy(update={"training": anchors, "output": job.output + ".safetensors"})).fingerprint
     assert other["training.serial.aim"] == "anchor"
 

@@ -19,10 +19,9 @@ from srs_ray.smoothing.base_classifier import (
 )
 from srs_ray.smoothing.domain import Domain
 from srs_ray.smoothing.noise import NoisyPoint
+from srs_ray.smoothing.samplers.anchored import ANCHOR_SAMPLES
 from srs_ray.smoothing.samplers.independent import StandardSampler
 from srs_ray.solvers.iteration import FixedPointIteration, SolverSetting
-
-ANCHOR_SAMPLES = 32  # of a domain of their own, where no samples select a class
 
 
 class AnchoredSampler:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:  # results are read without torch
     from srs_ray.solvers.iteration import SolverSetting
 
 
+ANCHOR_SAMPLES = 32  # of a domain of their own, where no samples select a class
+
+
 class AnchoredSampling(SamplingSettings):
     """The base classifier selects; every estimation sample takes `steps` steps from the mean state that it ended at.
 

@@ -13,6 +13,7 @@ from srs_ray.smoothing.certificate import CertificateSettings
 from srs_ray.smoothing.choice import Shown, Way, choose
 from srs_ray.smoothing.domain import Domain
 from srs_ray.smoothing.plan import Goal, Plan
+from srs_ray.smoothing.samplers.anchored import ANCHOR_SAMPLES
 from srs_ray.smoothing.samplers.sampler import Cost, Row, Sampler, SamplingSettings, Selection
 from srs_ray.smoothing.samplers.standard import STANDARD
 from srs_ray.solvers.settings import SolverName, solver_title
@@ -37,6 +38,7 @@ class AutoSampling(SamplingSettings):
     needs: ClassVar[tuple[str, ...]] = ("inject", "f", "head")
     audited: ClassVar[bool] = True
     version: ClassVar[int] = 8
+    former: ClassVar[tuple[str, ...]] = ("chains", "steps", "warmup_steps")
 
     method: Literal["auto"] = "auto"
     solver: SolverName | None = None
@@ -50,10 +52,6 @@ class AutoSampling(SamplingSettings):
         if self.target_radii is None:
             raise ValueError("sampling.method auto needs sampling.target_radii")
         return self
-
-    @property
-    def without_effect(self) -> tuple[str, ...]:
-        return tuple(name for name in ("chains", "steps", "warmup_steps") if getattr(self, name) is not None)
 
     def sampler(self, base: BaseClassifier, point: NoisyPoint) -> Sampler:
         from srs_ray.smoothing.samplers.anchor import AnchoredSampler
@@ -79,6 +77,7 @@ class AutoSampling(SamplingSettings):
         anchored = [
             Way(plan, float(steps), reference_evaluations, steps)
             for steps in range(1, MOST_STEPS + 1)
+            if steps < reference_evaluations
             for plan in plans
         ]  # fmt: skip
         return [Way(self.plan_by(MIXTURE, certificate), reference_evaluations), *anchored]
@@ -119,6 +118,17 @@ class AutoSampling(SamplingSettings):
 
     def title(self, reference: str) -> str:
         return f"auto, 1 to {solver_title(self.solver or '?', MOST_STEPS)} from the anchor / {reference}"
+
+    def former_title(self, reference: str) -> str:
+        if self.steps is None:
+            return self.title(reference)
+        return f"auto SRS {solver_title(self.solver or '?', self.steps)} / {reference}"
+
+    def price(self, row: Row) -> tuple[float, int]:
+        if row["method"] != STANDARD:
+            return super().price(row)
+        made_by = ANCHOR_SAMPLES if self.candidate else row["n0"]
+        return row["function_evaluations"] - MOST_STEPS * min(COMPARED, made_by), made_by + row["n"]
 
     def evaluations_of(self, row: Row, n: int) -> float:
         steps = row.get("steps")

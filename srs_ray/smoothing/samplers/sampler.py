@@ -111,13 +111,14 @@ class SamplingSettings(Settings):
 
     A way of sampling says what a model `needs` for it, whether its samples are `audited`, and which share of the hits
     by looks unless the certificate names another (None: it chooses that itself); and the `version` of sampling that
-    last changed what it alone draws.
+    last changed what it alone draws, and the `former` settings that are read for the sake of older runs alone.
     """
 
     needs: ClassVar[tuple[str, ...]] = ()
     audited: ClassVar[bool] = False
     default_audit_share: ClassVar[float | None] = None
     version: ClassVar[int] = 0
+    former: ClassVar[tuple[str, ...]] = ()
 
     n0: int = Field(100, ge=0)
     n: int = Field(10_000, ge=1)
@@ -165,8 +166,8 @@ class SamplingSettings(Settings):
 
     @property
     def without_effect(self) -> tuple[str, ...]:
-        """Settings that are read for the sake of older runs, and mean nothing for a new one."""
-        return ()
+        """The former settings that are set, and mean nothing for a new run."""
+        return tuple(name for name in self.former if getattr(self, name) is not None)
 
     @property
     def at_once(self) -> int | None:
@@ -217,6 +218,14 @@ class SamplingSettings(Settings):
     def title(self, reference: str) -> str:
         """As the literature writes it, such as 'SRS 3A', with the base classifier's solver setting."""
         raise TypeError(f"{type(self).__name__} has no title")
+
+    def former_title(self, reference: str) -> str:
+        """The title of a run that was sampled before `version`."""
+        return self.title(reference)
+
+    def price(self, row: Row) -> tuple[float, int]:
+        """Evaluations of a row's point that were spent on samples of one kind, and how many these are."""
+        return row["function_evaluations"], row["n0"] + row["n"]
 
     def evaluations_of(self, row: Row, n: int) -> float:
         """The sampler's evaluations of a row's point, had at most n estimation samples been drawn."""
