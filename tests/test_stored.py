@@ -195,7 +195,7 @@ def test_a_stored_run_of_auto_is_refused_by_the_version_that_samples_otherwise(t
     before = RunDirectory.open(tmp_path / "run").job
     job = Job.model_validate({**before, "output": str(tmp_path / "run")})
     with pytest.raises(
-        RunDirectoryError, match=r"sampling.version: 6 there, 8 now\); this srs-ray draws other samples"
+        RunDirectoryError, match=r"sampling.version: 6 there, 8 now; .*\); this srs-ray draws other samples"
     ):
         certify(job, lambda: InProcess(job.execution), Console(file=io.StringIO()))
 
