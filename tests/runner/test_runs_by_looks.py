@@ -31,7 +31,7 @@ def job_by_looks(digits_job, tmp_path):
 
     def make(method: str, sampling=None, certificate=None, **sections):
         base = digits_job(**sections).model_dump(mode="json")
-        chains = {} if method == "standard" else {"chains": 16, "steps": 1}
+        chains = {"chains": 16, "steps": 1} if method == "srs" else {}
         base["sampling"] = {"method": method, "n0": 20, **LOOKS, **chains, **(sampling or {})}
         base["certificate"] = {"alpha": 0.01, **(certificate or {})}
         base["report"] = {"radii": TARGETS}
@@ -115,7 +115,8 @@ def test_whatever_ends_a_point_or_audits_it_is_in_the_fingerprint(job_by_looks, 
 def test_what_auto_may_lose_is_in_the_fingerprint_and_so_is_auto(job_by_looks):
     auto, srs = fingerprint(job_by_looks("auto")), fingerprint(job_by_looks("srs"))
     assert (auto["sampling.method"], srs["sampling.method"]) == ("auto", "srs")
-    assert auto.keys() ^ srs.keys() == {"sampling.most_lost", "certificate.audit_share"}
+    chains = {f"sampling.{name}" for name in ("chains", "steps", "warmup_steps")}
+    assert auto.keys() ^ srs.keys() == {"sampling.most_lost", "certificate.audit_share", *chains}
     other = fingerprint(job_by_looks("auto", {"most_lost": 0.1}))
     assert {key for key in auto if auto[key] != other[key]} == {"sampling.most_lost"}
 
@@ -151,7 +152,7 @@ def test_certificates_by_looks_are_computed_again_from_the_looks_of_each_row(job
     assert (smaller["p_lower"] <= df["p_lower"]).all()
     assert (smaller["radius"] < df["radius"])[df["radius"] > 0].all()
     if method == "auto":
-        assert set(df["method"]) == {"srs", "standard"}, "each row by its own way"
+        assert set(df["method"]) == {"anchored", "standard"}, "each row by its own way"
     for row in smaller.itertuples():
         kind = "mixture" if row.method == "standard" else "exact"
         audit = Share(row.audit_share) if row.audit_share else Fixed(0)
