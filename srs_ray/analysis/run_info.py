@@ -113,7 +113,8 @@ class RunInfo:
         Raises RunDirectoryError that names a setting that is missing, or is another in the fingerprint than in the job.
         """
         smoothing = _smoothing_of(job)
-        _refuse_other_settings(job, smoothing, fingerprint or {})
+        if fingerprint is not None:
+            _refuse_other_settings(job, smoothing, fingerprint)
         sampling, audits = smoothing.sampling, smoothing.certificate.audits
         reference = sampling.reference
         tolerance = None if reference is None else reference.tolerance
