@@ -13,7 +13,7 @@ import pytest
 import srs_ray
 
 PACKAGE = Path(srs_ray.__file__).parent
-# cli -> planning, analysis -> runner -> training -> smoothing, lipschitz, runs, data -> models -> solvers: a room
+# cli -> planning, analysis -> runner -> training -> runs -> smoothing, lipschitz, data -> models -> solvers: a room
 # imports from those above its own row here, and not from its neighbours in it. Some lie beside the runner.
 ROWS = [
     {"settings", "errors"},

@@ -9,10 +9,11 @@ from typing import Any
 import pandas as pd
 
 from srs_ray.errors import RunDirectoryError, SrsRayError
+from srs_ray.runs.claims import law_of
 from srs_ray.runs.fingerprint import differences, digest
 from srs_ray.runs.printable import printable, printable_json
 from srs_ray.smoothing.bounds import BOUNDS
-from srs_ray.smoothing.law import Law, float_law
+from srs_ray.smoothing.law import Law
 from srs_ray.smoothing.radius import certified_radius
 from srs_ray.smoothing.samplers import SAMPLINGS, SamplingSettings
 from srs_ray.smoothing.smoothing import Smoothing, smoothing_of
@@ -96,7 +97,7 @@ class RunInfo:
     @property
     def law(self) -> Law:
         """How the noise that was drawn stands to the Gaussian of the certificates."""
-        return float_law(self.sigma) if self.deviation is None else Law(self.sigma, self.deviation)
+        return law_of(self.sigma, self.deviation)
 
     @property
     def sound(self) -> bool:

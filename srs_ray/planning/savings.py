@@ -9,7 +9,8 @@ from statistics import median_low
 
 from srs_ray.job import Job
 from srs_ray.planning.fresh_seed import fresh_seed
-from srs_ray.planning.target_radius import audited_of, hits_of, with_settings
+from srs_ray.planning.target_radius import audited_of, with_settings
+from srs_ray.runs.claims import hits_of
 from srs_ray.runs.schema import Row
 from srs_ray.smoothing.bounds import Evidence
 from srs_ray.smoothing.radius import certified_radius

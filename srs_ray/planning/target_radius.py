@@ -10,6 +10,7 @@ from scipy.special import ndtr, ndtri
 
 from srs_ray.job import Job
 from srs_ray.planning.fresh_seed import SEED, fresh_seed
+from srs_ray.runs.claims import hits_of
 from srs_ray.runs.schema import Row
 from srs_ray.smoothing.audit import AuditRule, Fixed, Share
 from srs_ray.smoothing.bounds import p_lower
@@ -133,11 +134,6 @@ def with_settings(job: Job, n: int, audits: AuditRule | None = None) -> Job:
     sampling = job.sampling.model_copy(update={"n": n})
     certificate = job.certificate.model_copy(update={} if audits is None else audits.settings)
     return job.model_copy(update={"sampling": sampling, "certificate": certificate})
-
-
-def hits_of(row: Row) -> int:
-    """How often estimation said the selected class."""
-    return dict(zip(row["classes"], row["counts"], strict=True)).get(row["selected"], 0)
 
 
 def audited_of(row: Row) -> int:

@@ -52,7 +52,7 @@ class RunDirectory:
         self._checked: set[str] = set()
         try:
             self._claims = Claims.by(record.fingerprint)
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             where = storage.where(_RUN_JSON)
             raise RunDirectoryError(
                 f"{where}: its fingerprint holds no settings of a run: {printable(str(error))}"
@@ -235,9 +235,10 @@ class RunDirectory:
     def _merge(self, names: Sequence[str]) -> None:
         tables: dict[str, pa.Table] = {}
         for name in names:
-            # Gone: merged by another process. Unreadable: the next start moves it aside.
-            with suppress(FileNotFoundError, UnreadablePartError):
-                tables[name] = decode_part(self._storage.read(name), self._digest, ROW_SCHEMA.names)
+            # Gone: merged by another process. Unreadable, or with a row that claims other than its counts give: the
+            # next start moves it aside, and it must take no good rows along.
+            with suppress(FileNotFoundError, UnreadablePartError, FileTooLargeError):
+                tables[name] = self._checked_part(name, self._storage.read(name, LARGEST_FILE + 1), ROW_SCHEMA.names)
         if len(tables) > 1:
             self._put_part(merged(list(tables.values())))
             for name in tables:
@@ -279,8 +280,6 @@ class RunDirectory:
                         readable[name] = self._checked_part(name, data, columns)
                     except UnreadablePartError as error:
                         unreadable[name] = str(error)
-                    except MemoryError as error:  # which says nothing of the part
-                        raise RunDirectoryError(f"{self._storage.where(name)}: {error}; nothing was changed") from error
         raise RunDirectoryError(
             f"{self._storage.where(_POINTS)}: parts kept coming and vanishing while being read; "
             "see that nothing else changes this folder, then try again"
@@ -288,9 +287,13 @@ class RunDirectory:
 
     def _checked_part(self, name: str, data: pa.Buffer, columns: list[str]) -> pa.Table:
         """The columns of a part whose rows are what their counts say; UnreadablePartError where one is not."""
-        if self._claims is None or name in self._checked:
-            return decode_part(data, self._digest, columns)
-        table = decode_part(data, self._digest, ROW_SCHEMA.names)
+        known = self._claims is None or name in self._checked
+        try:
+            table = decode_part(data, self._digest, columns if known else ROW_SCHEMA.names)
+        except MemoryError as error:  # which says nothing of the part
+            raise RunDirectoryError(f"{self._storage.where(name)}: {error}; nothing was changed") from error
+        if self._claims is None or known:
+            return table
         for batch in table.to_batches(max_chunksize=_ROWS_AT_ONCE):
             fault = self._claims.fault(batch.to_pylist())
             if fault is not None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from srs_ray.errors import PointError
 from srs_ray.models.opened import Opened, refuse_training
 from srs_ray.smoothing.base_classifier import NO_CLASS, BaseClassifier, Predictions
+from srs_ray.smoothing.candidate import ABSTAIN, winner
 from srs_ray.smoothing.estimation import NOTHING_ESTIMATED, Estimation, estimate, refuse_nonfinite
 from srs_ray.smoothing.noise import Domain, NoiseGenerator, NoisyPoint
 from srs_ray.smoothing.plan import Plan
@@ -22,7 +23,6 @@ from srs_ray.smoothing.row import PointRow, pixel_digest
 from srs_ray.smoothing.samplers.sampler import Cost, Selection
 from srs_ray.smoothing.smoothing import Smoothing
 
-ABSTAIN = -1
 NO_SELECTION = Predictions(np.empty(0, dtype=np.int64), evaluations=0, fallbacks=0, unconverged=0)
 
 
@@ -176,12 +176,7 @@ def image_fault(x_CHW: Tensor, shape: tuple[int, int, int]) -> str | None:
 
 def selected_class(classes_N: np.ndarray) -> int:
     """The most frequent class, the lowest of those tied; NO_CLASS if samples without a prediction outnumber it."""
-    predicted = classes_N[classes_N != NO_CLASS]
-    if not len(predicted):
-        return NO_CLASS
-    counts = np.bincount(predicted)
-    winner = int(counts.argmax())
-    return winner if counts[winner] >= len(classes_N) - len(predicted) else NO_CLASS
+    return winner(*sparse_counts(classes_N))
 
 
 def sparse_counts(classes_N: np.ndarray) -> tuple[list[int], list[int]]:

@@ -16,10 +16,9 @@ from srs_ray.analysis import load_points
 from srs_ray.errors import RunDirectoryError
 from srs_ray.runs import RunDirectory
 from srs_ray.runs import parts as parts_module
-from srs_ray.runs.claims import Claims, winner
+from srs_ray.runs.claims import Claims
 from srs_ray.runs.fingerprint import digest
 from srs_ray.runs.schema import ROW_SCHEMA
-from srs_ray.smoothing.judge import selected_class
 
 STORED = Path(__file__).resolve().parents[1] / "stored" / "runs"
 HOSTILE = Path(__file__).resolve().parents[2] / ".." / "shared" / "cases" / "hostile"
@@ -52,6 +51,13 @@ FORGED: dict[str, Any] = {
     "an infinite radius": lambda row: {"radius": math.inf},
     "no radius": lambda row: {"radius": math.nan},
     "a larger bound, and its radius": lambda row: {"p_lower": 0.999, "radius": row["sigma"] * 3.09},
+    "a radius above 0 by a hair": lambda row: {"radius": 1e-12 if row["radius"] == 0 else 0.0},
+    "a class certified by a hair": lambda row: {
+        "p_lower": row["p_lower"] if row["radius"] == 0 else 0.0,
+        "radius": 1e-12,
+        "predicted": row["selected"],
+        "correct": row["selected"] == row["label"],
+    },
     "another class": lambda row: {"predicted": (row["predicted"] + 2) % 10},
     "a class where it abstains": lambda row: (
         {"predicted": row["selected"]} if row["predicted"] < 0 else {"predicted": -1}
@@ -95,18 +101,6 @@ def test_counts_of_the_audit_and_of_looks_are_part_of_the_claim() -> None:
     assert "audited" in str(claims.fault([row | {"audited": 10 * row["audited"]}]))
     claims, rows = claims_of(STORED / "srs-looks"), rows_of(STORED / "srs-looks")
     assert all(claims.fault([row | {"audit_share": 0.0}]) is not None for row in rows), "or no audit would be due"
-
-
-def test_the_winner_of_sparse_counts_is_that_of_the_samples() -> None:
-    for classes, counts in (
-        ([1, 3], [5, 5]),
-        ([-1, 2], [5, 5]),
-        ([-1, 2], [6, 5]),
-        ([-1], [4]),
-        ([0, 7, 9], [1, 3, 2]),
-    ):
-        samples = [c for c, count in zip(classes, counts, strict=True) for _ in range(count)]
-        assert winner(classes, counts) == selected_class(pa.array(samples).to_numpy())
 
 
 @pytest.fixture
@@ -168,7 +162,7 @@ def test_a_job_that_is_not_its_fingerprints_is_refused(run: Path, change: Any) -
 @pytest.mark.parametrize(
     ("name", "value"),
     [("noise.deviation", -0.4), ("certificate.alpha", 2), ("certificate.kind", "magic"), ("sampling.n.more", 1),
-     ("noise.sigma", "wide"), ("sampling.method", 7)],
+     ("noise.sigma", "wide"), ("sampling.method", 7), ("sampling", 3), ("certificate", [])],
 )  # fmt: skip
 def test_a_fingerprint_that_gives_counts_no_meaning_is_refused(run: Path, name: str, value: Any) -> None:
     edit_record(run, lambda document: document["fingerprint"]["settings"].update({name: value}), sealed=True)
@@ -239,6 +233,19 @@ def test_want_of_memory_is_no_damage(run: Path, monkeypatch) -> None:
     with pytest.raises(RunDirectoryError, match="too little memory"):
         RunDirectory.create_or_continue(run, directory.job, directory.fingerprint, directory.points, {})
     assert sorted(path.name for path in run.rglob("*")) == before
+
+
+def test_parts_are_merged_without_a_forged_one_which_would_take_them_along(run: Path) -> None:
+    directory = RunDirectory.open(run)
+    first, *_ = directory.rows().to_pylist()
+    for index in (first["index"] + 1, first["index"] + 2):
+        directory.append([first | {"index": index}])
+    part = edit_part(run, radius=5.0)
+    kept = RunDirectory.open(run).finished()
+    RunDirectory.open(run).compact()
+    assert part.exists()
+    assert RunDirectory.open(run).finished() == kept
+    assert len(kept) >= 2
 
 
 @pytest.mark.parametrize("name", ["points", "quarantine", "run.json"])

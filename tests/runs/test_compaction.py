@@ -63,8 +63,8 @@ class CompactedMeanwhile(LocalStorage):
 
     parts_read = 0
 
-    def read(self, name: str) -> pa.Buffer:
-        data = super().read(name)
+    def read(self, name: str, at_most: int | None = None) -> pa.Buffer:
+        data = super().read(name, at_most)
         self.parts_read += 1
         if self.parts_read == 2:
             RunDirectory.open(self.location).compact()
