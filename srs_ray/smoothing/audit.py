@@ -230,16 +230,14 @@ class ShareOfAll(Share):
         return f"audits of {self.share:.0%} of the samples"
 
 
-def audit_samples(
-    base: BaseClassifier, point: NoisyPoint, numbers: np.ndarray, selected: int, domain: Domain = Domain.ESTIMATION
-) -> Audit:
+def audit_samples(base: BaseClassifier, point: NoisyPoint, numbers: np.ndarray, selected: int) -> Audit:
     """Audits these samples, on which the sampler said `selected`.
 
     One on which the base classifier has no finite answer is a disagreement. Nothing of it flows back into a sampler.
     """
     if not len(numbers):
         return NO_AUDIT
-    said = base.predict(point, domain, numbers)
+    said = base.predict(point, Domain.ESTIMATION, numbers)
     disagreed = int((said.classes_N != selected).sum())
     return Audit(len(numbers), disagreed, said.evaluations, said.fallbacks, said.unconverged)
 

@@ -23,9 +23,9 @@ _RADIUS_IMAGES = 16
 @dataclass(frozen=True)
 class NoisyEvaluation:
     """`accuracy`: shares of noisy images classified rightly, by solver steps from zero; `from_start`: by steps of plain
-    iteration from the start that the weights hold, if they do. `residual`: the mean relative
-    residual after the most steps, 1 where a solve is not finite. `spectral_radius`: the mean of the Jacobian's at the
-    equilibria of the first images.
+    iteration from the start that the weights hold, if they do. `residual`: the mean relative residual after the most
+    steps, 1 where a solve is not finite. `spectral_radius`: the mean of the Jacobian's at the equilibria of the first
+    images.
     """
 
     accuracy: dict[int, float]

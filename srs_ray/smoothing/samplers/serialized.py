@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from srs_ray.smoothing.samplers.sampler import Row, Sampler, SamplingSettings
-from srs_ray.smoothing.samplers.standard import STANDARD
 from srs_ray.solvers.settings import SolverName, solver_title
 
 if TYPE_CHECKING:  # results are read without torch
@@ -16,12 +15,14 @@ if TYPE_CHECKING:  # results are read without torch
     from srs_ray.solvers.iteration import SolverSetting
 
 
-class ChainSettings(SamplingSettings):
-    """What all sampling by chains shares: how many there are, and the solver that takes their steps."""
+class SerializedSampling(SamplingSettings):
+    """Chains of samples, each solve starting from the last (Gao et al. 2024); the reference solver audits them."""
 
     needs: ClassVar[tuple[str, ...]] = ("inject", "f", "head")
     audited: ClassVar[bool] = True
+    default_audit_share: ClassVar[float | None] = 0.15
 
+    method: Literal["srs"] = "srs"
     chains: int = Field(400, ge=1)
     solver: SolverName | None = None
     steps: int = Field(3, ge=1)
@@ -50,9 +51,7 @@ class ChainSettings(SamplingSettings):
 
         return SerializedSampler(base.model, point, self.steps_of_a_sample, self.warmup_steps, self.chains, base.batch)
 
-    @property
-    def chain_title(self) -> str:
-        """The steps of a sample as the literature writes them, such as 'SRS 3A'."""
+    def title(self, reference: str) -> str:
         return f"SRS {solver_title(self.solver or '?', self.steps)}"
 
     def begun(self, n0: int, n: int) -> int:
@@ -61,24 +60,10 @@ class ChainSettings(SamplingSettings):
 
     def evaluations_of(self, row: Row, n: int) -> float:
         drawn = row["n"]
-        if row["method"] == STANDARD:
-            return super().evaluations_of(row, n)
         begun, fewer = self.begun(row["n0"], drawn), self.begun(row["n0"], n)
         cheap = drawn - n - (begun - fewer)
         return row["function_evaluations"] - cheap * self.steps - (begun - fewer) * self.warmup_steps
 
     def evaluations_by_steps(self, row: Row, steps: int) -> float:
-        n = 0 if row["method"] == STANDARD else row["n"]
-        cheap = row["n0"] + n - self.begun(row["n0"], n)
+        cheap = row["n0"] + row["n"] - self.begun(row["n0"], row["n"])
         return row["function_evaluations"] - cheap * (self.steps - steps)
-
-
-class SerializedSampling(ChainSettings):
-    """Chains of samples, each solve starting from the last (Gao et al. 2024); the reference solver audits them."""
-
-    default_audit_share: ClassVar[float | None] = 0.15
-
-    method: Literal["srs"] = "srs"
-
-    def title(self, reference: str) -> str:
-        return self.chain_title
