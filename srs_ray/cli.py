@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shlex
+import signal
 import sys
 import time
 from contextlib import nullcontext
@@ -46,7 +47,7 @@ from srs_ray.cli_results import (
 from srs_ray.cli_weights import weights_app
 from srs_ray.errors import SrsRayError
 
-WRONG_USAGE, INTERRUPTED = 2, 130
+WRONG_USAGE = 2
 
 app = typer.Typer(
     name="srs-ray",
@@ -74,8 +75,8 @@ def main() -> None:
         text = "\n".join(map(printable, str(error).splitlines()))
         messages.print(f"[bold red]error:[/] {escape(text)}", highlight=False)
         sys.exit(WRONG_USAGE)
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+    except KeyboardInterrupt as stopped:
+        sys.exit(128 + getattr(stopped, "number", signal.SIGINT))
 
 
 def _print_version(wanted: bool) -> None:
@@ -184,7 +185,7 @@ def submit(
         code = submission.follow(lambda text: typer.echo(text, nl=False))
     except KeyboardInterrupt:
         messages.print(f"no longer followed; {submission.id} goes on", highlight=False)
-        raise typer.Exit(INTERRUPTED) from None
+        raise typer.Exit(128 + signal.SIGINT) from None
     raise typer.Exit(code)
 
 

@@ -9,12 +9,13 @@ from pathlib import Path
 
 from torch import Tensor
 
-from srs_ray.data.images import decode
+from srs_ray.data.images import LARGEST_FILE, decode
 from srs_ray.errors import JobError, PointError, UserCodeError
 from srs_ray.interface import open_model, predict
 from srs_ray.job import Job
 from srs_ray.models import user_files
 from srs_ray.models.opened import Opened
+from srs_ray.regular_files import read_regular
 from srs_ray.runner.backend import device_here
 from srs_ray.smoothing.judge import use_exact_float32
 from srs_ray.smoothing.noise import noise_generator
@@ -71,7 +72,7 @@ def predict_files(model: Opened, job: Job, files: Sequence[str], n: int, alpha: 
 def _image(file: str, input_shape: tuple[int, int, int]) -> Tensor:
     """The file as data images are decoded: x_CHW in [0, 1]. Raises PointError."""
     try:
-        encoded = Path(file).expanduser().read_bytes()
+        encoded = read_regular(Path(file).expanduser(), LARGEST_FILE)
     except (OSError, RuntimeError) as error:  # RuntimeError: a home directory that there is not
         reason = getattr(error, "strerror", None) or error
         raise PointError(f"{file}: cannot be read: {reason}") from error

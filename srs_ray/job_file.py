@@ -14,7 +14,9 @@ from pydantic_core import ErrorDetails
 
 from srs_ray.errors import JobError
 from srs_ray.job import Job
+from srs_ray.job_yaml import LARGEST_FILE, read_yaml
 from srs_ray.models.settings import ArchitectureSettings, ImportedModelSettings, ModelSettings
+from srs_ray.regular_files import read_regular
 from srs_ray.settings import Settings, home_expanded
 from srs_ray.training.settings import TrainJob
 
@@ -53,31 +55,26 @@ def parse_override(text: str) -> tuple[str, Any]:
     if not value.isascii() and any("\udc80" <= character <= "\udcff" for character in value):
         return key.strip(), value  # bytes of a path that are not UTF-8, and so no YAML
     try:
-        return key.strip(), yaml.safe_load(value)
+        return key.strip(), read_yaml(value)
+    except yaml.MarkedYAMLError as error:
+        raise JobError(f"--set {text!r}: {value!r} is not a YAML value ({error.problem})") from error
     except (yaml.YAMLError, ValueError) as error:
         raise JobError(f"--set {text!r}: {value!r} is not a YAML value") from error
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """A setting written twice is a mistake, not a choice; one that `<<` merges in gives way to one that is written."""
-
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        node = super().compose_mapping_node(anchor)
-        keys = [key.value for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.composer.ComposerError(None, None, f"{key!r} is set twice", node.start_mark)
-        return node
-
-
 def _load(kind: type[JobType], path: Path, overrides: Mapping[str, Any]) -> JobType:
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeyLoader)
+        raw = read_yaml(read_regular(path, LARGEST_FILE).decode())
     except FileNotFoundError as error:
         raise JobError(f"no job file at {path}") from error
     except OSError as error:
         raise JobError(f"the job file {path} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: bytes that are not UTF-8, a date that there is not
+    except yaml.MarkedYAMLError as error:
+        said = ": ".join(filter(None, [error.context, error.problem]))
+        mark = error.problem_mark or error.context_mark
+        place = "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: "
+        raise JobError(f"{path} is not readable as YAML: {place}{said}") from error
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: bytes that are not UTF-8
         raise JobError(f"{path} is not readable as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):
         raise JobError(f"{path}: expected a mapping of settings, found {type(raw).__name__}")

@@ -16,7 +16,7 @@ PACKAGE = Path(srs_ray.__file__).parent
 # cli -> planning, analysis -> runner -> training -> runs -> smoothing, lipschitz, data -> models -> solvers: a room
 # imports from those above its own row here, and not from its neighbours in it. Some lie beside the runner.
 ROWS = [
-    {"settings", "errors"},
+    {"settings", "errors", "regular_files", "job_yaml"},
     {"solvers"},
     {"models"},
     {"smoothing", "lipschitz", "data", "execution"},

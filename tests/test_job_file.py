@@ -185,7 +185,7 @@ def test_all_wrong_settings_are_named_at_once(job_file):
         ("- a\n- b", "expected a mapping of settings, found list"),
         ("", "expected a mapping of settings"),
         ("noise: {sigma: 1}\nnoise: {sigma: 2}", "'noise' is set twice"),
-        ("output: 2026-02-30", "not readable as YAML: day is out of range"),
+        ("output: 2026-02-30", "not readable as YAML: line 1, column 9: no readable timestamp: day is out of range"),
         ("{[a]: 1}", "not readable as YAML"),
         ("model: 3\nsampling: 4", "model"),
     ],

@@ -190,16 +190,18 @@ def _smoothing_of(job: Mapping[str, Any]) -> Smoothing:
 
 def _refuse_other_settings(job: Mapping[str, Any], smoothing: Smoothing, fingerprint: Mapping[str, Any]) -> None:
     """RunDirectoryError where the job, which tables tell of, is not that of the fingerprint."""
-    here = {**smoothing.fingerprint(), "data.kind": setting_of(job, "data").get("kind")}
-    if "arch" in setting_of(job, "model"):
-        here["model.arch"] = setting_of(job, "model.arch")
+    here = smoothing.fingerprint()
+    for section, name in _NAMES:
+        if (value := setting_of(job, section).get(name)) is not None:
+            here[f"{section}.{name}"] = value
     there = {
         name: printable_json(value)
         for name, value in fingerprint.items()
         if name in here or name.startswith(_SMOOTHING)
     }
     former = (f"sampling.{name}" for name in smoothing.sampling.former)
-    ignored = {"sampling.version", *former, *(name for name in ("data.kind", "model.arch") if name not in fingerprint)}
+    unknown = (dotted for dotted in map(".".join, _NAMES) if dotted not in fingerprint)
+    ignored = {"sampling.version", *former, *unknown}
     changed = [each for each in differences(there, here) if each[0] not in ignored]
     if changed:
         said = "; ".join(
@@ -215,6 +217,7 @@ def _title(sampling: SamplingSettings, reference: str, fingerprint: Mapping[str,
 
 
 _SMOOTHING = ("sampling.", "certificate.")
+_NAMES = (("model", "arch"), ("data", "kind"), ("data", "split"))  # where both the fingerprint and the job have them
 
 # The entries of a fingerprint that tell images and labels from others, whatever a model's preprocessing makes of them.
 _OF_DATA = (

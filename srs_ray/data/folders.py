@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from srs_ray.data.images import decode, preprocessing_name
+from srs_ray.data.images import LARGEST_FILE, decode, preprocessing_name
 from srs_ray.data.kind import Kind
 from srs_ray.data.listing import NAMES_SHOWN, Listing, conspicuous_names, list_images
 from srs_ray.data.points import class_label, class_list_digest, digest
 from srs_ray.errors import DataError, PointError
+from srs_ray.regular_files import open_regular, read_regular
 
 if TYPE_CHECKING:
     from srs_ray.data.settings import DataSettings
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FILES_READ = 64
+_BYTES_AT_ONCE = 2**20
 """So many files, evenly spaced, are read whole for the digest `sample`; of the others the size alone is looked at."""
 
 
@@ -94,7 +96,7 @@ class FolderImages:
     def image(self, index: int) -> Tensor:
         """x_CHW, float32 in [0, 1]."""
         try:
-            encoded = (self._root / self._files[index]).read_bytes()
+            encoded = read_regular(self._root / self._files[index], LARGEST_FILE)
         except OSError as error:
             raise PointError(f"{self.name(index)}: cannot be read ({error.strerror})") from error
         return decode(encoded, self._input_shape, self.name(index))
@@ -207,9 +209,12 @@ def _size_of(path: Path) -> int:
 
 
 def _bytes_digest(path: Path) -> str:
+    total = hashlib.sha256()
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        with open_regular(path) as file:
+            for chunk in iter(lambda: file.read(_BYTES_AT_ONCE), b""):
+                total.update(chunk)
+        return total.hexdigest()
     except OSError:
         return "unreadable"
 

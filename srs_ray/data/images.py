@@ -16,6 +16,7 @@ from srs_ray.data.jpeg import jpeg_fault
 from srs_ray.data.png import png_fault
 from srs_ray.errors import PointError, ShapeError
 
+LARGEST_FILE = 256 * 2**20  # bytes of an encoded image: a decoded one of so many pixels would be refused
 SHORTER_SIDE = 256
 CROPPED = (224, 224)
 _PILLOW_MODES = {1: "L", 3: "RGB"}  # by the number of channels

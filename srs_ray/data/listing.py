@@ -72,18 +72,19 @@ def list_classes(root: Path) -> Listing:
 def list_images(root: Path) -> Listing:
     """The images under `root`, in the order of torchvision's ImageFolder, whatever order the file system has.
 
-    Hidden and machine-made entries are left out at every depth, and so are pipes, sockets and devices, and links that
-    lead back to a folder above them. Other links are followed. Raises DataError where there is no class, a class has
+    Hidden and machine-made entries are left out at every depth, and so are pipes, sockets and devices. Links are
+    followed, but within a class each folder counts once, by the first path in order that leads to it; those that lead
+    to the root are left out. Raises DataError where there is no class, a class has
     no image, or a folder cannot be read.
     """
     found = list_classes(root)
-    above = (_identity_of(root),)
+    itself = _identity_of(root)
     if not found.classes:
         raise DataError(f"{root} does not hold one folder of images per class: it has no folder")
     empty = []
     for name in found.classes:
         before = len(found.files)
-        for folder, files in sorted(_walk(root, name, above, found.left_out)):
+        for folder, files in sorted(_walk(root, name, {itself}, found.left_out)):
             found.files += [f"{folder}/{file}" for file in files]
         if len(found.files) == before:
             empty.append(name)
@@ -107,22 +108,21 @@ def conspicuous_names(names: Sequence[str]) -> str:
     return f"there are {', '.join(names)}" if len(names) <= NAMES_SHOWN else ""
 
 
-def _walk(
-    root: Path, folder: str, above: tuple[tuple[int, int], ...], left_out: list[str]
-) -> Iterator[tuple[str, list[str]]]:
-    """Each folder from `folder` down, by its path from `root`, with the names of its images in order."""
+def _walk(root: Path, folder: str, seen: set[tuple[int, int]], left_out: list[str]) -> Iterator[tuple[str, list[str]]]:
+    """Each folder from `folder` down that is not among `seen`, by its path from `root`, with the names of its images in
+    order."""
     path = root / folder
-    above = (*above, _identity_of(path))
+    seen.add(_identity_of(path))
     files = []
     for entry in _entries(path):
         place = f"{folder}/{entry.name}"
         is_folder = _is_folder(entry)
         if not is_folder and not entry.name.lower().endswith(EXTENSIONS):
             continue
-        if not is_data(entry.name) or (_identity_of(entry) in above if is_folder else _is_special(entry)):
+        if not is_data(entry.name) or (_identity_of(entry) in seen if is_folder else _is_special(entry)):
             left_out.append(place)
         elif is_folder:
-            yield from _walk(root, place, above, left_out)
+            yield from _walk(root, place, seen, left_out)
         else:
             files.append(entry.name)
     yield folder, files

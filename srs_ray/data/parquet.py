@@ -18,6 +18,7 @@ from srs_ray.data.images import decode, preprocessing_name
 from srs_ray.data.kind import Kind
 from srs_ray.data.points import class_label, digest, refuse_labels_from_one
 from srs_ray.errors import DataError, PointError
+from srs_ray.regular_files import open_regular
 
 if TYPE_CHECKING:
     from srs_ray.data.parquet_shard import Shard
@@ -206,7 +207,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _chunks(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         yield from iter(lambda: file.read(BYTES_AT_ONCE), b"")
 
 

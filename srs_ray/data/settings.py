@@ -16,11 +16,13 @@ from pydantic import (
 
 from srs_ray.data.registry import kind_named
 from srs_ray.models.user_code import Import
+from srs_ray.regular_files import read_regular
 from srs_ray.settings import PathOrName, Settings, arguments, home_expanded
 
 # Settings that not every kind has; and those that, not set, are left out where a section is written down: the stored
 # jobs of older runs, which know nothing of them, stay equal.
 _OF_SOME_KINDS = ("import_", "args", "image_column", "label_column", "classes")
+_LARGEST_LIST = 16 * 2**20  # bytes of a file of class names
 _LEFT_OUT_UNSET = (*_OF_SOME_KINDS, "pixels")
 
 
@@ -38,7 +40,7 @@ def _class_names(given: Any) -> Any:
     if isinstance(given, str):
         path = home_expanded(given, ValueError)
         try:
-            given = path.read_text(encoding="utf-8").splitlines()
+            given = read_regular(path, _LARGEST_LIST).decode().splitlines()
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
             raise ValueError(f"the file of class names {path} cannot be read: {reason}") from error

@@ -20,7 +20,9 @@ from pathlib import Path
 from types import CodeType, ModuleType
 
 import srs_ray
+from srs_ray.regular_files import read_regular
 
+LARGEST_SOURCE = 64 * 2**20  # bytes of one file of the user's code
 _INSTALLATIONS = ("site-packages", "dist-packages")
 _LIBRARIES = (
     Path(sysconfig.get_path("stdlib")),
@@ -37,7 +39,7 @@ class UserSource(SourceFileLoader):
 
     @cached_property
     def content(self) -> bytes:
-        return Path(self.path).read_bytes()
+        return read_regular(self.path, LARGEST_SOURCE)
 
     @cached_property
     def digest(self) -> str:
@@ -48,7 +50,7 @@ class UserSource(SourceFileLoader):
     def edited(self) -> bool:
         """Whether the file has changed or gone since it was loaded."""
         try:
-            return Path(self.path).read_bytes() != self.content
+            return read_regular(self.path, LARGEST_SOURCE) != self.content
         except OSError:
             return True
 

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.resources import as_file, files
@@ -30,6 +31,7 @@ PREFIXES = ("module.", "model.", "_orig_mod.")  # of every name, by what a train
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 STORED_START = "start"  # the name of a start of the base classifier's solves, shape (D,), among the tensors
 NAMES_SHOWN = 8
+_MOST_TIMES_INFLATED = 4
 
 
 @dataclass(frozen=True)
@@ -105,8 +107,11 @@ def _read_safetensors(path: Path) -> Weights:
 
 def _read_pickle(path: Path) -> Weights:
     try:
+        _refuse_inflated(path)
         with torch.serialization.safe_globals(_NUMPY_SCALARS):
             content = torch.load(path, map_location="cpu", weights_only=True)
+    except WeightsError:
+        raise
     except Exception as error:  # a damaged pickle can fail in any way, and none of them is ours to mend
         raise WeightsError(_why_not_loaded(path, error)) from error
     if isinstance(content, Mapping):
@@ -115,12 +120,34 @@ def _read_pickle(path: Path) -> Weights:
     tensors = {}
     for name, value in content.items() if isinstance(content, Mapping) else ():
         if isinstance(name, str) and isinstance(value, Tensor) and value.layout == torch.strided:
+            _refuse_more_than_stored(path, name, value)
             tensors[name] = value
         elif not isinstance(value, str | int | float | None | np.generic):
             raise WeightsError(f"{path} {_NO_STATE_DICT}; {name!r} is a {type(value).__name__}")
     if not tensors:
         raise WeightsError(f"{path} {_NO_STATE_DICT}")
     return Weights(tensors, {})
+
+
+def _refuse_inflated(path: Path) -> None:
+    """WeightsError for an archive that unpacks to far more than it holds: torch itself packs without compression."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(entry.file_size for entry in archive.infolist())
+    if unpacked > _MOST_TIMES_INFLATED * path.stat().st_size:
+        raise WeightsError(f"{path} would unpack to {unpacked:,} bytes, far more than it holds: it is no checkpoint")
+
+
+def _refuse_more_than_stored(path: Path, name: str, tensor: Tensor) -> None:
+    """WeightsError for a tensor whose elements are not all in the file, such as one number repeated by its strides."""
+    claimed = tensor.numel() * tensor.element_size()
+    stored = 0 if tensor.device.type != "cpu" else tensor.untyped_storage().nbytes()
+    if claimed > stored:
+        raise WeightsError(
+            f"{path}: {name} of shape {tuple(tensor.shape)} claims {claimed:,} bytes where {stored:,} are stored: save "
+            "contiguous tensors"
+        )
 
 
 _NO_STATE_DICT = f"holds no state dict: expected names and tensors, bare or under the key {STATE_DICT_KEYS[0]!r}"
@@ -226,5 +253,5 @@ def write_card(weights: Weights, path: Path) -> None:
 def _decoded(value: str) -> object:
     try:
         return json.loads(value)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # ValueError: no JSON, or a whole number of thousands of digits
         return value

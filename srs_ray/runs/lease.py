@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 LEASE_JSON = "lease.json"
 _HEARTBEAT_SECONDS = 10.0
 _HEARTBEATS_TO_WATCH = 3
+_LARGEST = 64 * 2**10  # bytes of lease.json
 
 
 class Lease:
@@ -125,7 +126,7 @@ class Lease:
 
     def _read(self) -> bytes | None:
         try:
-            return self._storage.read(LEASE_JSON).to_pybytes()
+            return self._storage.read(LEASE_JSON, _LARGEST).to_pybytes()
         except FileNotFoundError:
             return None
 
@@ -157,7 +158,7 @@ class _Content:
             found = json.loads(text)
             process = Process(str(found["host"]), int(found["pid"]), found["pids"], found["started"])
             return _Content(process, str(found["since"]), str(found["token"]))
-        except (ValueError, TypeError, KeyError, OverflowError):
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
             return None
 
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from itertools import pairwise
-from typing import Any
+from math import isfinite
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from srs_ray.runs.fingerprint import ABSENT, differences, digest
-from srs_ray.runs.printable import printable_json
+from srs_ray.runs.printable import printable, printable_json
 from srs_ray.runs.schema import READABLE_VERSIONS, SCHEMA_VERSION
 
 Json = dict[str, Any]
@@ -17,8 +21,75 @@ Json = dict[str, Any]
 REHEARSED = "rehearsed"
 """In a session: digests of the model's logits on fixed noise, by the kind of worker that gave them."""
 
-_TYPES = {"job": dict, "fingerprint": dict, "created_at": str, "points": dict, "sessions": list}
-_SECTIONS = ("model", "data", "noise", "sampling", "certificate", "execution", "report")
+
+class _Part(BaseModel):
+    """What readers rest on in a part of run.json; whatever else it holds is kept."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+
+def _a_time(text: str) -> str:
+    datetime.fromisoformat(text)
+    return text
+
+
+_Time = Annotated[str, AfterValidator(_a_time)]
+_Whole = Annotated[int, Field(ge=0, lt=2**62)]
+
+
+class _Points(_Part):
+    start: _Whole = 0
+    stop: _Whole = 0
+    every: Annotated[int, Field(ge=1, lt=2**62)] = 1
+
+
+class _Session(_Part):
+    started_at: _Time | None = None
+
+
+class _Model(_Part):
+    arch: str | None = None
+    import_: str | None = Field(None, alias="import")
+
+
+class _Data(_Model):
+    kind: str | None = None
+    split: str | None = None
+
+
+class _Noise(_Part):
+    sigma: float | None = Field(None, gt=0)
+
+
+class _Method(_Part):
+    method: str | None = None
+
+
+class _Report(_Part):
+    radii: list[Annotated[float, Field(ge=0)]] | None = None
+
+
+class _Job(_Part):
+    model: _Model = _Model()
+    data: _Data = _Data()
+    noise: _Noise = _Noise()
+    sampling: _Method = _Method()
+    certificate: _Part = _Part()
+    execution: _Part = _Part()
+    report: _Report = _Report()
+
+
+class _Fingerprint(_Part):
+    digest: str
+    settings: Json
+
+
+class _Document(_Part):
+    job: _Job
+    fingerprint: _Fingerprint
+    created_at: _Time
+    points: _Points
+    sessions: list[_Session]
 
 
 class UnreadableRecordError(Exception):
@@ -49,7 +120,7 @@ class RunRecord:
     def from_json(text: bytes) -> RunRecord:
         """Raises UnreadableRecordError where the text is broken, edited in its fingerprint, or of another version."""
         try:
-            document = json.loads(text)
+            document = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
         except (ValueError, RecursionError) as error:
             why = "nested too deep" if isinstance(error, RecursionError) else error
             raise UnreadableRecordError(f"not JSON ({why}); restore it from a copy") from error
@@ -61,27 +132,31 @@ class RunRecord:
                 f"its schema version is {version!r}, this srs-ray reads up to {SCHEMA_VERSION}; "
                 "use the srs-ray that wrote it"
             )
-        for key, kind in _TYPES.items():
-            if not isinstance(document.get(key), kind):
-                raise UnreadableRecordError(f"{key} is absent or no {kind.__name__}; restore it from a copy")
-        _check_values(document)
-        settings = document["fingerprint"].get("settings")
-        if not isinstance(settings, dict) or digest(settings) != document["fingerprint"].get("digest"):
+        try:
+            _Document.model_validate(document)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = printable(".".join(map(str, first["loc"])))
+            message = first["msg"].removeprefix("Value error, ")
+            found = "" if first["type"] == "missing" else f", found {first['input']!r:.80}"
+            raise UnreadableRecordError(f"{place}: {message}{found}; restore it from a copy") from error
+        settings = document["fingerprint"]["settings"]
+        if digest(settings) != document["fingerprint"]["digest"]:
             raise UnreadableRecordError("the fingerprint's digest is not that of its settings; restore it from a copy")
         # The fingerprint stays as it is, because it is compared; whoever shows some of it makes that printable.
-        return RunRecord(**{**{key: printable_json(document[key]) for key in _TYPES}, "fingerprint": settings})
+        shown = {key: printable_json(document[key]) for key in ("job", "created_at", "points", "sessions")}
+        return RunRecord(**shown, fingerprint=settings)
 
 
-def _check_values(document: Json) -> None:
-    """Raises UnreadableRecordError where points or a section of the job are not what their readers rest on."""
-    points = document["points"]
-    for name in ("start", "stop", "every"):
-        if name in points and (type(points[name]) is not int or not (name == "every") <= points[name] < 2**62):
-            raise UnreadableRecordError(f"points.{name} is {points[name]!r}; restore it from a copy")
-    for name in _SECTIONS:
-        section = document["job"].get(name, {})
-        if not isinstance(section, dict):
-            raise UnreadableRecordError(f"job.{name} is {section!r}, no section; restore it from a copy")
+def _refuse_constant(text: str) -> float:
+    raise ValueError(f"{text} is no JSON value")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not isfinite(value):
+        raise ValueError(f"{text:.40} is beyond every number")
+    return value
 
 
 def session_changes(sessions: list[Json]) -> list[str]:

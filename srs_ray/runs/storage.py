@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import fcntl
 import os
 import re
@@ -18,6 +19,7 @@ import pyarrow as pa
 import pyarrow.fs as fs
 
 from srs_ray.errors import RunDirectoryError
+from srs_ray.regular_files import open_regular
 from srs_ray.runs.printable import printable
 from srs_ray.settings import home_expanded
 
@@ -25,6 +27,7 @@ _NAMELESS = ""  # what a file is called here whose name is not UTF-8: none of ou
 _TEMPORARY_PREFIX = ".srs-ray-"  # a leading dot: readers of Parquet folders (pandas, pyarrow) skip such names
 _S3_PATIENCE = {"connect_timeout": 5.0, "request_timeout": 10.0}  # seconds without an answer, for each attempt
 _S3_ATTEMPTS = 4
+_LOCK_PATIENCE, _LOCK_PAUSE = 20.0, 0.02  # seconds
 # What pyarrow takes in the query of a URI, less all that is or may be a credential (signatures and tokens among them).
 _S3_OPTIONS = (
     "region",
@@ -174,11 +177,13 @@ class LocalStorage(Storage):
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes that lock this folder out; the system ends a lock with the process that has it."""
+        """Keep other processes that lock this folder out; the system ends a lock with the process that has it.
+
+        OSError where another has it for longer than srs-ray ever does: whoever may read a folder may lock it.
+        """
         descriptor = os.open(self._folder, os.O_RDONLY)
         try:
-            with suppress(OSError):  # some network mounts lock no folders
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            _lock(descriptor)
             yield
         finally:
             os.close(descriptor)
@@ -198,6 +203,12 @@ class LocalStorage(Storage):
                 temporary.unlink()
             raise
         _sync_folder(target.parent)
+
+    def read(self, name: str, at_most: int | None = None) -> pa.Buffer:
+        """The whole file, if it is a regular one. FileTooLargeError where it has more bytes than `at_most`."""
+        with open_regular(self._folder / name):
+            pass  # pyarrow would wait for somebody to write into a pipe
+        return super().read(name, at_most)
 
     def is_link(self, name: str) -> bool:
         """Whether a name stands for a file or folder elsewhere."""
@@ -304,6 +315,20 @@ def naming_errors(storage: Storage, what: str, advice: str = "check the path and
     except OSError as error:
         reason = printable(error.strerror or str(error))
         raise RunDirectoryError(f"{storage.location}: {what} ({reason}); {advice}") from error
+
+
+def _lock(descriptor: int) -> None:
+    deadline = time.monotonic() + _LOCK_PATIENCE
+    while True:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() >= deadline:
+                held = f"another process has had the folder locked for {_LOCK_PATIENCE:g} s, longer than srs-ray does"
+                raise OSError(errno.EAGAIN, held) from error
+            time.sleep(_LOCK_PAUSE)
+        except OSError:
+            return None  # some network mounts lock no folders
 
 
 def _sync_folder(folder: Path) -> None:

@@ -41,7 +41,10 @@ class Smoothing:
     law: Law | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sigma", float(self.sigma))  # also of numpy's numbers
+        try:
+            object.__setattr__(self, "sigma", float(self.sigma))  # also of numpy's numbers
+        except TypeError:
+            raise ValueError(f"sigma is {self.sigma!r}, expected a number") from None
         if not 0 < self.sigma < inf:
             raise ValueError(f"sigma is {self.sigma}, expected above 0 and finite")
         check_together(self.sampling, self.certificate)

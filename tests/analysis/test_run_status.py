@@ -111,7 +111,7 @@ def test_false_certificates_to_expect_are_told(write_run, points):
 @pytest.mark.parametrize(
     ("section", "value", "found"),
     [
-        ("noise", {"sigma": "a"}, "settings that do not go together"),
+        ("noise", {"sigma": "a"}, "job.noise.sigma: Input should be a valid number, found 'a'"),
         ("report", {"radii": None}, r"no radii for tables \(report.radii is None\)"),
         ("report", {}, "no setting report.radii"),
     ],

@@ -7,6 +7,7 @@ import signal
 
 import pytest
 
+from srs_ray.runner import signals
 from srs_ray.runner.certification import RunSummary
 from srs_ray.runner.signals import StopRequest
 
@@ -14,15 +15,19 @@ from srs_ray.runner.signals import StopRequest
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGHUP, 129), (signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["HUP", "INT", "TERM"]
 )
-def test_the_first_signal_asks_and_the_second_one_stops_at_once(number, code):
+def test_the_first_signal_asks_and_the_second_one_stops_at_once(number, code, monkeypatch):
+    deadlines: list[int] = []
+    monkeypatch.setattr(signals, "end_later", deadlines.append)
     before = signal.signal(number, signal.SIG_DFL)  # whatever the tests were started by: nohup ignores one
     try:
         with StopRequest() as stop:
             assert stop.received is None
             os.kill(os.getpid(), number)
             assert stop.received == number
-            with pytest.raises(KeyboardInterrupt):
+            with pytest.raises(signals.StoppedAtOnce) as stopped:
                 os.kill(os.getpid(), number)
+            assert stopped.value.number == number
+            assert deadlines == [number]
         assert signal.getsignal(number) is signal.SIG_DFL
     finally:
         signal.signal(number, before)

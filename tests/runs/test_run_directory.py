@@ -59,14 +59,14 @@ def test_continuing_keeps_every_session_and_the_newest_job_and_points(start, ok_
 
 def test_notes_say_what_changed_between_sessions(start, tmp_path) -> None:
     versions = {"torch": "2.14.0", "ray": "2.60.0"}
-    start(tmp_path, session={"started_at": "a", "versions": versions, "device": "cpu", "batch": 100})
-    start(tmp_path, session={"started_at": "b", "versions": versions, "device": "cuda", "batch": 100})
+    start(tmp_path, session={"started_at": "2026-01-01", "versions": versions, "device": "cpu", "batch": 100})
+    start(tmp_path, session={"started_at": "2026-01-02", "versions": versions, "device": "cuda", "batch": 100})
     versions = {"torch": "2.15.0", "ray": "2.60.0"}
-    run = start(tmp_path, session={"started_at": "c", "versions": versions, "device": "cuda"})
+    run = start(tmp_path, session={"started_at": "2026-01-03", "versions": versions, "device": "cuda"})
     assert run.notes == [
-        "session 2 (b): device changed from cpu to cuda",
-        "session 3 (c): batch changed from 100 to (not set)",
-        "session 3 (c): versions.torch changed from 2.14.0 to 2.15.0",
+        "session 2 (2026-01-02): device changed from cpu to cuda",
+        "session 3 (2026-01-03): batch changed from 100 to (not set)",
+        "session 3 (2026-01-03): versions.torch changed from 2.14.0 to 2.15.0",
     ]
     assert RunDirectory.open(tmp_path).notes == run.notes
 
@@ -127,11 +127,13 @@ def test_run_json_cut_anywhere_is_refused_by_name_and_not_overwritten(start, tmp
     [
         ({"schema_version": 6}, "its schema version is 6, this srs-ray reads up to 5"),
         ({"schema_version": "one"}, "its schema version is 'one'"),
-        ({"sessions": {}}, "sessions is absent or no list"),
-        ({"job": None}, "job is absent or no dict"),
-        ({"points": {"start": 0, "stop": "x", "every": 1}}, "points.stop is 'x'"),
-        ({"points": {"start": 0, "stop": 5, "every": 0}}, "points.every is 0"),
-        ({"job": {"data": None}}, "job.data is None, no section"),
+        ({"sessions": {}}, "sessions: Input should be a valid list, found {}"),
+        ({"job": None}, "job: .*found None"),
+        ({"points": {"start": 0, "stop": "x", "every": 1}}, "points.stop: Input should be a valid integer, found 'x'"),
+        ({"points": {"start": 0, "stop": 5, "every": 0}}, "points.every: .* greater than or equal to 1, found 0"),
+        ({"job": {"data": None}}, "job.data: .*found None"),
+        ({"job": {"report": {"radii": [0.5, -1]}}}, "job.report.radii.1: .*found -1"),
+        ({"sessions": [{"started_at": "lately"}]}, "sessions.0.started_at: Invalid isoformat string"),
         ({"fingerprint": {"digest": "0", "settings": {"seed": 1}}}, "digest is not that of its settings"),
     ],
 )
