@@ -44,6 +44,7 @@ from srs_ray.cli_results import (
     plot,
     print_table,
 )
+from srs_ray.cli_verify import VERIFY_EXAMPLE, verify
 from srs_ray.cli_weights import weights_app
 from srs_ray.errors import SrsRayError
 
@@ -174,9 +175,12 @@ def submit(
     """
     from srs_ray.job_file import load_job
     from srs_ray.runner.submission import submit as send
+    from srs_ray.runs.printable import printable
 
     submission = send(load_job(job_file, overridden), address, download)
-    typer.echo(f"submitted {submission.id}")
+    typer.echo(f"submitted {submission.id}, with these files and no others:")
+    for file, size in submission.sent:
+        typer.echo(f"  {printable(file)} ({size:,} bytes)")
     typer.echo(f"  to look: {submission.ray_command('logs --follow')}")
     typer.echo(f"  to stop: {submission.ray_command('stop')}")
     if no_wait:
@@ -192,6 +196,7 @@ def submit(
 app.command(epilog=AGGREGATE_EXAMPLE)(aggregate)
 app.command(epilog=PLOT_EXAMPLE)(plot)
 app.command(epilog=EXPORT_EXAMPLE)(export)
+app.command(epilog=VERIFY_EXAMPLE)(verify)
 
 
 @app.command(epilog="Example: srs-ray status runs/a --json")

@@ -24,7 +24,7 @@ ROWS = [
     {"training"},
     {"runner", "job", "job_file", "interface"},
     {"planning", "analysis", "image_files"},
-    {"cli", "cli_options", "cli_output", "cli_plan", "cli_predict", "cli_results", "cli_weights"},
+    {"cli", "cli_options", "cli_output", "cli_plan", "cli_predict", "cli_results", "cli_verify", "cli_weights"},
 ]
 ROW_OF = {room: row for row, rooms in enumerate(ROWS) for room in rooms}
 # Job files hold jobs, and the cli is one room in several files.
@@ -32,11 +32,14 @@ BESIDE = {
     "srs_ray.job_file": {"srs_ray.job"},
     "srs_ray.interface": {"srs_ray.job", "srs_ray.job_file"},
     "srs_ray.runner": {"srs_ray.job"},
-    "srs_ray.cli": {f"srs_ray.cli_{name}" for name in ("options", "output", "plan", "predict", "results", "weights")},
+    "srs_ray.cli": {
+        f"srs_ray.cli_{name}" for name in ("options", "output", "plan", "predict", "results", "verify", "weights")
+    },
     "srs_ray.cli_plan": {"srs_ray.cli_options"},
     "srs_ray.cli_predict": {"srs_ray.cli_options"},
     "srs_ray.cli_weights": {"srs_ray.cli_options"},
     "srs_ray.cli_results": {"srs_ray.cli_options", "srs_ray.cli_output"},
+    "srs_ray.cli_verify": {"srs_ray.cli_options", "srs_ray.cli_output", "srs_ray.cli_results"},
 }
 Imports = dict[str, set[str]]
 

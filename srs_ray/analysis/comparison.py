@@ -28,6 +28,7 @@ from srs_ray.analysis.statements import (
     subset_line,
 )
 from srs_ray.errors import SrsRayError
+from srs_ray.runs.printable import printable
 
 UNDEFINED = "n/a"
 
@@ -209,7 +210,7 @@ def accuracies(df: pd.DataFrame, radii: Sequence[Radius], of: str = "ended") -> 
 
 def run_labels(infos: Sequence[RunInfo]) -> list[str]:
     """A name for each run: as much of the end of its path as tells the paths apart, a number where one comes again."""
-    paths = [info.path.rstrip("/").split("/") for info in infos]
+    paths = [printable(info.path).rstrip("/").split("/") for info in infos]
     longest = max(map(len, paths))
     distinct = len({info.path for info in infos})
     depth = next((d for d in range(1, longest) if len({tuple(path[-d:]) for path in paths}) == distinct), longest)

@@ -122,7 +122,7 @@ class RunInfo:
         base = "" if reference is None else reference.title
         arch, split = _name_of(job, "model.arch"), setting_of(job, "data").get("split")
         return cls(
-            name=(path.partition("?")[0] if "://" in path else path).rstrip("/").rsplit("/", 1)[-1],
+            name=printable((path.partition("?")[0] if "://" in path else path).rstrip("/").rsplit("/", 1)[-1]),
             path=path,
             arch=arch,
             data=" ".join(filter(None, [_name_of(job, "data.kind"), split])),

@@ -72,7 +72,7 @@ def markdown_table(results: Sequence[RunResults]) -> str:
     """A pipe table aligned in plain text as well, and the notes as a list."""
     headings = ["run", "setting", "certificate", "sigma", *(f"r = {label}" for label in _radius_labels(results))]
     headings += _FURTHER_HEADINGS
-    rows = [[cell.replace("|", "\\|") for cell in _row(result, " [{:.1f}, {:.1f}]")] for result in results]
+    rows = [list(map(markdown_escape, _row(result, " [{:.1f}, {:.1f}]"))) for result in results]
     widths = [max(3, *map(cell_len, column)) for column in zip(headings, *rows, strict=True)]
 
     def line(cells: Sequence[str]) -> str:
@@ -82,8 +82,13 @@ def markdown_table(results: Sequence[RunResults]) -> str:
         return f"| {' | '.join(words + numbers)} |"
 
     rule = "|".join("-" * (width + 2) if i < 3 else "-" * (width + 1) + ":" for i, width in enumerate(widths))
-    listed = [f"- {note}" for note in notes(results, intervals=True)]
+    listed = [f"- {markdown_escape(note)}" for note in notes(results, intervals=True)]
     return "\n".join([line(headings), f"|{rule}|", *map(line, rows), "", *listed]) + "\n"
+
+
+def markdown_escape(text: str) -> str:
+    """`text` as Markdown shows it: no cell ends in it, and it holds no HTML, link, picture, code or emphasis."""
+    return text.replace("\\", "\\\\").replace("](", "]\\(").translate(_MARKDOWN)
 
 
 def latex_table(results: Sequence[RunResults]) -> str:
@@ -128,6 +133,8 @@ _LATEX = str.maketrans(
         **{c: "\\" + c for c in "&%$#_{}"},
     }
 )
+
+_MARKDOWN = str.maketrans({"|": "\\|", "<": "&lt;", "`": "\\`", "*": "\\*"})
 
 _FURTHER_HEADINGS = ["ended", *COST_HEADINGS, *(f"p_lower {share:.0%}" for share in QUANTILES), "ACR"]
 

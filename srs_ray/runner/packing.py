@@ -19,8 +19,9 @@ JOB_FILE = "job.yaml"
 MOST_BYTES = 50_000_000  # of all files together; Ray itself would take some more
 
 
-def pack(job: Job, folder: Path) -> None:
-    """Writes the job into an empty folder, from which `srs-ray certify job.yaml` runs it anywhere.
+def pack(job: Job, folder: Path) -> list[tuple[str, int]]:
+    """Writes the job into an empty folder, from which `srs-ray certify job.yaml` runs it anywhere; gives what it wrote,
+    by where it was and how many bytes it has.
 
     The files that `model.import` and `data.import` name go along, each with all files in its folder or below that it
     can import. Files keep their places to each other, so that the run has the fingerprint that it has here. Modules
@@ -43,9 +44,17 @@ def pack(job: Job, folder: Path) -> None:
         settings[section]["import"] = f"{carried.as_posix()}:{Import.parse(str(imports[section])).name}"
     _refuse_many_bytes(contents)
     contents[Path(JOB_FILE)] = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).encode()
+    origins = {Path(f"code-{number}"): root for number, root in enumerate(roots, start=1)}
     for place, content in contents.items():
         (folder / place).parent.mkdir(parents=True, exist_ok=True)
         (folder / place).write_bytes(content)
+    return [(_origin(place, origins), len(content)) for place, content in contents.items()]
+
+
+def _origin(place: Path, origins: dict[Path, Path]) -> str:
+    """Where a file of the working folder comes from; the job file, which is written anew, by its name."""
+    root = next((root for carried, root in origins.items() if place.is_relative_to(carried)), None)
+    return str(place) if root is None else str(root / Path(*place.parts[1:]))
 
 
 def _outermost(folders: Sequence[Path]) -> list[Path]:

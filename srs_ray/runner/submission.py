@@ -35,6 +35,7 @@ class Submission:
 
     client: JobSubmissionClient
     id: str
+    sent: tuple[tuple[str, int], ...] = ()  # the files that went along, with their bytes
 
     def ray_command(self, verb: str) -> str:
         """The `ray job` command that looks at this job or stops it from any machine that reaches the cluster."""
@@ -77,14 +78,14 @@ def submit(job: Job, address: str | None = None, download: bool = False) -> Subm
     """
     _check_paths(job)
     with tempfile.TemporaryDirectory() as folder:
-        pack(job, Path(folder))
+        sent = pack(job, Path(folder))
         client = _connect(address)
         try:
             command = f"srs-ray certify {JOB_FILE}{' --download' if download else ''}"
             identity = client.submit_job(entrypoint=command, runtime_env={"working_dir": folder})
         except (OSError, RuntimeError, RayError) as error:
             raise SrsRayError(f"{client.get_address()} did not take the job: {error}") from error
-    return Submission(client, identity)
+    return Submission(client, identity, tuple(sent))
 
 
 def _check_paths(job: Job) -> None:

@@ -202,6 +202,15 @@ class RunDirectory:
         table = self._all_rows(["index", "status"])
         return set(table.filter(pc.equal(table["status"], "ok"))["index"].to_pylist())
 
+    def faults(self) -> list[str]:
+        """One line for each part that cannot be read, or has a row that claims other than its counts give.
+
+        Raises RunDirectoryError where the files cannot be reached.
+        """
+        _, unreadable = self._read_parts(ROW_SCHEMA.names)
+        self._reported.update(unreadable)
+        return [f"{self._storage.where(name)}: {reason}" for name, reason in sorted(unreadable.items())]
+
     def append(self, rows: Sequence[Row]) -> None:
         """Keep rows: on return they are durable, as one new part.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import secrets
 import shlex
 import signal
@@ -128,6 +129,7 @@ def test_a_submitted_job_is_followed_to_its_table(head, job_file, tmp_path):
     code, out = run([*command, "--set", "execution.workers=1"], head)
     assert code == 0, out
     assert "submitted raysubmit_" in out
+    assert re.search(r"with these files and no others:\n  job\.yaml \([\d,]+ bytes\)\n  to look", out)
     assert "2 of 2 points certified, 2 of them now" in out
     assert "Certificate: exact" in out
     assert RunDirectory.open(output).finished() == {0, 10}
@@ -259,6 +261,9 @@ def packed(job: Job, folder: Path) -> tuple[dict[str, Any], set[str]]:
 
 def test_only_files_that_can_be_imported_go_along_and_nothing_of_them_runs_here(job_of_own, own_files, tmp_path):
     (own_files / "nets/parts/names.py").write_text("raise RuntimeError('this ran')")
+    for secret in (".env", "nets/.env", "nets/.git/config", "nets/key.pem", "nets/id_rsa", "nets/.secret/__init__.py"):
+        (own_files / secret).parent.mkdir(exist_ok=True)
+        (own_files / secret).write_text("password")
     settings, files = packed(job_of_own(), tmp_path / "packed")
     assert files == {
         "code-1/net.py",
