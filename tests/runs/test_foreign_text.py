@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from srs_ray import cli
+from srs_ray.analysis import comparison_table, load_points
 from srs_ray.errors import RunDirectoryError
 from srs_ray.runs import RunDirectory
 from srs_ray.runs.printable import printable
@@ -89,3 +90,16 @@ def test_refusal_for_other_settings_names_them_escaped(start, tmp_path) -> None:
 def test_text_that_shows_stays_as_it_is() -> None:
     assert printable(r"[red] C:\n ü 漢字 🎲") == r"[red] C:\n ü 漢字 🎲"
     assert printable("two\nlines\ud800") == r"two\nlines\ud800"
+
+
+@pytest.mark.parametrize("form", ["table", "markdown", "latex"])
+def test_names_are_text_in_every_form_of_a_table(run, tmp_path, form) -> None:
+    hostile = run.rename(tmp_path / f"{TITLE}<script>[a](b)`x`|$\\input{{y}}$")
+    text = comparison_table([load_points(hostile)], [0], form)
+    assert [line for line in text.split("\n") if not line.isprintable()] == []
+    if form == "markdown":
+        assert "&lt;script>[a]\\(b)\\`x\\`\\|" in text
+        assert "<script>" not in text
+    if form == "latex":
+        assert r"\textless{}script\textgreater{}" in text
+        assert r"\$\textbackslash{}input\{y\}\$" in text
