@@ -192,6 +192,6 @@ class Plan:
                 )
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=65_536)
 def _bound(bound: Bound, evidence: Evidence, alpha: float) -> float:
     return bound.p_lower(evidence, alpha)
