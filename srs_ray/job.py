@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import model_validator
 
@@ -11,16 +11,17 @@ from srs_ray.data.settings import DataSettings
 from srs_ray.errors import JobError
 from srs_ray.execution import ExecutionSettings
 from srs_ray.models.families import family_of
-from srs_ray.models.opened import Opened, lacking_start
-from srs_ray.models.opening import ModelSource
 from srs_ray.models.settings import ModelSettings
 from srs_ray.settings import PathOrName, Radius, Settings
 from srs_ray.smoothing.certificate import Certificate
-from srs_ray.smoothing.judge import lacking_parts
 from srs_ray.smoothing.law import NoiseSettings
 from srs_ray.smoothing.samplers import Sampling
 from srs_ray.smoothing.smoothing import Smoothing, certificate_defaults, check_together, sampling_defaults
 from srs_ray.solvers.settings import SolverSettings
+
+if TYPE_CHECKING:  # job files are read without torch
+    from srs_ray.models.opened import Opened
+    from srs_ray.models.opening import ModelSource
 
 
 class ReportSettings(Settings):
@@ -79,7 +80,7 @@ def _reference_of(model: Any) -> dict[str, Any] | None:
         reference = family_of(str(model.get("arch"))).reference_of(str(model.get("arch")))
     except ValueError:
         return None
-    return {"solver": reference.solver.name, "steps": reference.steps}
+    return {"solver": reference.solver, "steps": reference.steps}
 
 
 def completed(job: Job, source: ModelSource) -> Job:
@@ -88,6 +89,9 @@ def completed(job: Job, source: ModelSource) -> Job:
     Raises JobError where the model lacks what the way of sampling needs, and for solver settings of a model that has no
     equilibrium.
     """
+    from srs_ray.models.opened import lacking_start
+    from srs_ray.smoothing.judge import lacking_parts
+
     sampling = job.sampling
     missing = [part for part in sampling.needs if part not in source.parts]
     if missing:
