@@ -22,6 +22,7 @@ from rich.text import Text
 import srs_ray
 from srs_ray.cli_options import (
     AddressOption,
+    App,
     DownloadOption,
     JobFile,
     NoRayOption,
@@ -50,7 +51,7 @@ from srs_ray.errors import SrsRayError
 
 WRONG_USAGE = 2
 
-app = typer.Typer(
+app = App(
     name="srs-ray",
     help="Certify the robustness of image classifiers, above all deep equilibrium models, by randomized smoothing.",
     no_args_is_help=True,
@@ -90,7 +91,7 @@ def _print_version(wanted: bool) -> None:
 def _global_options(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks, and the log of every worker.")] = False,
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("-V", "--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     global _debug

@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from srs_ray.cli_options import open_console
+from srs_ray.cli_options import App, open_console
 from srs_ray.errors import SrsRayError
 
-weights_app = typer.Typer(no_args_is_help=True, help="Convert, inspect, draw and make weights.")
+weights_app = App(no_args_is_help=True, help="Convert, inspect, draw and make weights.")
 
 
 @weights_app.command(epilog="Example: srs-ray weights convert MDEQ_small.pth.tar small.safetensors")

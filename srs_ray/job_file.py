@@ -12,6 +12,7 @@ from pydantic import BaseModel, Tag, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+import srs_ray
 from srs_ray.errors import JobError
 from srs_ray.job import Job
 from srs_ray.job_yaml import LARGEST_FILE, read_yaml
@@ -30,13 +31,36 @@ class _ModelAlone(Settings):
 
 
 def load_job(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Job:
-    """The certification in a YAML file, with dotted settings overridden; JobError names each setting that is wrong."""
-    return _load(Job, home_expanded(path, JobError), overrides or {})
+    """The certification in a YAML file, with dotted settings overridden; JobError names each setting that is wrong.
+
+    `path` may also be the name of a job that comes with the package, such as digits-srs.
+    """
+    return _load(Job, _found(path), overrides or {})
 
 
 def load_train_job(path: str | Path, overrides: Mapping[str, Any] | None = None) -> TrainJob:
-    """The training in a YAML file, with dotted settings overridden; JobError names each setting that is wrong."""
-    return _load(TrainJob, home_expanded(path, JobError), overrides or {})
+    """The training in a YAML file or of that name, as `load_job` has it."""
+    return _load(TrainJob, _found(path), overrides or {})
+
+
+def shipped_jobs() -> dict[str, Path]:
+    """The job files that come with the package, by name: digits-srs, paper/cifar10-small-srs-3a."""
+    package = Path(srs_ray.__file__).resolve().parent
+    folders = (package / "jobs", package.parent / "jobs")  # of an installed package, and of a checkout
+    folder = next((each for each in folders if each.is_dir()), None)
+    if folder is None:
+        return {}
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*.yaml"))}
+
+
+def _found(path: str | Path) -> Path:
+    """The file at that path, else the job of that name."""
+    file = home_expanded(path, JobError)
+    try:
+        is_there = file.exists()
+    except (OSError, ValueError):  # no name of a file: what reads it says why
+        is_there = True
+    return file if is_there else shipped_jobs().get(str(path), file)
 
 
 def load_model_section(raw: Mapping[str, Any]) -> ArchitectureSettings | ImportedModelSettings:
@@ -66,7 +90,10 @@ def _load(kind: type[JobType], path: Path, overrides: Mapping[str, Any]) -> JobT
     try:
         raw = read_yaml(read_regular(path, LARGEST_FILE).decode())
     except FileNotFoundError as error:
-        raise JobError(f"no job file at {path}") from error
+        raise JobError(
+            f"no job file at {path}: give a YAML file, or the name of a job that comes along "
+            f"({', '.join(shipped_jobs())})"
+        ) from error
     except OSError as error:
         raise JobError(f"the job file {path} cannot be read: {error.strerror}") from error
     except yaml.MarkedYAMLError as error:
