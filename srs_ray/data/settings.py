@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from srs_ray.data.registry import kind_named
+from srs_ray.data.registry import KINDS, kind_named
 from srs_ray.models.user_code import Import
 from srs_ray.regular_files import read_regular
 from srs_ray.settings import PathOrName, Settings, arguments, home_expanded
@@ -63,9 +63,11 @@ class DataSettings(Settings):
     Each kind of data takes some of these settings and refuses the others by name.
     """
 
-    kind: Annotated[str, AfterValidator(_known_kind)] = Field(description="Kind of data; left out beside `import`.")
+    kind: Annotated[str, AfterValidator(_known_kind)] = Field(
+        description=f"Kind of data: {', '.join(f'`{name}`' for name in KINDS)}; left out beside `import`."
+    )
     path: PathOrName | None = Field(None, description="File or folder of the data.")
-    split: PathOrName | None = Field(None, description="Part of the data; default: the kind's test split.")
+    split: PathOrName | None = Field(None, description="Part of the data; default: the kind's own, `test` or `val`.")
     start: int = Field(0, ge=0, description="First index.")
     stop: int | None = Field(None, ge=0, description="Index to stop below; null: the end.")
     every: int = Field(1, ge=1, description="Distance between two points.")

@@ -22,7 +22,8 @@ class CertificateSettings(Settings):
     """The bound and its error probability."""
 
     kind: Annotated[str, AfterValidator(_known_bound)] = Field(
-        description="Name of the bound; the default depends on the sampling."
+        description=f"Bound: {', '.join(f'`{name}`' for name in BOUNDS)}. The default is `exact` for audited samples, "
+        "`cohen` for standard sampling, `mixture` for standard sampling with target radii."
     )
     alpha: Probability = Field(0.001, description="Error probability of one certificate.")
 
