@@ -18,7 +18,14 @@ from srs_ray.settings import Settings
 from srs_ray.training.settings import TrainJob
 
 # Settings that pydantic requires, and that a job may leave out because other settings imply them.
-IMPLIED = {"data.kind", "certificate", "certificate.kind"}
+IMPLIED = {
+    "data.kind",
+    "evaluation.kind",
+    "certificate",
+    "certificate.kind",
+    "sampling.reference.solver",
+    "sampling.reference.steps",
+}
 FUNCTIONS = {
     "Certify and predict": ("certify_points", "certify_point", "predict", "open_model", "load_model"),
     "Read runs": (
@@ -61,14 +68,21 @@ def pages() -> dict[str, str]:
 def settings_page(job: type[Settings], title: str, what: str) -> str:
     """A table of settings for each section of the job, and one for each alternative of a section."""
     lines = [f"# {title}", "", f"All settings of {what}, with the type and the default of each.", ""]
+    lines += ["*implied* marks a setting that follows from other settings unless the job names it.", ""]
     lines += _table(("section", "default", "meaning"), _section_rows(job))
     for name, field in _fields(job):
         options = _sections_in(field.annotation)
-        if options:
+        if job is not Job and options and options == _sections_in(_annotation(Job, name)):
+            lines += ["", f"## {name}", "", f"The settings are [those of a job](job.md#{name})."]
+        elif options:
             lines += ["", f"## {name}", "", *_section(name, options)]
         else:
             lines += ["", f"## {name}", "", *_settings_table([(name, field)])]
     return "\n".join(lines) + "\n"
+
+
+def _annotation(job: type[Settings], name: str) -> Any:
+    return job.model_fields[name].annotation if name in job.model_fields else None
 
 
 def _section_rows(job: type[Settings]) -> Iterator[tuple[str, str, str]]:

@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import reference
+import code_reference
 
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
@@ -23,14 +23,14 @@ ROOT = Path(__file__).resolve().parents[2]
 FROM_ELSEWHERE = {"README.md": "index.md", "cluster/README.md": "guides/clusters.md"}
 _LINK = re.compile(r"(\]\()([^)\s#]+)(#[^)\s]*)?(\))")
 _LANGUAGES = {".py": "python", ".yaml": "yaml", ".yml": "yaml", ".md": "markdown", ".sh": "sh", ".toml": "toml"}
-_warnings = logging.getLogger("mkdocs.hooks.pages")
+_warnings = logging.getLogger("mkdocs.hooks.site_pages")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds the pages that no file of docs/ holds."""
     from mkdocs.structure.files import File
 
-    made = dict(reference.pages())
+    made = dict(code_reference.pages())
     homes = {file.src_uri: f"docs/{file.src_uri}" for file in files.documentation_pages()}
     homes |= {uri: home for home, uri in FROM_ELSEWHERE.items()}
     for home, uri in FROM_ELSEWHERE.items():
