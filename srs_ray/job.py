@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from srs_ray.data.settings import DataSettings
 from srs_ray.errors import JobError
@@ -27,20 +27,23 @@ if TYPE_CHECKING:  # job files are read without torch
 class ReportSettings(Settings):
     """The radii that tables of this run show; the run warns before it starts if it cannot earn one of them."""
 
-    radii: tuple[Radius, ...] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+    radii: tuple[Radius, ...] = Field(
+        (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5),
+        description="Radii of the run's tables, in pixel units of [0, 1]; default with `sampling.target_radii`: these.",
+    )
 
 
 class Job(Settings):
     """A certification, as `srs-ray certify` runs it."""
 
-    model: ModelSettings
-    data: DataSettings
-    noise: NoiseSettings
-    sampling: Sampling
-    certificate: Certificate
-    execution: ExecutionSettings = ExecutionSettings()
-    report: ReportSettings = ReportSettings()
-    output: PathOrName
+    model: ModelSettings = Field(description="The model.")
+    data: DataSettings = Field(description="The points.")
+    noise: NoiseSettings = Field(description="The noise.")
+    sampling: Sampling = Field(description="How noisy samples are drawn.")
+    certificate: Certificate = Field(description="How counts become a radius.")
+    execution: ExecutionSettings = Field(ExecutionSettings(), description="Where and how the job runs.")
+    report: ReportSettings = Field(ReportSettings(), description="What tables show.")
+    output: PathOrName = Field(description="The run directory: a path, or a URI such as s3://bucket/run.")
 
     @model_validator(mode="before")
     @classmethod
