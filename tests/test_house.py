@@ -25,6 +25,7 @@ ROWS = [
     {"runner", "job", "job_file", "interface"},
     {"planning", "analysis", "image_files"},
     {"cli", "cli_options", "cli_output", "cli_plan", "cli_predict", "cli_results", "cli_verify", "cli_weights"},
+    {"__main__"},
 ]
 ROW_OF = {room: row for row, rooms in enumerate(ROWS) for room in rooms}
 # Job files hold jobs, and the cli is one room in several files.
