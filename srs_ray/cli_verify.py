@@ -21,12 +21,19 @@ def verify(
     run: Run,
     points: Annotated[int, typer.Option(min=0, help="How many points to certify again; 0: none.")] = 0,
     weights: Annotated[str | None, typer.Option(help="The run's weights as they lie here, or their name.")] = None,
-    data: Annotated[str | None, typer.Option(help="The run's data as they lie here.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="The run's data as they lie here, in the place of data.path.")
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(help="Draw the points to certify again by this seed. Default: nobody can know them.")
     ] = None,
     run_code: Annotated[
-        bool, typer.Option("--run-code", help="Allow the code that the run names as its model or data to be run.")
+        bool,
+        typer.Option(
+            "--run-code",
+            help="Allow the code that the run names as its model or data to be run, as it lies under the working "
+            "directory. It runs before it can be compared with the run's: read it first.",
+        ),
     ] = False,
     form: Annotated[str, typer.Option("--format", help="table or json.")] = "table",
 ) -> None:
@@ -48,14 +55,14 @@ def verify(
         console = open_console()
         pending = found.asked - found.done - found.in_error
         lines = [
-            f"{found.run}: {found.setting}",
+            f"{found.run}: {found.model}, {found.setting} [{found.points}]",
             f"{found.done} of {found.asked} points done, {found.in_error} in error, {pending} pending",
             f"certificate: {found.certificate}",
             f"guarantee: {found.guarantee}",
             *(f"note: {note}" for note in found.notes),
         ]
         if found.faults:
-            lines.append(f"{len(found.faults)} of its files do not hold; their points are not counted:")
+            lines.append(f"{len(found.faults)} faults; points of files that do not hold are not counted:")
             lines += [f"  {fault}" for fault in found.faults]
         else:
             lines.append(f"rows: all {found.done} say what their counts give")
@@ -63,7 +70,9 @@ def verify(
         if found.repeated:
             lines.append(f"certified again: {equal} of {len(found.repeated)} points came out the same in every count")
             lines += [f"  {each}" for each in found.repeated]
-        elif not points:
+        elif points:
+            lines.append("certified again: none, for no point is done")
+        else:
             lines.append("certified again: none (see --points), so the counts themselves are taken on trust")
         for line in lines:
             console.print(escape(line), highlight=False)

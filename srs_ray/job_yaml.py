@@ -10,8 +10,9 @@ from yaml.composer import ComposerError
 from yaml.constructor import ConstructorError
 
 LARGEST_FILE = 2**20  # bytes
+LONGEST_NUMBER = 40  # characters
 DEEPEST = 30  # levels of nesting
-MOST_VALUES = 100_000  # with every alias written out
+MOST_VALUES = 20_000  # with every alias written out
 
 # What YAML 1.1 takes for a number in a way that nobody who writes it means: base 60, and base 8.
 _BASE_60 = re.compile(r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?")
@@ -34,10 +35,13 @@ def read_yaml(text: str) -> Any:
 class _Loader(yaml.SafeLoader):
     def __init__(self, text: str) -> None:
         super().__init__(text)
-        self._depth = 0
+        self._depth = self._nodes = 0
 
     def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:
         self._depth += 1
+        self._nodes += 1
+        if self._nodes > MOST_VALUES:
+            raise ComposerError(None, None, f"more than {MOST_VALUES:,} values", self.peek_event().start_mark)
         if self._depth > DEEPEST:
             raise ComposerError(None, None, f"more than {DEEPEST} levels of nesting", self.peek_event().start_mark)
         node = super().compose_node(parent, index)
@@ -70,6 +74,9 @@ class _Loader(yaml.SafeLoader):
     def construct_number(self, node: yaml.ScalarNode) -> Any:
         written = self.construct_scalar(node)
         assert isinstance(written, str)
+        if len(written) > LONGEST_NUMBER:
+            found = f"a number of {len(written):,} characters"
+            raise ConstructorError(None, None, found, node.start_mark)
         if _BASE_60.fullmatch(written) or _BASE_8.fullmatch(written):
             base = 60 if ":" in written else 8
             raise ConstructorError(

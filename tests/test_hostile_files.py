@@ -12,6 +12,7 @@ import zipfile
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -32,15 +33,17 @@ LAUGHS = "a: &a [x, x]\n" + "".join(f"{b}: &{b} {NINE.format(a)}\n" for a, b in 
     ("text", "complaint"),
     [
         ("x: " + "[" * 1000, "line 1, column 33: more than 30 levels of nesting"),
-        (LAUGHS, "line 6, column 4: aliases that stand for more than 100,000 values"),
+        (LAUGHS, "line 5, column 4: aliases that stand for more than 20,000 values"),
         ("a: &a [*a]", "line 1, column 4: an alias stands for what holds it"),
         ("noise: {sigma: 1:30}", "line 1, column 16: 1:30 would be read as a number in base 60"),
         ("sampling:\n  n: 0100", "line 2, column 6: 0100 would be read as a number in base 8"),
         ("a: !!int x", "line 1, column 4: no readable int"),
-        ("a: " + "1" * 5000, "line 1, column 4: no readable int: Exceeds the limit"),
+        ("a: " + "1" * 5000, "line 1, column 4: a number of 5,000 characters"),
+        ("n: 0x" + "f" * 5000, "line 1, column 4: a number of 5,002 characters"),
+        ("[" + "1, " * 30_000 + "1]", "more than 20,000 values"),
         ("x" * (2**20 + 1), "cannot be read: it has 1,048,577 bytes, expected at most 1,048,576"),
     ],
-    ids=["deep", "aliases", "itself", "base 60", "base 8", "tag", "digits", "size"],
+    ids=["deep", "aliases", "itself", "base 60", "base 8", "tag", "digits", "hexadecimal", "many", "size"],
 )  # fmt: skip
 def test_yaml_that_grows_or_says_two_things_is_refused_with_its_place(tmp_path, text, complaint):
     path = tmp_path / "job.yaml"
@@ -211,3 +214,12 @@ def test_a_process_whose_end_is_stuck_ends_by_a_third_signal_or_in_time(seconds,
 def test_a_stop_at_once_keeps_the_code_of_the_signal_that_asked():
     assert signals.StoppedAtOnce(signal.SIGHUP).number == signal.SIGHUP
     assert issubclass(signals.StoppedAtOnce, KeyboardInterrupt)
+
+
+def test_a_number_kept_beside_tensors_is_a_number(tmp_path):
+    torch.save({"w": torch.zeros(2), "loss": np.float64(0.5), "epoch": np.int64(3)}, tmp_path / "w.pth")
+    assert set(read_tensors(tmp_path / "w.pth").tensors) == {"w"}
+    kept = np.array([b"x" * 100_000], dtype="S100000")[0]
+    torch.save({"w": torch.zeros(2), "text": np.dtype("S2000000000"), "loss": kept}, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match="is no type of numbers"):
+        read_tensors(tmp_path / "w.pth")

@@ -181,7 +181,7 @@ def _smoothing_of(job: Mapping[str, Any]) -> Smoothing:
     sections = setting_of(job, "noise.sigma"), setting_of(job, "sampling"), setting_of(job, "certificate")
     try:
         smoothing = smoothing_of(*sections)
-    except ValueError as error:
+    except (ValueError, ArithmeticError) as error:
         raise RunDirectoryError(f"run.json holds settings that do not go together: {error}") from error
     for name in smoothing.certificate.own:
         setting_of(job, f"certificate.{name}")
@@ -192,16 +192,17 @@ def _refuse_other_settings(job: Mapping[str, Any], smoothing: Smoothing, fingerp
     """RunDirectoryError where the job, which tables tell of, is not that of the fingerprint."""
     here = smoothing.fingerprint()
     for section, name in _NAMES:
-        if (value := setting_of(job, section).get(name)) is not None:
-            here[f"{section}.{name}"] = value
+        value = setting_of(job, section).get(name)
+        if value is not None and (section, name) != ("data", "kind"):
+            here[f"{section}.{name}"] = value.rsplit("/", 1)[-1] if name == "import" else value
+    here["data.kind"] = "import" if "data.import" in here else setting_of(job, "data").get("kind")
     there = {
         name: printable_json(value)
         for name, value in fingerprint.items()
-        if name in here or name.startswith(_SMOOTHING)
+        if name in here or name.startswith(_SMOOTHING) or (name in _DOTTED and name != _MAY_BE_LEFT_OUT)
     }
     former = (f"sampling.{name}" for name in smoothing.sampling.former)
-    unknown = (dotted for dotted in map(".".join, _NAMES) if dotted not in fingerprint)
-    ignored = {"sampling.version", *former, *unknown}
+    ignored = {"sampling.version", *former}
     changed = [each for each in differences(there, here) if each[0] not in ignored]
     if changed:
         said = "; ".join(
@@ -217,7 +218,9 @@ def _title(sampling: SamplingSettings, reference: str, fingerprint: Mapping[str,
 
 
 _SMOOTHING = ("sampling.", "certificate.")
-_NAMES = (("model", "arch"), ("data", "kind"), ("data", "split"))  # where both the fingerprint and the job have them
+_NAMES = (("model", "arch"), ("model", "import"), ("data", "kind"), ("data", "import"), ("data", "split"))
+_DOTTED = tuple(map(".".join, _NAMES))
+_MAY_BE_LEFT_OUT = "data.split"  # of a job that takes its kind's usual one
 
 # The entries of a fingerprint that tell images and labels from others, whatever a model's preprocessing makes of them.
 _OF_DATA = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pandas as pd
@@ -74,7 +74,7 @@ def _points_per_hour(df: pd.DataFrame, started_at: str | None) -> float | None:
     """Rows that ended in the session over the time from its start to the last of them."""
     if started_at is None:
         return None
-    started = pd.Timestamp(started_at)
+    started = pd.Timestamp(datetime.fromisoformat(started_at))
     started = started.tz_localize("UTC") if started.tzinfo is None else started
     ended = df["finished_at"][df["finished_at"] > started]
     return len(ended) * 3600.0 / (ended.max() - started).total_seconds() if len(ended) else None

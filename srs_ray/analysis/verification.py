@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from srs_ray.analysis.run_info import RunInfo
 from srs_ray.analysis.statements import certificate_line, guarantee_line
 from srs_ray.errors import RunDirectoryError, SrsRayError
 from srs_ray.runs.directory import RunDirectory
+from srs_ray.runs.fingerprint import differences, not_compared
 from srs_ray.runs.printable import printable
 from srs_ray.runs.record import REHEARSED
 
@@ -55,6 +56,11 @@ COUNTED = (
 )
 
 
+LARGEST_BATCH = 4096  # of samples at once, whatever a row says
+# What two logits that tie within rounding can change, by how a sample falls and what follows from that.
+ROUNDED = frozenset(COUNTED) - {"label", "pixels", "n0", "sigma"}
+
+
 @dataclass(frozen=True)
 class Repeated:
     """A point that was certified again: the columns in which its row is another, and why it has none, if it has none.
@@ -90,14 +96,21 @@ class Verification:
     asked: int
     done: int
     in_error: int
-    faults: tuple[str, ...]  # parts with rows that are not what their counts say, or that cannot be read
+    points: str  # start:stop:every of those asked for
+    model: str
+    to_repeat: int  # points that were to be certified again, as far as there are so many
+    faults: tuple[
+        str, ...
+    ]  # parts with rows that are not what their counts say, or that cannot be read; contradictions
     repeated: tuple[Repeated, ...] = ()
     notes: tuple[str, ...] = field(default=())
 
     @property
     def holds(self) -> bool:
-        """Whether every row is what its counts say, and every point that was certified again came out as it was."""
-        return not self.faults and all(each.equal for each in self.repeated)
+        """Whether every row is what its counts say, none contradicts another, and every point that was to be certified
+        again came out as it was; where there was none to certify again, not."""
+        repeated = all(each.equal for each in self.repeated) and (bool(self.repeated) or not self.to_repeat)
+        return not self.faults and repeated
 
 
 def verify_run(
@@ -119,7 +132,7 @@ def verify_run(
     """
     directory = RunDirectory.open(run)
     job = stored_job(directory)
-    faults = directory.faults()
+    faults = [*directory.faults(), *_contradictions(directory)]
     df = points_of(directory)
     info = RunInfo.of(df)
     done = df["status"] == "ok"
@@ -127,9 +140,13 @@ def verify_run(
     if info.outside:
         notes.append(f"{info.outside} more points have rows, and are not among those that were last asked for")
     repeated: Sequence[Repeated] = ()
+    if not points and (weights is not None or data is not None):
+        raise SrsRayError("weights and data are for points that are certified again: say how many (--points)")
     if points:
         if weights is not None:
             job = job.model_copy(update={"model": job.model.model_copy(update={"weights": weights})})
+        if data is not None and job.data.path is None:
+            raise SrsRayError(f"the run's data, {info.data}, have no path that another could take the place of")
         if data is not None:
             job = job.model_copy(update={"data": job.data.model_copy(update={"path": data})})
         _refuse_code(job, run_code)
@@ -144,6 +161,9 @@ def verify_run(
         asked=info.asked,
         done=int(done.sum()),
         in_error=int((~done).sum()),
+        points=f"{info.start}:{info.stop}:{info.every}",
+        model=info.arch,
+        to_repeat=points,
         faults=tuple(faults),
         repeated=tuple(repeated),
         notes=tuple(map(printable, notes)),
@@ -191,27 +211,60 @@ def _repeat(directory: RunDirectory, job: Job, indices: Sequence[int]) -> list[R
     inputs = JobInputs.read(job.model_copy(update={"execution": execution}))
     generator = generator_named(str(directory.fingerprint.get("noise.generator")))
     spec = inputs.resolve(device_here(execution), generator)
-    directory.refuse_other(fingerprint_of(spec, inputs.source), ("data.sample",))
-    rows = {row["index"]: row for row in directory.rows().to_pylist()}
-    worker = PointWorker(spec, inputs.cargo, execution.cpus_per_worker)
-    kinds = {kind for session in directory.sessions for kind in session.get(REHEARSED) or {}}
-    return [_compared(worker, rows[index], kinds) for index in indices]
+    here = fingerprint_of(spec, inputs.source)
+    skipped = {"data.sample", *not_compared(directory.fingerprint, here)}
+    others = [each for each in differences(directory.fingerprint, here) if each[0] not in skipped]
+    if others:
+        said = "; ".join(f"{printable(name)}: {was} in the run, {now} here" for name, was, now in others[:4])
+        raise RunDirectoryError(
+            f"{directory.path}: its points cannot be certified again with what is here ({printable(said)}): give the "
+            "weights, the data and the srs-ray that it was made with"
+        )
+    table = directory.rows()
+    lacking = {name for name in COUNTED if table[name].null_count == len(table)}  # of an older program, in all rows
+    rows = {row["index"]: row for row in table.to_pylist()}
+    worker = PointWorker(spec, inputs.cargo, min(execution.cpus_per_worker, os.cpu_count() or 1))
+    rehearsed = [session.get(REHEARSED) for session in directory.sessions]
+    kinds = {str(kind) for each in rehearsed if isinstance(each, dict) for kind in each}
+    compared = [name for name in COUNTED if name not in lacking]
+    return [_compared(worker, rows[index], compared, kinds) for index in indices]
 
 
-def _compared(worker: PointWorker, row: Mapping[str, Any], kinds: Iterable[str]) -> Repeated:
+def _contradictions(directory: RunDirectory) -> list[str]:
+    """One line for each point of which two `ok` rows, sampled alike, do not say the same: samples are a function of
+    the run's settings, so that one of them was not sampled."""
+    columns = [*COUNTED, "device", "dtype", "batch"]
+    first: dict[int, dict[str, Any]] = {}
+    found: dict[int, str] = {}
+    for row in directory.attempts().select(["index", "status", *columns]).to_pylist():
+        if row["status"] != "ok":
+            continue
+        other = first.setdefault(row["index"], row)
+        alike = all(row[name] == other[name] for name in ("device", "dtype", "batch"))
+        differing = [name for name in COUNTED if None not in (row[name], other[name]) and row[name] != other[name]]
+        if differing and (alike or {"pixels", "label"} & {*differing}):
+            found[row["index"]] = f"point {row['index']}: two rows of it differ in {', '.join(differing)}"
+    return [found[index] for index in sorted(found)]
+
+
+def _compared(worker: PointWorker, row: Mapping[str, Any], columns: Sequence[str], kinds: Collection[str]) -> Repeated:
     from srs_ray.runner.rehearsal import processor
 
     index, batch = row["index"], row["batch"]
     if batch is not None:
-        worker.judge = replace(worker.judge, batch=batch)
+        worker.judge = replace(worker.judge, batch=min(batch, LARGEST_BATCH))
     again = worker.certify(index)
     if again["status"] != "ok":
         return Repeated(index, error=printable(str(again["error"])))
-    differing = tuple(name for name in COUNTED if row[name] is not None and row[name] != again[name])
+    differing = tuple(name for name in columns if row[name] != again[name])
     here = processor(worker.judge.model.device)
     explained = ""
-    if differing and not any(kind.startswith(f"{here}, batch ") for kind in kinds):
+    if not differing or not {*differing} <= ROUNDED:
+        pass
+    elif not kinds:
+        explained = "the run does not say which processors made it, so it may be rounding"
+    elif not any(kind.startswith(f"{here}, batch ") for kind in kinds):
         explained = f"this processor is none of the run's, so it may be rounding: {here}"
-    elif differing and again["batch"] != batch:
+    elif again["batch"] != batch:
         explained = f"by batch {again['batch']} instead of {batch}, so it may be rounding"
     return Repeated(index, differing, explained=explained)

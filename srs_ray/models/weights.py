@@ -152,10 +152,19 @@ def _refuse_more_than_stored(path: Path, name: str, tensor: Tensor) -> None:
 
 _NO_STATE_DICT = f"holds no state dict: expected names and tensors, bare or under the key {STATE_DICT_KEYS[0]!r}"
 
+
+def _dtype(text: str, *flags: bool) -> np.dtype[Any]:
+    """A number's type by its name, as pickles have it; of text, whose items may be of any size, none."""
+    dtype = np.dtype(text, *flags)
+    if dtype.kind not in "biufc":
+        raise ValueError(f"{text!r} is no type of numbers")
+    return dtype
+
+
 # Losses and accuracies are often kept as these beside the tensors. Making one runs no code of the file's.
 _NUMPY_SCALARS: list[Any] = [
     *((np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("_core", "core")),
-    np.dtype,
+    (_dtype, "numpy.dtype"),
     *{type(np.dtype(kind)) for kind in "?bhilqBHILQefdg"},
 ]
 

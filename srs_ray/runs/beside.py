@@ -41,7 +41,7 @@ def runs_on_the_same_noise(path: str, fingerprint: Json) -> list[SameNoise]:
         started = None if own is None else own.created_at
     found = []
     for other in open_storage(path).beside():
-        with suppress(RunDirectoryError):
+        with suppress(Exception):  # whatever lies there
             run = RunDirectory.find(other)
             if run is None or (started is not None and run.created_at >= started):
                 continue

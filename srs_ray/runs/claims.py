@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from math import inf, isclose
+from math import isclose
 from typing import Any
 
-from srs_ray.runs.schema import Row
+from scipy.special import bdtr, bdtrc
+
+from srs_ray.runs.schema import Row, check_columns
 from srs_ray.smoothing.audit import Fixed, Share, ShareOfAll
 from srs_ray.smoothing.bounds import EXACT, MIXTURE, Evidence
 from srs_ray.smoothing.candidate import ABSTAIN, NO_CLASS, winner
@@ -20,6 +22,20 @@ from srs_ray.smoothing.smoothing import Smoothing, smoothing_of
 
 _ROUNDING = 1e-9  # bounds and radii by other versions of SciPy, and on other machines, differ by less
 _OLDER_SIGMA = 1e-7  # float noise is of a float32, and radii of older programs were of the sigma that it rounds
+_WONDER = 1e-15  # probability: of 50,000 rows none has such a number of audits
+_SIGMAS = (1e-9, 1e9)  # in pixel units of [0, 1]: no run has any other
+_FLOAT_NOISE = "float"  # in the names of its generators
+_MOST_SAMPLES = 10**12  # of one point
+_EVALUATIONS = 10**15  # the same
+_LIMITS = (
+    ("attempt", 1, 10**6),
+    ("seconds", 0.0, 1e9),
+    ("batch", 1, 2**20),
+    ("function_evaluations", 0, _EVALUATIONS),
+    ("reference_evaluations", 0, _EVALUATIONS),
+    ("fallbacks", 0, _EVALUATIONS),
+    ("unconverged", 0, _EVALUATIONS),
+)
 _NOT_SAMPLING = ("version",)  # entries of a fingerprint under `sampling.` that are no settings
 
 
@@ -29,6 +45,7 @@ class Claims:
 
     smoothing: Smoothing
     images: int | None = None
+    current: bool = False  # whether samples were drawn as this program draws them
 
     @classmethod
     def by(cls, fingerprint: Mapping[str, Any]) -> Claims | None:
@@ -40,7 +57,13 @@ class Claims:
         sigma = sections.get("noise", {}).get("sigma")
         smoothing = smoothing_of(sigma, sampling, sections["certificate"])
         images = fingerprint.get("data.points")
-        return cls(replace(smoothing, law=law_of(smoothing.sigma, fingerprint.get("noise.deviation"))), images)
+        law = law_of(smoothing.sigma, fingerprint.get("noise.deviation"), fingerprint.get("noise.generator"))
+        if smoothing.sampling.n > _MOST_SAMPLES:
+            raise ValueError(f"sampling.n is {smoothing.sampling.n!r:.40}, more than any run draws")
+        version = fingerprint.get("sampling.version", 0)
+        if not isinstance(version, int):
+            raise ValueError(f"sampling.version is {version!r}, expected a whole number")
+        return cls(replace(smoothing, law=law), images, version >= smoothing.sampling.version)
 
     def fault(self, rows: Iterable[Row]) -> str | None:
         """What is wrong with the first row that is not what its counts say; None where all are."""
@@ -52,13 +75,12 @@ class Claims:
         return None
 
     def _check(self, row: Row) -> None:
+        check_columns(row)
         index, status = row["index"], row["status"]
         _expect(index is not None and index >= 0 and (self.images is None or index < self.images), "its index")
         _expect(status in ("ok", "error"), f"status {status!r}")
-        _expect(row["attempt"] is not None and row["attempt"] >= 1, f"attempt {row['attempt']}")
-        _expect(row["finished_at"] is not None, "no finished_at")
-        if row["seconds"] is not None:
-            _expect(0 <= row["seconds"] < inf, f"seconds {row['seconds']}")
+        for name, least, most in _LIMITS:
+            _expect(row[name] is None or least <= row[name] <= most, f"{name} {row[name]}")
         if status == "ok":
             self._check_counts(row)
             self._check_claim(row)
@@ -78,14 +100,15 @@ class Claims:
         self._check_way(row)
         drawn = 0 if selected == NO_CLASS else sampling.n
         _expect(row["n"] == drawn or (sampling.by_looks and 1 <= row["n"] <= drawn), f"n {row['n']}")
-        for name in ("function_evaluations", "reference_evaluations", "fallbacks", "unconverged"):
-            _expect(row[name] is not None and row[name] >= 0, f"{name} {row[name]}")
+        self._check_audits(row)
 
     def _check_way(self, row: Row) -> None:
-        """That the row went the run's way; of `auto` and its like, each row says its own."""
+        """That the row was sampled by the run's method; of `auto` and its like, each row says its own."""
         sampling, audits = self.smoothing.sampling, self.smoothing.certificate.audits
+        if self.current and row["selected"] != NO_CLASS:
+            fault = sampling.fault_of(row["method"], row["steps"], row["audit_share"])
+            _expect(fault is None, str(fault))
         if not sampling.by_looks:
-            _expect(row["audited"] <= audits.at_most(hits_of(row)), f"audited {row['audited']}")
             return
         if row["selected"] != NO_CLASS and sampling.default_audit_share is not None:
             _expect(
@@ -93,6 +116,48 @@ class Claims:
             )
         if not sampling.audited:
             _expect(not row["audit_share"], f"audit_share {row['audit_share']}, of samples that need no audit")
+
+    def _check_audits(self, row: Row) -> None:
+        """That audits are as many as the run's rule has them, and no more deny or confirm than there are."""
+        hits, certificate = hits_of(row), self.smoothing.certificate
+        misses = row["n"] - hits
+        of_misses = row["audited_misses"], row["found"]
+        if certificate.bound.misses:
+            _expect(of_misses == (None, None) or None not in of_misses, "audited_misses and found")
+        else:
+            _expect(of_misses == (None, None), f"audited_misses {of_misses[0]}, of a certificate that audits none")
+        audited_misses, found = (value or 0 for value in of_misses)
+        _expect(
+            0 <= row["disagreed"] <= row["audited"] <= hits, f"disagreed {row['disagreed']} of {row['audited']} audited"
+        )
+        _expect(0 <= found <= audited_misses <= misses, f"found {found} of {audited_misses}")
+        if not self.smoothing.sampling.by_looks:
+            due = certificate.audits.expected(hits, misses) if row["selected"] != NO_CLASS else (0, 0)
+            _expect((row["audited"], audited_misses) == due, f"audited {(row['audited'], audited_misses)}, due {due}")
+        elif row["look_n"]:
+            self._check_last_look(row, hits, audited_misses, found)
+
+    def _check_last_look(self, row: Row, hits: int, audited_misses: int, found: int) -> None:
+        """That the row goes on from its last look, and that audits at it are about the share that is its own."""
+        n, hits_then, audited = row["look_n"][-1], row["look_hits"][-1], row["look_audited"][-1]
+        _expect(
+            0 <= hits - hits_then <= row["n"] - n, f"{hits} hits of {row['n']}, {hits_then} of {n} at its last look"
+        )
+        totals = [("audited", audited, row["audited"]), ("disagreed", row["look_disagreed"][-1], row["disagreed"])]
+        checked = [("audited", audited, hits_then)]
+        if row["look_audited_misses"]:
+            then = row["look_audited_misses"][-1]
+            totals += [("audited_misses", then, audited_misses), ("found", row["look_found"][-1], found)]
+            checked.append(("audited_misses", then, n - hits_then))
+        for name, at_look, in_all in totals:
+            _expect(
+                at_look <= in_all and (n < row["n"] or at_look == in_all),
+                f"{name} {in_all}, {at_look} at its last look",
+            )
+        for name, drawn, of in checked:
+            _expect(
+                _likely(drawn, of, row["audit_share"]), f"{name} {drawn} of {of} by a share of {row['audit_share']}"
+            )
 
     def _check_claim(self, row: Row) -> None:
         bound, radius = row["p_lower"], row["radius"]
@@ -104,9 +169,12 @@ class Claims:
         _expect(alike, f"radius {radius}, by its counts {certified}")
         predicted = row["selected"] if radius > 0 else ABSTAIN
         _expect(row["predicted"] == predicted, f"predicted {row['predicted']}, by its counts {predicted}")
-        if row["label"] is not None and row["label"] >= 0:  # older programs took other labels, and abstentions for them
-            correct = predicted != ABSTAIN and predicted == row["label"]
+        correct = predicted == row["label"]
+        if row["label"] >= 0:
+            correct = correct and predicted != ABSTAIN
             _expect(row["correct"] is correct, f"correct {row['correct']}, by its label {correct}")
+        else:  # older programs took other labels, and abstentions for them
+            _expect(correct or not row["correct"], f"correct {row['correct']}, of label {row['label']}")
 
     def _bound_near(self, row: Row, claimed: float) -> float:
         """The bound that the counts give, of one look if that gives what is claimed: the last ones mostly do."""
@@ -120,6 +188,11 @@ class Claims:
             if found >= claimed - _ROUNDING:
                 break
         return found
+
+
+def _likely(drawn: int, of: int, share: float) -> bool:
+    """Whether so many of them, each drawn with that probability, are no wonder."""
+    return bool(bdtr(drawn, of, share) > _WONDER and (drawn == 0 or bdtrc(drawn - 1, of, share) > _WONDER))
 
 
 def _expect(holds: bool, what: str) -> None:
@@ -141,13 +214,17 @@ def sections_of(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
     return sections
 
 
-def law_of(sigma: float, deviation: Any) -> Law:
-    """How a run's noise stands to the Gaussian of its certificates, by the deviation that its fingerprint has (None:
-    float noise); ValueError for one that cannot be.
+def law_of(sigma: float, deviation: Any, generator: Any = None) -> Law:
+    """How a run's noise stands to the Gaussian of its certificates, by the deviation and the generator that its
+    fingerprint has (no deviation: float noise); ValueError for what cannot be.
     """
+    if not _SIGMAS[0] <= sigma <= _SIGMAS[1]:
+        raise ValueError(f"noise.sigma is {sigma!r}, expected {_SIGMAS[0]:g} to {_SIGMAS[1]:g}")
     if deviation is None:
         return float_law(sigma)
-    if not isinstance(deviation, int | float) or not 0.0 <= deviation < 1.0:
+    if generator is not None and _FLOAT_NOISE in str(generator):
+        raise ValueError(f"noise.deviation is {deviation!r}, and {generator!r} draws floating-point numbers")
+    if not isinstance(deviation, int | float) or not 0.0 < deviation < 1.0:
         raise ValueError(f"noise.deviation is {deviation!r}, expected a probability")
     return Law(sigma, deviation)
 

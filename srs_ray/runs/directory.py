@@ -34,7 +34,7 @@ _RUN_JSON = "run.json"
 _POINTS = "points"
 _QUARANTINE = "quarantine"
 _PART_PATTERN = "part-*.parquet"
-_LARGEST_RECORD = 64 * 2**20  # bytes of run.json, which has one entry for each start of a run
+_LARGEST_RECORD = 8 * 2**20  # bytes of run.json, which has one entry for each start of a run
 _ROWS_AT_ONCE = 10_000
 _STALE_SECONDS = 3600.0  # no write takes an hour: an older temporary has no writer any more
 _LISTINGS = 20  # two, and each one more only where parts came meanwhile, as they do when a run writes or is compacted
@@ -52,7 +52,7 @@ class RunDirectory:
         self._checked: set[str] = set()
         try:
             self._claims = Claims.by(record.fingerprint)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
             where = storage.where(_RUN_JSON)
             raise RunDirectoryError(
                 f"{where}: its fingerprint holds no settings of a run: {printable(str(error))}"
@@ -211,6 +211,10 @@ class RunDirectory:
         self._reported.update(unreadable)
         return [f"{self._storage.where(name)}: {reason}" for name, reason in sorted(unreadable.items())]
 
+    def attempts(self) -> pa.Table:
+        """Every row that can be read, also those that another of the same index outdoes; all columns."""
+        return self._all_rows(ROW_SCHEMA.names)
+
     def append(self, rows: Sequence[Row]) -> None:
         """Keep rows: on return they are durable, as one new part.
 
@@ -304,7 +308,10 @@ class RunDirectory:
         if self._claims is None or known:
             return table
         for batch in table.to_batches(max_chunksize=_ROWS_AT_ONCE):
-            fault = self._claims.fault(batch.to_pylist())
+            try:
+                fault = self._claims.fault(batch.to_pylist())
+            except (OverflowError, ValueError) as error:
+                raise UnreadablePartError(f"it holds a value that there is not ({printable(str(error))})") from error
             if fault is not None:
                 raise UnreadablePartError(printable(fault))
         self._checked.add(name)

@@ -16,9 +16,10 @@ _FINGERPRINT_KEY = b"srs_ray.fingerprint"
 
 
 LARGEST_FILE = 256 * 2**20  # bytes of a part; compaction makes none of a third of that
-MOST_ROWS = 10**6
+MOST_ROWS = 200_000
 LARGEST_EXPANDED = 512 * 2**20  # bytes of a part's columns as they lie in memory
 LONGEST_TEXT = 64 * 2**10  # bytes of a text, on average over a part
+LONGEST_LIST = 4096  # values, on average over a part
 _TEXTS = [field.name for field in ROW_SCHEMA if pa.types.is_string(field.type)]
 
 
@@ -87,6 +88,8 @@ def _check_size(metadata: pq.FileMetaData) -> None:
         )
     for group in groups:
         for column in map(group.column, range(group.num_columns)):
+            if column.num_values > LONGEST_LIST * (group.num_rows + 1):
+                raise UnreadablePartError(f"its column {column.path_in_schema} holds lists longer than a run writes")
             if column.path_in_schema in _TEXTS and column.total_uncompressed_size > LONGEST_TEXT * (group.num_rows + 1):
                 raise UnreadablePartError(f"its column {column.path_in_schema} holds texts longer than a run writes")
 

@@ -22,6 +22,9 @@ REHEARSED = "rehearsed"
 """In a session: digests of the model's logits on fixed noise, by the kind of worker that gave them."""
 
 
+_DEEPEST = 50  # levels of nesting
+
+
 class _Part(BaseModel):
     """What readers rest on in a part of run.json; whatever else it holds is kept."""
 
@@ -66,7 +69,7 @@ class _Method(_Part):
 
 
 class _Report(_Part):
-    radii: list[Annotated[float, Field(ge=0)]] | None = None
+    radii: list[Annotated[float, Field(ge=0)]] | None = Field(None, max_length=1000)
 
 
 class _Job(_Part):
@@ -124,6 +127,8 @@ class RunRecord:
         except (ValueError, RecursionError) as error:
             why = "nested too deep" if isinstance(error, RecursionError) else error
             raise UnreadableRecordError(f"not JSON ({why}); restore it from a copy") from error
+        if _depth_of(document) > _DEEPEST:
+            raise UnreadableRecordError("nested too deep; restore it from a copy")
         if not isinstance(document, dict) or "schema_version" not in document:
             raise UnreadableRecordError("it names no schema_version; restore it from a copy")
         version = document["schema_version"]
@@ -146,6 +151,16 @@ class RunRecord:
         # The fingerprint stays as it is, because it is compared; whoever shows some of it makes that printable.
         shown = {key: printable_json(document[key]) for key in ("job", "created_at", "points", "sessions")}
         return RunRecord(**shown, fingerprint=settings)
+
+
+def _depth_of(document: Any) -> int:
+    """How many levels of lists and mappings there are."""
+    depth, level = 0, [document]
+    while level and depth <= _DEEPEST:
+        depth += 1
+        held = (item.values() if isinstance(item, dict) else item for item in level if isinstance(item, dict | list))
+        level = [value for values in held for value in values]
+    return depth
 
 
 def _refuse_constant(text: str) -> float:

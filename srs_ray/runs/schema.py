@@ -163,7 +163,7 @@ def check_row(row: Row) -> None:
 def rows_to_table(rows: Sequence[Row]) -> pa.Table:
     """Rows as a table of ROW_SCHEMA; missing columns become null. Raises ValueError as `check_row` does."""
     for row in rows:
-        _check_columns(row)
+        check_columns(row)
     try:
         table = pa.Table.from_pylist(rows, schema=ROW_SCHEMA)
     except (pa.ArrowException, TypeError, OverflowError) as error:
@@ -173,7 +173,8 @@ def rows_to_table(rows: Sequence[Row]) -> pa.Table:
     return table
 
 
-def _check_columns(row: Row) -> None:
+def check_columns(row: Row) -> None:
+    """Raise ValueError for columns that are null and must not be, or the other way round, by the row's status."""
     status = row.get("status")
     if status not in _NEEDED:
         raise ValueError(f"row of index {row.get('index')}: status is {status!r}, expected 'ok' or 'error'")

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 from math import ceil, inf
 
+MOST_LOOKS = 1000
+
 
 def look_sizes(n: int, first: int, growth: float = 2.0) -> tuple[int, ...]:
     """The sample sizes of the looks, ascending: n, the last one over `growth`, rounded up, while not below `first`.
@@ -19,6 +21,8 @@ def look_sizes(n: int, first: int, growth: float = 2.0) -> tuple[int, ...]:
     sizes = [n]
     while first <= (smaller := ceil(sizes[-1] / growth)) < sizes[-1]:
         sizes.append(smaller)
+        if len(sizes) > MOST_LOOKS:
+            raise ValueError(f"more than {MOST_LOOKS:,} looks: raise their growth, {growth:g}, or the first, {first}")
     return tuple(reversed(sizes))
 
 

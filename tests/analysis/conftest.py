@@ -145,6 +145,9 @@ def write_run(tmp_path: Path) -> Callable[..., Path]:
             job=job,
             fingerprint={
                 **Job.model_validate(job).smoothing.fingerprint(),
+                "model.arch": job["model"]["arch"],
+                "data.kind": job["data"]["kind"],
+                "data.split": job["data"]["split"],
                 **({} if data is None else {"data.content": data, "data.preprocessing": name}),
             },
             points={"start": start, "stop": every * len(points) if stop is None else stop, "every": every},

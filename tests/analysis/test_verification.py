@@ -101,14 +101,15 @@ def test_other_weights_data_or_settings_are_refused_by_name(certified):
     settings = record["fingerprint"]["settings"] | {"execution.seed": 1}
     record["fingerprint"] = {"digest": digest(settings), "settings": settings}
     (certified / "run.json").write_text(json.dumps(record))
-    with pytest.raises(RunDirectoryError, match=r"execution\.seed: 1 there, 0 now"):
+    with pytest.raises(RunDirectoryError, match=r"execution\.seed: 1 in the run, 0 here"):
         verify_run(certified, points=1)
 
 
 def test_code_that_a_run_names_is_not_run_unasked(run, tmp_path, monkeypatch):
     record = json.loads((run / "run.json").read_text())
     record["job"]["data"] |= {"kind": "import", "import": "os:mkdir", "args": {"path": str(tmp_path / "ran")}}
-    del record["fingerprint"]["settings"]["data.kind"]
+    record["fingerprint"]["settings"] |= {"data.kind": "import", "data.import": "os:mkdir"}
+    del record["fingerprint"]["settings"]["data.split"]
     record["fingerprint"]["digest"] = digest(record["fingerprint"]["settings"])
     for part in (run / "points").glob("*.parquet"):
         part.unlink()
@@ -163,3 +164,36 @@ def test_the_command_says_what_holds_and_what_does_not(run, monkeypatch, capsys)
     code, said = command(monkeypatch, capsys, str(run / "nowhere"))
     assert code == 2
     assert "no run here" in said
+
+
+def rewrite(part: Path, change) -> None:
+    table = pq.read_table(part)
+    pq.write_table(pa.Table.from_pylist([row | change(row) for row in table.to_pylist()], schema=table.schema), part)
+
+
+def test_a_label_that_is_missing_is_found_and_so_are_two_rows_of_a_point_that_differ(run):
+    (first, *_) = sorted((run / "points").glob("*.parquet"))
+    second = first.with_name("part-of-somebody.parquet")
+    shutil.copy(first, second)
+    assert verify_run(run).holds, "the same rows twice"
+    rewrite(second, lambda row: {"reference_evaluations": row["reference_evaluations"] + 1})
+    found = verify_run(run)
+    assert not found.holds
+    assert "two rows of it differ in reference_evaluations" in found.faults[-1]
+    second.unlink()
+    rewrite(first, lambda row: {"label": None, "correct": True})
+    assert "no value for label" in verify_run(run).faults[0]
+
+
+def test_nothing_that_could_be_certified_again_is_no_proof(run):
+    for part in (run / "points").glob("*.parquet"):
+        part.unlink()
+    assert verify_run(run).holds
+    assert not verify_run(run, points=5).holds
+
+
+def test_weights_and_data_that_would_be_left_aside_are_refused(run):
+    with pytest.raises(SrsRayError, match="say how many"):
+        verify_run(run, weights="mdeq-tiny-digits-sigma25")
+    with pytest.raises(SrsRayError, match="have no path"):
+        verify_run(run, points=1, data="images.parquet")

@@ -14,9 +14,9 @@ import pytest
 
 from srs_ray.analysis import load_points
 from srs_ray.errors import RunDirectoryError
-from srs_ray.runs import RunDirectory
+from srs_ray.runs import RunDirectory, runs_on_the_same_noise
 from srs_ray.runs import parts as parts_module
-from srs_ray.runs.claims import Claims
+from srs_ray.runs.claims import Claims, p_lower_of
 from srs_ray.runs.fingerprint import digest
 from srs_ray.runs.schema import ROW_SCHEMA
 
@@ -76,6 +76,16 @@ FORGED: dict[str, Any] = {
     "a status of its own": lambda row: {"status": "fine"},
     "no results": lambda row: {"p_lower": None},
     "negative evaluations": lambda row: {"function_evaluations": -1},
+    "evaluations without end": lambda row: {"function_evaluations": 2**62},
+    "seconds beyond all time": lambda row: {"seconds": 1e14},
+    "a batch of nothing": lambda row: {"batch": 0},
+    "no label, and right": lambda row: {"label": None, "correct": True},
+    "a label that is none, and right": lambda row: {"label": -7, "correct": True, "predicted": row["selected"]},
+    "an error with a result": lambda row: {"status": "error", "error": "broken"},
+    "another method": lambda row: {"method": "dice"},
+    "more denied than audited": lambda row: {"disagreed": row["audited"] + 1},
+    "fewer denied than none": lambda row: {"disagreed": -5},
+    "misses that nobody audits": lambda row: {"audited_misses": 10**6, "found": 10**6},
 }
 
 
@@ -283,3 +293,137 @@ def test_a_uri_with_a_signature_is_refused_without_repeating_it(uri: str) -> Non
         RunDirectory.open(uri)
     assert "abc" not in str(refusal.value)
     assert "someone" not in str(refusal.value)
+
+
+def settled(row: Row, claims: Claims) -> Row:
+    """The row with the bound, radius, class and correctness that its counts give."""
+    bound = p_lower_of(row, claims.smoothing)
+    radius = claims.smoothing.radius(bound)
+    predicted = row["selected"] if radius > 0 else -1
+    return row | {
+        "p_lower": bound, "radius": radius, "predicted": predicted,
+        "correct": predicted >= 0 and predicted == row["label"],
+    }  # fmt: skip
+
+
+def hits_of(row: Row) -> int:
+    return dict(zip(row["classes"], row["counts"], strict=True)).get(row["selected"], 0)
+
+
+def fewer_audits(row: Row) -> Row:
+    return {"audited": row["audited"] - row["disagreed"], "disagreed": 0}
+
+
+def every_miss_found(row: Row) -> Row:
+    misses = row["n"] - hits_of(row)
+    return {"audited": min(100, hits_of(row)), "disagreed": 0, "audited_misses": misses, "found": misses}
+
+
+def every_hit_audited(row: Row) -> Row:
+    hits = row["look_hits"]
+    audits = {"look_audited": hits, "look_disagreed": [0] * len(hits), "audited": hits_of(row), "disagreed": 0}
+    return audits if hits else {"look_n": [row["n"]], "look_hits": [1]}
+
+
+def more_hits_than_samples(row: Row) -> Row:
+    """After its first looks no sample is left for all these hits."""
+    if len(row["look_n"]) < 2 or row["look_hits"][0] == row["look_n"][0]:
+        return every_hit_audited(row)
+    looks = [name for name in row if name.startswith("look_") and row[name] is not None]
+    return {name: row[name][:1] for name in looks} | {"classes": [row["selected"]], "counts": [row["n"]]}
+
+
+def by_no_audit(row: Row) -> Row:
+    looks = {"look_audited": [0] * len(row["look_n"]), "look_disagreed": [0] * len(row["look_n"])}
+    return looks | {"method": "anchored", "steps": 1, "audit_share": 0.0, "audited": 0, "disagreed": 0}
+
+
+@pytest.mark.parametrize(
+    ("name", "forgery"),
+    [
+        ("srs-exact", fewer_audits),
+        ("grid-two-sided", every_miss_found),
+        ("srs-looks", every_hit_audited),
+        ("srs-looks", more_hits_than_samples),
+    ],
+)
+def test_counts_that_no_run_of_these_settings_has_are_found_with_all_that_follows_from_them(name, forgery) -> None:
+    claims = claims_of(STORED / name)
+    for row in rows_of(STORED / name):
+        assert claims.fault([settled(row | forgery(row), claims)]) is not None
+
+
+def test_a_row_of_auto_is_of_what_auto_chooses_among() -> None:
+    fingerprint = RunDirectory.open(STORED / "auto-looks").fingerprint
+    claims = Claims.by(fingerprint | {"sampling.version": 8})
+    assert claims is not None
+    (row, *_) = [row for row in rows_of(STORED / "auto-looks") if row["method"] == "standard"]
+    assert claims.fault([row]) is None
+    for forgery in (by_no_audit, lambda row: {"method": "srs"}, lambda row: {"steps": 1}):
+        assert claims.fault([settled(row | forgery(row), claims)]) is not None
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"noise.deviation": 0.0}, "noise.deviation"),
+        ({"noise.deviation": 1e-12}, "draws floating-point numbers"),
+        ({"noise.sigma": 1e-323}, "noise.sigma"),
+        ({"sampling.version": "x"}, "sampling.version"),
+        ({"sampling.n": 10**400}, "sampling.n is 10"),
+    ],
+)
+def test_settings_that_no_run_has_are_refused_in_no_time(run: Path, change: Row, complaint: str) -> None:
+    record = json.loads((run / "run.json").read_text())
+    settings = record["fingerprint"]["settings"] | change
+    record["fingerprint"] = {"digest": digest(settings), "settings": settings}
+    (run / "run.json").write_text(json.dumps(record))
+    with pytest.raises(RunDirectoryError, match=complaint):
+        RunDirectory.open(run)
+
+
+@pytest.mark.parametrize(
+    ("section", "names", "dropped"),
+    [
+        ("model", {"import": "others.py:Best", "input_shape": [1, 16, 16], "classes": 10}, ()),
+        ("model", {"arch": "mdeq-large-cifar10"}, ("model.arch",)),
+        ("data", {"kind": "cifar10", "split": "test"}, ("data.kind", "data.split")),
+        ("data", {"import": "others.py:Images"}, ("data.kind",)),
+    ],
+)
+def test_a_model_or_data_that_the_fingerprint_does_not_name_are_refused(run: Path, section, names, dropped) -> None:
+    record = json.loads((run / "run.json").read_text())
+    if "import" in names:
+        record["job"][section].pop("arch", None)
+    record["job"][section] |= names
+    settings = {name: value for name, value in record["fingerprint"]["settings"].items() if name not in dropped}
+    record["fingerprint"] = {"digest": digest(settings), "settings": settings}
+    (run / "run.json").write_text(json.dumps(record))
+    with pytest.raises(RunDirectoryError, match="two minds"):
+        load_points(run)
+
+
+def test_a_time_that_there_is_not_is_damage_and_lists_without_end_are_not_read(run: Path) -> None:
+    part = min((run / "points").glob("*.parquet"))
+    table = pq.read_table(part)
+    place = table.schema.get_field_index("finished_at")
+    never = pa.array([2**62] * len(table), pa.int64()).cast(table.schema.field(place).type)
+    pq.write_table(table.set_column(place, table.schema.field(place), never), part)
+    assert "a value that there is not" in str(RunDirectory.open(run).faults())
+    rows = table.to_pylist()
+    rows[0] |= {"classes": [1] * 5_000_000}
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), part)
+    assert "lists longer than a run writes" in str(RunDirectory.open(run).faults())
+
+
+def test_what_lies_beside_a_run_keeps_it_from_nothing(run: Path) -> None:
+    fingerprint = RunDirectory.open(run).fingerprint
+    for name, text in (("deep", "[" * 950 + "]" * 950), ("none", "{}")):
+        (run.parent / name).mkdir()
+        (run.parent / name / "run.json").write_text(text)
+    (run.parent / "tiny").mkdir()
+    record = json.loads((run / "run.json").read_text())
+    settings = record["fingerprint"]["settings"] | {"noise.sigma": 1e-323}
+    record["fingerprint"] = {"digest": digest(settings), "settings": settings}
+    (run.parent / "tiny" / "run.json").write_text(json.dumps(record))
+    assert runs_on_the_same_noise(str(run.parent / "new"), fingerprint | {"certificate.alpha": 0.5})

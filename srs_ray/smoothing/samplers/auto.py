@@ -117,6 +117,15 @@ class AutoSampling(SamplingSettings):
     def describe_audit(self, certificate: CertificateSettings) -> str:
         return f"audits of a share of the {'samples or of the hits' if certificate.bound.misses else 'hits'}"
 
+    def fault_of(self, method: str, steps: int | None, audit_share: float | None) -> str | None:
+        """See `SamplingSettings.fault_of`: of the methods that it chooses among."""
+        if method == STANDARD:
+            return None if not audit_share and steps is None else f"audit_share {audit_share}, of standard sampling"
+        if method != "anchored":
+            return f"method {method!r}, which auto does not choose"
+        known = audit_share in AUDIT_SHARES and steps is not None and 1 <= steps <= MOST_STEPS
+        return None if known else f"audit_share {audit_share} and steps {steps}, which auto does not choose"
+
     def title(self, reference: str) -> str:
         return f"auto, 1 to {solver_title(self.solver or '?', MOST_STEPS)} from the anchor / {reference}"
 
