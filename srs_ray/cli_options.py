@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from srs_ray.execution import ExecutionSettings
     from srs_ray.runner.backend import Backend
 
-JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="The job file (YAML).")]
+JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="A job file (YAML), or the name of a shipped job.")]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="SETTING=VALUE", help="Override any setting of the job file; may be repeated."),

@@ -9,11 +9,12 @@ from typing import Annotated, Any
 import typer
 import yaml
 
+from srs_ray.cli_help import App
 from srs_ray.cli_options import open_console
 from srs_ray.errors import SrsRayError
 from srs_ray.settings import home_expanded
 
-weights_app = typer.Typer(no_args_is_help=True, help="Convert, inspect, draw and make weights.")
+weights_app = App(no_args_is_help=True, help="Convert, inspect, draw and make weights.")
 
 
 @weights_app.command(epilog="Example: srs-ray weights convert MDEQ_small.pth.tar small.safetensors")

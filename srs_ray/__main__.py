@@ -1,0 +1,8 @@
+"""`python -m srs_ray`: the command line, as `srs-ray`."""
+
+from __future__ import annotations
+
+from srs_ray.cli import main
+
+if __name__ == "__main__":
+    main()
