@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: setup demo test test-slow lint typecheck benchmark clean
+.PHONY: setup demo test test-slow lint typecheck benchmark dist clean
 
 setup: $(READY)
 
@@ -37,5 +37,9 @@ typecheck: $(READY)
 benchmark: $(READY)
 	$(BIN)/python benchmarks/point.py
 
+dist: $(READY)
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist
+
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
