@@ -3,16 +3,22 @@ PYTHON ?= python3.11
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+DOCS   := $(VENV)/.docs-ready
+INSTALL = UV_HTTP_TIMEOUT=300 $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt
 
-.PHONY: setup demo test test-slow lint typecheck benchmark dist clean
+.PHONY: setup demo test test-slow lint typecheck benchmark docs dist clean
 
 setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt uv
-	UV_HTTP_TIMEOUT=300 $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	$(INSTALL) --editable '.[dev]'
 	touch $(READY)
+
+$(DOCS): $(READY)
+	$(INSTALL) --editable '.[dev,docs]'
+	touch $(DOCS)
 
 demo: $(READY)
 	rm -rf runs/demo-standard runs/demo-srs
@@ -22,7 +28,7 @@ demo: $(READY)
 	$(BIN)/srs-ray plot runs/demo-standard runs/demo-srs --output runs/demo.png
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --durations 10
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow --timeout 3600
@@ -37,9 +43,12 @@ typecheck: $(READY)
 benchmark: $(READY)
 	$(BIN)/python benchmarks/point.py
 
+docs: $(DOCS)
+	$(BIN)/mkdocs build --strict
+
 dist: $(READY)
 	rm -rf dist
-	$(BIN)/python -m build --no-isolation --outdir dist
+	$(BIN)/uv build --quiet --out-dir dist
 
 clean:
-	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -24,10 +24,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from srs_ray.models.devices import device_name, use_exact_float32
 from srs_ray.models.mdeq import inference, winograd
 from srs_ray.models.mdeq.architectures import ARCHITECTURES
 from srs_ray.models.mdeq.model import ResidualBlock
-from srs_ray.smoothing.judge import device_name, use_exact_float32
 from srs_ray.smoothing.noise import grid
 from srs_ray.solvers import anderson, broyden, iteration
 from srs_ray.solvers.iteration import FixedPointIteration, FixedPointMap, Solution, SolverSetting

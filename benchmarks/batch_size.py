@@ -16,12 +16,12 @@ from point import SIGMA, usual_batch
 from rich.console import Console
 from rich.table import Table
 
+from srs_ray.models.devices import device_name, use_exact_float32
 from srs_ray.models.mdeq.architectures import ARCHITECTURES
 from srs_ray.models.mdeq.checkpoints import inference_model, random_weights
 from srs_ray.models.mdeq.family import opened_mdeq
 from srs_ray.runner.allocator import keep_freed_memory
 from srs_ray.smoothing.batch_size import seconds_a_sample
-from srs_ray.smoothing.judge import device_name, use_exact_float32
 from srs_ray.smoothing.noise import NoisyPoint, noise_generator
 from srs_ray.smoothing.samplers import SerializedSampling, StandardSampling
 

@@ -26,13 +26,13 @@ from plain import PlainEngine
 from rich.console import Console
 from rich.table import Table
 
+from srs_ray.models.devices import device_name, use_exact_float32
 from srs_ray.models.mdeq.architectures import ARCHITECTURES
 from srs_ray.models.mdeq.checkpoints import build_model, inference_model, random_weights, read_weights
 from srs_ray.models.mdeq.model import MDEQ
 from srs_ray.runner.allocator import keep_freed_memory
 from srs_ray.smoothing.base_classifier import BaseClassifier
 from srs_ray.smoothing.batch_size import default_batch
-from srs_ray.smoothing.judge import device_name, use_exact_float32
 from srs_ray.smoothing.noise import Domain, NoisyPoint, noise_generator
 from srs_ray.smoothing.samplers import Sampler, SerializedSampler, StandardSampler
 from srs_ray.solvers.iteration import SolverSetting

@@ -30,11 +30,11 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from srs_ray.models.devices import device_name, use_exact_float32
 from srs_ray.models.mdeq.architectures import ARCHITECTURES
 from srs_ray.models.mdeq.checkpoints import build_model, inference_model, random_weights, read_weights
 from srs_ray.models.mdeq.model import MDEQ
 from srs_ray.runner.allocator import keep_freed_memory
-from srs_ray.smoothing.judge import device_name, use_exact_float32
 from srs_ray.smoothing.noise import Domain, NoisyPoint, noise_generator
 from srs_ray.solvers.anderson import Anderson
 from srs_ray.solvers.iteration import FixedPointIteration

@@ -213,7 +213,7 @@ def ways(radii: np.ndarray, power: float) -> Iterator[tuple[str, Smoothing]]:
         for share in (0.1, 0.2, 0.35):
             sampling: SamplingSettings = AnchoredSampling(n=N, steps=steps, **few, **looks)
             yield f"anchored {steps}, tau {share:g}", audited(sampling, audit=0, audit_share=share)
-    for most_lost, n in ((0.01, N), (0.02, N), (0.05, N), (0.02, 4000), (0.02, 3000)):
+    for most_lost, n in ((0.01, N), (0.02, N), (0.05, N), (0.1, N), (0.2, N), (0.02, 4000), (0.02, 3000)):
         sampling = AutoSampling(n=n, most_lost=most_lost, **few, **looks)
         yield f"auto, most_lost {most_lost:g}, n = {n:,}", audited(sampling, audit=0)
 

@@ -6,10 +6,10 @@ Names are imported when they are first used: reading results loads no torch, and
 from __future__ import annotations
 
 import importlib
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
     from srs_ray.analysis import (
         average_certified_radius,
         certified_accuracy,
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from srs_ray.smoothing.row import PointRow
     from srs_ray.smoothing.samplers import Looks
     from srs_ray.solvers.iteration import SolverSetting
-
-__version__ = version("srs-ray")
 
 _HOMES = {
     "srs_ray.analysis": (
@@ -93,6 +91,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("srs-ray")
     if name not in _HOME_OF:
         raise AttributeError(f"module 'srs_ray' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOME_OF[name]), name)

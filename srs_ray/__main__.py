@@ -1,4 +1,4 @@
-"""`python -m srs_ray`: the command line, as `srs-ray`."""
+"""`python -m srs_ray` is `srs-ray`."""
 
 from __future__ import annotations
 

@@ -10,12 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from typer.core import TyperCommand, TyperGroup
 
 if TYPE_CHECKING:
     from srs_ray.execution import ExecutionSettings
     from srs_ray.runner.backend import Backend
 
-JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="A job file (YAML), or the name of a shipped job.")]
+JobFile = Annotated[
+    Path,
+    typer.Argument(metavar="JOB", help="The job file (YAML), or the name of one that comes along, such as digits-srs."),
+]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="SETTING=VALUE", help="Override any setting of the job file; may be repeated."),
@@ -30,6 +34,37 @@ AddressOption = Annotated[
 ]
 NoRayOption = Annotated[bool, typer.Option("--no-ray", help="Run in this process, without Ray, for debugging.")]
 DownloadOption = Annotated[bool, typer.Option("--download", help="Fetch CIFAR-10 if it is not there.")]
+
+
+class _Command(TyperCommand):
+    """A command whose flags are shown without a type: they take no value."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return [_without_type(parameter) for parameter in super().get_params(ctx)]
+
+
+class _Group(TyperGroup):
+    """The same for a group of commands."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return [_without_type(parameter) for parameter in super().get_params(ctx)]
+
+
+def _without_type(parameter: Any) -> Any:
+    if getattr(parameter, "is_flag", False) and parameter.metavar is None:
+        parameter.metavar = ""
+    return parameter
+
+
+class App(typer.Typer):
+    """Commands that tell of themselves by -h and --help."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]}, **settings)
+
+    def command(self, name: str | None = None, **settings: Any) -> Callable[..., Any]:
+        return super().command(name, cls=_Command, **settings)
+
 
 # The options that stand for settings of a certification: the parameter's name, the setting, and what it looks like.
 JOB_OPTIONS: dict[str, tuple[str, Any]] = {

@@ -7,12 +7,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 
-from srs_ray.cli_help import App
-from srs_ray.cli_options import open_console
+from srs_ray.cli_options import App, open_console
 from srs_ray.errors import SrsRayError
-from srs_ray.settings import home_expanded
 
 weights_app = App(no_args_is_help=True, help="Convert, inspect, draw and make weights.")
 
@@ -32,6 +29,8 @@ def convert(
     if arch is None:
         raise SrsRayError(f"{source} fits no known architecture; --arch NAME says what keeps it from fitting that one")
     build_model(arch, content)
+    from srs_ray.settings import home_expanded
+
     target = home_expanded(target, SrsRayError)
     write_weights(Weights(content.tensors, {**content.metadata, "architecture": arch}), target)
     typer.echo(f"wrote {target} ({arch}, digest {content.digest[:16]})")
@@ -40,6 +39,8 @@ def convert(
 @weights_app.command(epilog="Example: srs-ray weights inspect mdeq-tiny-digits-sigma25")
 def inspect(source: Annotated[str, typer.Argument(help="A checkpoint file, or the name of shipped weights.")]) -> None:
     """What a checkpoint holds: size, digest, the architectures it fits, how it was made."""
+    import yaml
+
     from srs_ray.models.mdeq.checkpoints import describe, read_weights
 
     form: dict[str, Any] = {"sort_keys": False, "allow_unicode": True, "default_flow_style": None, "width": 160}
@@ -96,6 +97,8 @@ def calibrate(
         raise SrsRayError(f"--data: {error}") from None
     if kind.splits and "train" not in kind.splits:
         raise SrsRayError(f"data of kind {data} have no training images: name a folder or Parquet file of these")
+    from srs_ray.settings import home_expanded
+
     target = home_expanded(output, SrsRayError)
     split = "train" if kind.splits else None
     if pixels not in (None, "rounded"):
@@ -150,6 +153,7 @@ def init(
     """Random weights: they try out a path through the program, and classify nothing."""
     from srs_ray.models.mdeq.checkpoints import random_weights
     from srs_ray.models.weights import write_weights
+    from srs_ray.settings import home_expanded
 
     target = home_expanded(target, SrsRayError)
     write_weights(random_weights(arch, seed), target)

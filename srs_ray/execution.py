@@ -24,25 +24,30 @@ def _share_that_ray_grants(gpus: float) -> float:
 class ExecutionSettings(Settings):
     """Where and how the job runs. Of these only dtype and seed can change a count.
 
-    `batch` is how many samples go through the network at once. A long run with `auto` measures which is fastest, on one
-    worker at its first start, and keeps to that; run.json has it.
-
-    With dtype bfloat16 the network computes in it: another F, whose solves do not get below a residual of some 3e-3.
-
-    A point that takes longer than `point_seconds` becomes an error row. Let that be more than a minute on a cluster: a
-    node that is lost is silent for as long until Ray knows, and its points seem slow. With null a point on a CPU may
-    take any time, and one on a GPU, which may hang for ever, a time far above what it needs; with `unlimited` any time.
+    Solves in bfloat16 do not get below a relative residual of some 3e-3. A point that takes longer than `point_seconds`
+    becomes an error row. On a cluster, let that be more than a minute: Ray takes as long to notice that a node is lost.
     """
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    workers: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
-    gpus_per_worker: Annotated[float, AfterValidator(_share_that_ray_grants)] = Field(1.0, gt=0)
-    cpus_per_worker: int = Field(1, ge=1)
-    batch: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
-    attempts: int = Field(3, ge=1)
-    point_seconds: Literal["unlimited"] | Annotated[float, Field(gt=0)] | None = None
-    dtype: Literal["float32", "float64", "bfloat16"] = "float32"
-    seed: int = Field(0, ge=0, lt=2**63)
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Device of the workers.")
+    workers: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+        "auto", description="Number of workers; `auto`: one per GPU, or per CPU core."
+    )
+    gpus_per_worker: Annotated[float, AfterValidator(_share_that_ray_grants)] = Field(
+        1.0, gt=0, description="GPUs of a worker; a fraction lets workers share one."
+    )
+    cpus_per_worker: int = Field(1, ge=1, description="CPU cores, and threads, of a worker.")
+    batch: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+        "auto",
+        description="Samples in the network at once; `auto`: measured at the first start of a long run, and kept.",
+    )
+    attempts: int = Field(3, ge=1, description="Attempts at a point that ends its worker, before it becomes an error.")
+    point_seconds: Literal["unlimited"] | Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Longest time of a point; null: no limit on a CPU, 900 s plus 0.5 s a sample on a GPU."
+    )
+    dtype: Literal["float32", "float64", "bfloat16"] = Field(
+        "float32", description="Number format of the network. bfloat16 makes another base classifier."
+    )
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of all noise and audits.")
 
     def seconds_of_a_point(self, device: str, samples: int) -> float | None:
         """The longest that a point of at most so many samples may take on that kind of device; None: any time."""

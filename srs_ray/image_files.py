@@ -14,10 +14,10 @@ from srs_ray.errors import JobError, PointError, UserCodeError
 from srs_ray.interface import open_model, predict
 from srs_ray.job import Job
 from srs_ray.models import user_files
+from srs_ray.models.devices import use_exact_float32
 from srs_ray.models.opened import Opened
 from srs_ray.regular_files import read_regular
 from srs_ray.runner.backend import device_here
-from srs_ray.smoothing.judge import use_exact_float32
 from srs_ray.smoothing.noise import noise_generator
 from srs_ray.smoothing.predict import Prediction
 

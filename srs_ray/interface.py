@@ -45,10 +45,8 @@ _UNNAMED: dict[tuple[int, str, int], str] = {}  # the image that each seed's noi
 
 
 def open_model(job: Mapping[str, Any] | str | Path | Job, device: str = "cpu", dtype: str | None = None) -> Opened:
-    """The model of a job, with the base classifier that the job asks for (`sampling.reference` and `execution.dtype`).
-
-    A job is given as such, as a file, or by the name of a shipped one. A mapping is a section `model` alone, such as
-    {"import": "my_models.py:net", ...}.
+    """The model of a job or a job file, with the base classifier that the job asks for (`sampling.reference` and
+    `execution.dtype`); or that of a section `model` alone, such as {"import": "my_models.py:net", ...}.
 
     `dtype` takes the place of the job's. The class `Opened` gives logits of images in [0, 1] when it is called. Raises
     JobError and WeightsError as `srs-ray certify` does, for a model that depends on the other images of a batch too.

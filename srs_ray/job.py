@@ -3,43 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from srs_ray.data.settings import DataSettings
 from srs_ray.errors import JobError
 from srs_ray.execution import ExecutionSettings
 from srs_ray.models.families import family_of
-from srs_ray.models.opened import Opened, lacking_start
-from srs_ray.models.opening import ModelSource
 from srs_ray.models.settings import ModelSettings
 from srs_ray.settings import PathOrName, Radius, Settings
 from srs_ray.smoothing.certificate import Certificate
-from srs_ray.smoothing.judge import lacking_parts
 from srs_ray.smoothing.law import NoiseSettings
 from srs_ray.smoothing.samplers import Sampling
 from srs_ray.smoothing.smoothing import Smoothing, certificate_defaults, check_together, sampling_defaults
 from srs_ray.solvers.settings import SolverSettings
 
+if TYPE_CHECKING:  # job files are read without torch
+    from srs_ray.models.opened import Opened
+    from srs_ray.models.opening import ModelSource
+
 
 class ReportSettings(Settings):
     """The radii that tables of this run show; the run warns before it starts if it cannot earn one of them."""
 
-    radii: tuple[Radius, ...] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+    radii: tuple[Radius, ...] = Field(
+        (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5),
+        description="Radii of the run's tables, in pixel units of [0, 1]; default with `sampling.target_radii`: these.",
+    )
 
 
 class Job(Settings):
     """A certification, as `srs-ray certify` runs it."""
 
-    model: ModelSettings
-    data: DataSettings
-    noise: NoiseSettings
-    sampling: Sampling
-    certificate: Certificate
-    execution: ExecutionSettings = ExecutionSettings()
-    report: ReportSettings = ReportSettings()
-    output: PathOrName
+    model: ModelSettings = Field(description="The model.")
+    data: DataSettings = Field(description="The points.")
+    noise: NoiseSettings = Field(description="The noise.")
+    sampling: Sampling = Field(description="How noisy samples are drawn.")
+    certificate: Certificate = Field(description="How counts become a radius.")
+    execution: ExecutionSettings = Field(ExecutionSettings(), description="Where and how the job runs.")
+    report: ReportSettings = Field(ReportSettings(), description="What tables show.")
+    output: PathOrName = Field(description="The run directory: a path, or a URI such as s3://bucket/run.")
 
     @model_validator(mode="before")
     @classmethod
@@ -79,7 +83,7 @@ def _reference_of(model: Any) -> dict[str, Any] | None:
         reference = family_of(str(model.get("arch"))).reference_of(str(model.get("arch")))
     except ValueError:
         return None
-    return {"solver": reference.solver.name, "steps": reference.steps}
+    return {"solver": reference.solver, "steps": reference.steps}
 
 
 def completed(job: Job, source: ModelSource) -> Job:
@@ -88,6 +92,9 @@ def completed(job: Job, source: ModelSource) -> Job:
     Raises JobError where the model lacks what the way of sampling needs, and for solver settings of a model that has no
     equilibrium.
     """
+    from srs_ray.models.opened import lacking_start
+    from srs_ray.smoothing.judge import lacking_parts
+
     sampling = job.sampling
     missing = [part for part in sampling.needs if part not in source.parts]
     if missing:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,13 +12,13 @@ from pydantic import BaseModel, Tag, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+import srs_ray
 from srs_ray.errors import JobError
 from srs_ray.job import Job
 from srs_ray.job_yaml import LARGEST_FILE, read_yaml
 from srs_ray.models.settings import ArchitectureSettings, ImportedModelSettings, ModelSettings
 from srs_ray.regular_files import read_regular
 from srs_ray.settings import Settings, home_expanded
-from srs_ray.shipped_jobs import shipped_jobs
 from srs_ray.training.settings import TrainJob
 
 JobType = TypeVar("JobType", Job, TrainJob)
@@ -31,20 +30,37 @@ class _ModelAlone(Settings):
     model: ModelSettings
 
 
-def load_job(source: str | Path, overrides: Mapping[str, Any] | None = None) -> Job:
+def load_job(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Job:
     """The certification in a YAML file, with dotted settings overridden; JobError names each setting that is wrong.
 
-    The source is a path, or the name of a job that comes with the package.
+    `path` may also be the name of a job that comes with the package, such as digits-srs.
     """
-    return _load(Job, _file_of(source), overrides or {})
+    return _load(Job, _found(path), overrides or {})
 
 
-def load_train_job(source: str | Path, overrides: Mapping[str, Any] | None = None) -> TrainJob:
-    """The training in a YAML file, with dotted settings overridden; JobError names each setting that is wrong.
+def load_train_job(path: str | Path, overrides: Mapping[str, Any] | None = None) -> TrainJob:
+    """The training in a YAML file or of that name, as `load_job` has it."""
+    return _load(TrainJob, _found(path), overrides or {})
 
-    The source is a path, or the name of a job that comes with the package.
-    """
-    return _load(TrainJob, _file_of(source), overrides or {})
+
+def shipped_jobs() -> dict[str, Path]:
+    """The job files that come with the package, by name: digits-srs, paper/cifar10-small-srs-3a."""
+    package = Path(srs_ray.__file__).resolve().parent
+    folders = (package / "jobs", package.parent / "jobs")  # of an installed package, and of a checkout
+    folder = next((each for each in folders if each.is_dir()), None)
+    if folder is None:
+        return {}
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*.yaml"))}
+
+
+def _found(path: str | Path) -> Path:
+    """The file at that path, else the job of that name."""
+    file = home_expanded(path, JobError)
+    try:
+        is_there = file.exists()
+    except (OSError, ValueError):  # no name of a file: what reads it says why
+        is_there = True
+    return file if is_there else shipped_jobs().get(str(path), file)
 
 
 def load_model_section(raw: Mapping[str, Any]) -> ArchitectureSettings | ImportedModelSettings:
@@ -70,29 +86,14 @@ def parse_override(text: str) -> tuple[str, Any]:
         raise JobError(f"--set {text!r}: {value!r} is not a YAML value") from error
 
 
-def _file_of(source: str | Path) -> Path:
-    """The job file at a path, else the one of that name that comes with the package."""
-    path = home_expanded(source, JobError)
-    shipped = shipped_jobs()
-    name = os.fspath(source)
-    return shipped[name] if name in shipped and not os.path.isfile(path) else path
-
-
-def _no_job_file(path: Path) -> str:
-    """The message for a path where there is no file; names of shipped jobs where it could be one of these."""
-    if path.suffix in (".yaml", ".yml"):
-        return f"no job file at {path}"
-    names = list(shipped_jobs())
-    near = difflib.get_close_matches(str(path), names, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    return f"no job file at {path}, and no shipped job of that name{hint}\nshipped jobs: {', '.join(names)}"
-
-
 def _load(kind: type[JobType], path: Path, overrides: Mapping[str, Any]) -> JobType:
     try:
         raw = read_yaml(read_regular(path, LARGEST_FILE).decode())
     except FileNotFoundError as error:
-        raise JobError(_no_job_file(path)) from error
+        raise JobError(
+            f"no job file at {path}: give a YAML file, or the name of a job that comes along "
+            f"({', '.join(shipped_jobs())})"
+        ) from error
     except OSError as error:
         raise JobError(f"the job file {path} cannot be read: {error.strerror}") from error
     except yaml.MarkedYAMLError as error:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
-from torch import Tensor
 
 from srs_ray.data.images import preprocessing_name, to_input
 from srs_ray.data.kind import Kind
@@ -16,6 +15,8 @@ from srs_ray.data.points import class_label, class_list_digest, digest
 from srs_ray.errors import DataError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from srs_ray.data.settings import DataSettings
 
 

@@ -6,14 +6,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn.functional import interpolate
 
 from srs_ray.data.kind import Kind
 from srs_ray.data.points import class_label, class_list_digest, digest
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from srs_ray.data.settings import DataSettings
 
 TRAINING_POINTS = 1437
@@ -69,6 +68,9 @@ class Digits:
 
     def image(self, index: int) -> Tensor:
         """x_CHW, float32 in [0, 1]; 1 is ink."""
+        import torch
+        from torch.nn.functional import interpolate
+
         small_BCHW = torch.from_numpy(self._images_NHW[index]).float().div(16)[None, None]
         large_BCHW = interpolate(small_BCHW, size=self._input_shape[1:], mode="bilinear", align_corners=False)
         return large_BCHW[0].clamp(0, 1).expand(self._input_shape).contiguous()

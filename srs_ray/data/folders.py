@@ -10,8 +10,6 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from torch import Tensor
-
 from srs_ray.data.images import LARGEST_FILE, decode, preprocessing_name
 from srs_ray.data.kind import Kind
 from srs_ray.data.listing import NAMES_SHOWN, Listing, conspicuous_names, list_images
@@ -20,6 +18,8 @@ from srs_ray.errors import DataError, PointError
 from srs_ray.regular_files import open_regular, read_regular
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from srs_ray.data.settings import DataSettings
 
 log = logging.getLogger(__name__)

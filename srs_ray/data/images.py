@@ -5,22 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
 from srs_ray.data.depth import deeper_than_8_bits
-from srs_ray.data.jpeg import jpeg_fault
 from srs_ray.data.png import png_fault
 from srs_ray.errors import PointError, ShapeError
+
+if TYPE_CHECKING:  # job files are read without torch
+    from torch import Tensor
 
 LARGEST_FILE = 256 * 2**20  # bytes of an encoded image: a decoded one of so many pixels would be refused
 SHORTER_SIDE = 256
 CROPPED = (224, 224)
 _PILLOW_MODES = {1: "L", 3: "RGB"}  # by the number of channels
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_FLOATS = ("torch.float16", "torch.bfloat16", "torch.float32", "torch.float64")
 
 
 def preprocessing_name(input_shape: tuple[int, int, int]) -> str:
@@ -38,6 +39,8 @@ def decode(encoded: bytes, input_shape: tuple[int, int, int], name: str) -> Tens
     Damaged files are refused, never filled up with grey, even where the decoder only warns. EXIF rotation is not
     applied: published ImageNet results, made with torchvision, do not apply it either.
     """
+    from srs_ray.data.jpeg import jpeg_fault  # compiled loops take a while to import
+
     if not encoded:
         raise PointError(f"{name}: the image is empty (0 bytes)")
     with _readable(name), Image.open(BytesIO(encoded)) as image:
@@ -56,6 +59,8 @@ def image_tensor(image: object, input_shape: tuple[int, int, int], name: str) ->
     where nobody can tell; one channel may be left out (H, W). Raises PointError, which starts with `name`, for anything
     else: tensors and arrays are never resized, nor brought into range.
     """
+    import torch
+
     if isinstance(image, Image.Image):
         with _readable(name):
             _refuse_deep(image, name)
@@ -67,8 +72,8 @@ def image_tensor(image: object, input_shape: tuple[int, int, int], name: str) ->
         _check_pixel_type(image.dtype, image.dtype == np.uint8 or np.issubdtype(image.dtype, np.floating), name)
         # A copy, in the machine's byte order: torch has neither another one nor steps backwards through memory.
         pixels = torch.from_numpy(np.array(image, np.uint8 if image.dtype == np.uint8 else np.float64, order="C"))
-    elif isinstance(image, Tensor):
-        _check_pixel_type(image.dtype, image.dtype == torch.uint8 or image.dtype in _FLOATS, name)
+    elif isinstance(image, torch.Tensor):
+        _check_pixel_type(image.dtype, image.dtype == torch.uint8 or str(image.dtype) in _FLOATS, name)
         with _readable(name):
             pixels = image.detach().to_dense().cpu()
     else:
@@ -88,6 +93,8 @@ def to_input(image: Image.Image, input_shape: tuple[int, int, int], name: str) -
     A 224x224 input takes any image: shorter side to 256, centre crop (the standard ImageNet evaluation). Any other
     input size takes images of exactly that size. Raises PointError for another size, and for pixels deeper than 8 bits.
     """
+    import torch
+
     channels, height, width = input_shape
     if channels not in _PILLOW_MODES:
         raise ShapeError(

@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor
 
 from srs_ray.data.images import image_tensor, preprocessing_name
 from srs_ray.data.kind import Kind
@@ -18,6 +17,8 @@ from srs_ray.models.user_code import Built, Import, build, describe_failure, loa
 from srs_ray.settings import flattened
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from srs_ray.data.settings import DataSettings
 
 PROBES = 16

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import Tensor
 
 from srs_ray.data.class_names import check_class_names
 from srs_ray.data.images import decode, preprocessing_name
@@ -21,6 +20,8 @@ from srs_ray.errors import DataError, PointError
 from srs_ray.regular_files import open_regular
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from srs_ray.data.parquet_shard import Shard
     from srs_ray.data.settings import DataSettings
 

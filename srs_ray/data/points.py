@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import operator
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from srs_ray.errors import DataError, PointError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class PointDataset(Protocol):
@@ -99,6 +100,8 @@ def point_indices(length: int, start: int = 0, stop: int | None = None, every: i
 
 def load_all(dataset: PointDataset) -> tuple[Tensor, Tensor]:
     """The whole data set in memory: x_NCHW float32 in [0, 1], y_N int64. Raises PointError at the first bad point."""
+    import torch
+
     indices = range(len(dataset))
     y_N = torch.tensor([dataset.label(index) for index in indices], dtype=torch.int64)
     # Filled in place: a list of images to stack would hold everything twice.

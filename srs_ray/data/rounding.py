@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from srs_ray.data.points import PointDataset, modified_at
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LEVELS = 255
 

@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from srs_ray.data.registry import kind_named
+from srs_ray.data.registry import KINDS, kind_named
 from srs_ray.models.user_code import Import
 from srs_ray.regular_files import read_regular
 from srs_ray.settings import PathOrName, Settings, arguments, home_expanded
@@ -58,25 +58,37 @@ def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 class DataSettings(Settings):
-    """Where points come from, and which of them: start, start + every, ... below stop (null: to the end).
+    """Where points come from, and which of them: start, start + every, ... below stop.
 
-    `pixels: rounded` rounds them to whole 255ths, for images that noise on the image grid cannot be added to otherwise.
-    `classes` are the names of the classes in the order of the model's, a list or a text file with one name a line.
-    `import` names a data set of one's own, FILE.py:NAME or MODULE:NAME, called with `args`; no `kind` then.
+    Each kind of data takes some of these settings and refuses the others by name.
     """
 
-    kind: Annotated[str, AfterValidator(_known_kind)]
-    path: PathOrName | None = None
-    split: PathOrName | None = None
-    start: int = Field(0, ge=0)
-    stop: int | None = Field(None, ge=0)
-    every: int = Field(1, ge=1)
-    import_: Annotated[PathOrName, AfterValidator(_an_import)] | None = Field(None, alias="import")
-    args: Annotated[dict[str, Any], AfterValidator(arguments)] | None = None
-    image_column: PathOrName | None = None
-    label_column: PathOrName | None = None
-    pixels: Literal["rounded"] | None = None
-    classes: Annotated[tuple[str, ...], BeforeValidator(_class_names), AfterValidator(_distinct)] | None = None
+    kind: Annotated[str, AfterValidator(_known_kind)] = Field(
+        description=f"Kind of data: {', '.join(f'`{name}`' for name in KINDS)}; left out beside `import`."
+    )
+    path: PathOrName | None = Field(None, description="File or folder of the data.")
+    split: PathOrName | None = Field(None, description="Part of the data; default: the kind's own, `test` or `val`.")
+    start: int = Field(0, ge=0, description="First index.")
+    stop: int | None = Field(None, ge=0, description="Index to stop below; null: the end.")
+    every: int = Field(1, ge=1, description="Distance between two points.")
+    import_: Annotated[PathOrName, AfterValidator(_an_import)] | None = Field(
+        None, alias="import", description="Data set of your own: FILE.py:NAME, or MODULE:NAME of an installed package."
+    )
+    args: Annotated[dict[str, Any], AfterValidator(arguments)] | None = Field(
+        None, description="Keyword arguments of it."
+    )
+    image_column: PathOrName | None = Field(
+        None, description="Parquet: column of the images; default: `image` or `img`."
+    )
+    label_column: PathOrName | None = Field(
+        None, description="Parquet: column of the labels; default: `label`, `labels` or `fine_label`."
+    )
+    pixels: Literal["rounded"] | None = Field(
+        None, description="`rounded` rounds pixels to whole 255ths. Grid noise needs such pixels."
+    )
+    classes: Annotated[tuple[str, ...], BeforeValidator(_class_names), AfterValidator(_distinct)] | None = Field(
+        None, description="Class names in the model's order: a list, or a text file with one name a line."
+    )
 
     @model_validator(mode="before")
     @classmethod

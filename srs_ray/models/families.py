@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
-import torch
+from typing import TYPE_CHECKING, Protocol
 
 from srs_ray.models.mdeq.family import MDEQFamily
-from srs_ray.models.opened import Opened
-from srs_ray.models.weights import Weights
-from srs_ray.solvers.iteration import SolverSetting
+
+if TYPE_CHECKING:  # job files are read without torch
+    import torch
+
+    from srs_ray.models.opened import Opened
+    from srs_ray.models.weights import Weights
+    from srs_ray.solvers.settings import SolverSettings
 
 
 class Family(Protocol):
-    """Architectures by name, how their weights are read, and how a model is made of them."""
+    """Architectures by name, how their weights are read, and how a model is made of them.
+
+    Names and shapes are there without torch; reading and opening import it.
+    """
 
     @property
     def names(self) -> tuple[str, ...]: ...
@@ -22,7 +27,7 @@ class Family(Protocol):
 
     def state_size_of(self, arch: str) -> int: ...
 
-    def reference_of(self, arch: str) -> SolverSetting: ...
+    def reference_of(self, arch: str) -> SolverSettings: ...
 
     def read(self, arch: str, source: str) -> Weights: ...
 

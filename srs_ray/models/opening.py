@@ -144,7 +144,7 @@ class ArchitectureSource:
 
     @property
     def reference(self) -> SolverSetting:
-        return family_of(self.arch).reference_of(self.arch)
+        return family_of(self.arch).reference_of(self.arch).setting()
 
     @property
     def has_start(self) -> bool:

@@ -30,26 +30,32 @@ Architecture = Annotated[str, AfterValidator(_known_architecture)]
 
 
 class ArchitectureSettings(Settings):
-    """What is certified. `weights` is a checkpoint file or the name of weights that ship with the package."""
+    """An architecture that comes with the package, and its weights."""
 
-    arch: Architecture
-    weights: PathOrName
+    arch: Architecture = Field(description="Name of the architecture.")
+    weights: PathOrName = Field(description="Checkpoint file, or the name of weights that ship with the package.")
 
 
 class ImportedModelSettings(Settings):
-    """A model of one's own: FILE.py:NAME or MODULE:NAME, called with `args`, gives a classifier or an equilibrium.
+    """A model of your own: a torch module, or an equilibrium model with inject, f, head and state_shape."""
 
-    `weights` is a state dict that it loads; without, it brings its own. `input_shape` is (channels, height, width).
-    `reference` is the solver setting of an equilibrium's base classifier.
-    """
-
-    import_: Annotated[str, AfterValidator(_import_text)] = Field(alias="import")
-    args: Annotated[dict[str, Any], AfterValidator(arguments)] = Field(default_factory=dict)
-    weights: PathOrName | None = None
-    input_shape: tuple[Count, Count, Count]
-    classes: int = Field(ge=2)
-    class_names: tuple[str, ...] | None = None
-    reference: SolverSettings | None = None
+    import_: Annotated[str, AfterValidator(_import_text)] = Field(
+        alias="import",
+        description="Function or class that returns the model: FILE.py:NAME, or MODULE:NAME of an installed package.",
+    )
+    args: Annotated[dict[str, Any], AfterValidator(arguments)] = Field(
+        default_factory=dict, description="Keyword arguments of it."
+    )
+    weights: PathOrName | None = Field(
+        None, description="State dict that the model loads; null: the function loads its own."
+    )
+    input_shape: tuple[Count, Count, Count] = Field(description="Channels, height and width of an image.")
+    classes: int = Field(ge=2, description="Number of classes.")
+    class_names: tuple[str, ...] | None = Field(None, description="Names of the classes, in order.")
+    reference: SolverSettings | None = Field(
+        None,
+        description="Solver of an equilibrium model's base classifier; default: anderson, 30 steps, tolerance 1e-3.",
+    )
 
     @model_validator(mode="after")
     def _has_a_name_for_each_class(self) -> ImportedModelSettings:

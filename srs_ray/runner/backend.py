@@ -11,6 +11,7 @@ import torch
 from srs_ray.errors import JobError, SrsRayError, UserCodeError, reason_of
 from srs_ray.execution import ExecutionSettings
 from srs_ray.models.device_failure import is_device_failure
+from srs_ray.models.devices import device_name
 from srs_ray.runner.worker import Cargo, PointWorker, Row, WorkerSpec, failed_row, measure_batch
 from srs_ray.smoothing.batch_size import MeasuredBatch
 
@@ -20,10 +21,12 @@ Rows = Generator[Row | None, None, None]
 
 
 class Backend(Protocol):
-    """Where points are certified. `device` is the kind that was chosen, `cpu` or `cuda`; `rehearsed` has the digests of
-    the workers' rehearsals by their kind, as they come."""
+    """Where points are certified. `device` is the kind that was chosen, `cpu` or `cuda`; `accelerators` are the GPUs by
+    name, each once, as far as they are known before workers start; `rehearsed` has the digests of the workers'
+    rehearsals by their kind, as they come."""
 
     device: str
+    accelerators: tuple[str, ...]
     rehearsed: dict[str, str]
 
     @property
@@ -70,6 +73,8 @@ class InProcess:
         if execution.point_seconds not in (None, "unlimited"):
             raise JobError("execution.point_seconds needs workers that can be ended: set it to null, or run with Ray")
         self.device: str = device_here(execution)
+        gpu = [device_name(torch.device("cuda"))] if self.device == "cuda" else []
+        self.accelerators: tuple[str, ...] = tuple(gpu)
         self.rehearsed: dict[str, str] = {}
 
     @property

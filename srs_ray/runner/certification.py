@@ -93,7 +93,7 @@ def _run(inputs: JobInputs, backend: Backend, lease: Lease, console: Console) ->
     job = inputs.job
     spec, how = _with_batch(inputs, inputs.resolve(backend.device, begun_with(job.output)), backend, console)
     workers = backend.workers(len(inputs.indices))
-    run = _started(inputs, spec, workers, console)
+    run = _started(inputs, spec, workers, console, backend.accelerators)
     console.print(f"{escape(printable(run.path))}: {backend.describe(workers)}, batch {how}", highlight=False)
     return finish(
         run,
@@ -138,7 +138,9 @@ def _watched_radius(job: Job) -> float:
     return median_low(job.report.radii) if job.report.radii else 0.0
 
 
-def _started(inputs: JobInputs, spec: WorkerSpec, workers: int, console: Console) -> RunDirectory:
+def _started(
+    inputs: JobInputs, spec: WorkerSpec, workers: int, console: Console, accelerators: Sequence[str] = ()
+) -> RunDirectory:
     """The run directory, open for writing, once all that is to be said of it was said."""
     job = inputs.job
     fingerprint = fingerprint_of(spec, inputs.source)
@@ -150,7 +152,7 @@ def _started(inputs: JobInputs, spec: WorkerSpec, workers: int, console: Console
         job=job.model_dump(mode="json"),
         fingerprint=fingerprint,
         points=inputs.points,
-        session=session_record(spec, workers),
+        session=session_record(spec, workers, accelerators),
         verified=() if before is None else refuse_other_images(before, fingerprint, inputs.dataset),
     )
     for note in run.notes:
@@ -196,14 +198,15 @@ def _with_sources(rows: Rows, dataset: PointDataset) -> Rows:
 def _with_batch(inputs: JobInputs, spec: WorkerSpec, backend: Backend, console: Console) -> tuple[WorkerSpec, str]:
     """The spec with the batch of the run, and what to say of it.
 
-    Where the job leaves it open that is the batch that the run had before on such a device; at its first start the one
+    Where the job leaves it open: the batch that the run had before on such GPUs, or on CPUs; at its first start the one
     that is measured to be fastest, if the run is long enough to be worth that, else the rule's.
     """
     job = inputs.job
     if job.execution.batch == "auto":
         run = RunDirectory.find(job.output)
         for session in reversed(run.sessions if run is not None else []):
-            if session.get("device") == spec.device and "batch" in session:
+            same = session.get("accelerators", list(backend.accelerators)) == list(backend.accelerators)
+            if session.get("device") == spec.device and same and "batch" in session:
                 return replace(spec, batch=session["batch"]), f"{session['batch']} as before"
         if len(inputs.indices) * job.sampling.n >= MEASURED_SAMPLES:
             with console.status("measuring how many samples at once are fastest"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import prod
@@ -142,7 +142,7 @@ def _refuse_other_size(dataset: PointDataset, indices: range, source: ModelSourc
     )
 
 
-def session_record(spec: WorkerSpec, workers: int) -> dict[str, Any]:
+def session_record(spec: WorkerSpec, workers: int, accelerators: Sequence[str] = ()) -> dict[str, Any]:
     """What run.json records of a start, beside the job: none of it changes a count beyond rounding."""
     installed = {dist.name.lower(): dist.version for dist in importlib.metadata.distributions()}
     packages = {name: installed[name] for name in _RECORDED_PACKAGES if name in installed}
@@ -152,6 +152,7 @@ def session_record(spec: WorkerSpec, workers: int) -> dict[str, Any]:
         "device": spec.device,
         "batch": spec.batch,
         "workers": workers,
+        **({"accelerators": list(accelerators)} if accelerators else {}),
     }
 
 

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 MEASURE_SECONDS = 120.0  # a run does not wait longer for its batch to be measured
 START_SECONDS = 1800.0  # a GPU that hangs in the rehearsal is given up
+_MARK = "accelerator_type:"  # before the name, among a node's resources
 _HOW_TO_WAIT = "to wait for nodes that join, name the cluster (--address) and set execution.workers to a number"
 
 
@@ -67,6 +68,12 @@ def measure_carried(spec: WorkerSpec, carried: Carried, threads: int) -> Measure
     return measure_batch(spec, carried.open(), threads)
 
 
+def _accelerators() -> tuple[str, ...]:
+    """The GPUs of the nodes that are there now, by Ray's name of them, such as H200."""
+    marks = (name for node in nodes_alive() for name in node["Resources"] if node["Resources"].get("GPU"))
+    return tuple(sorted({name.removeprefix(_MARK) for name in marks if name.startswith(_MARK)}))
+
+
 class RayBackend:
     """A running Ray cluster if there is one, else a local Ray that is started for this run."""
 
@@ -78,6 +85,7 @@ class RayBackend:
         self.place = attach(address, worker_logs)
         gpus = sum(node["Resources"].get("GPU", 0.0) for node in nodes_alive())
         self.device: str = execution.device if execution.device != "auto" else ("cuda" if gpus else "cpu")
+        self.accelerators = _accelerators() if self.device == "cuda" else ()
         # Nodes may join a cluster that was named; a local Ray stays what it is.
         self._waits = execution.workers != "auto" and named_address(address) not in (None, "local")
         if self.device == "cuda" and not gpus and not self._waits:

@@ -18,13 +18,14 @@ from srs_ray.data import PointDataset, open_data
 from srs_ray.data.class_names import check_class_names, class_names_of
 from srs_ray.errors import DataError, JobError, PointError
 from srs_ray.job import Job, open_job_model
+from srs_ray.models.devices import device_name, keep_to_share, use_exact_float32
 from srs_ray.models.opening import ModelSource
 from srs_ray.models.out_of_memory import is_out_of_memory
 from srs_ray.runner.allocator import keep_freed_memory
 from srs_ray.runner.rehearsal import Rehearsal, rehearse
 from srs_ray.runs.printable import printable
 from srs_ray.smoothing.batch_size import MeasuredBatch, fastest_batch
-from srs_ray.smoothing.judge import SmoothingJudge, device_name, use_exact_float32
+from srs_ray.smoothing.judge import SmoothingJudge
 from srs_ray.smoothing.noise import noise_generator, self_check
 from srs_ray.smoothing.row import PointRow
 from srs_ray.smoothing.version import sampling_version
@@ -77,6 +78,7 @@ def measure_batch(spec: WorkerSpec, cargo: Cargo, threads: int) -> MeasuredBatch
     keep_freed_memory()
     use_exact_float32()
     job = spec.job
+    keep_to_share(spec.device, job.execution.gpus_per_worker)
     model = open_job_model(job, cargo.source, spec.device)
     generator = noise_generator(spec.generator, spec.device)
     return fastest_batch(model, job.sampling, job.noise.sigma, generator, spec.batch)
@@ -91,6 +93,7 @@ class PointWorker:
         keep_freed_memory()
         if spec.device == "cuda" and not torch.cuda.is_available():
             raise JobError(f"{socket.gethostname()}: the job asks for CUDA, but torch finds none in this worker")
+        keep_to_share(spec.device, job.execution.gpus_per_worker)
         self.dataset = cargo.dataset or open_job_data(job, cargo.source, spec.data_path)
         self._check_same(spec)
         self._class_names = class_names_of(self.dataset)

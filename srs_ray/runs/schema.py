@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from numbers import Integral
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -15,90 +15,122 @@ READABLE_VERSIONS = (1, 2, 3, 4, 5)
 
 Row = dict[str, Any]
 
-_IMAGE_FIELDS = [
-    ("source", pa.string()),  # the image's file or key, as the data set names it
-    ("class_name", pa.string()),  # the label's, where the data set names its classes
-    ("pixels", pa.string()),  # sha256 of the float32 pixels that were certified
-]
 
-_CORE_FIELDS = [
-    ("predicted", pa.int32()),  # the certified class, -1 for abstain
-    ("radius", pa.float64()),  # l2, in pixel units of [0, 1]
-    ("correct", pa.bool_()),  # predicted == label, and not abstained
-]
+class Column(NamedTuple):
+    """A column of a row: its name, its type in Parquet, and its meaning, one or two sentences of Markdown."""
 
-# The evidence of certificates by smoothing. An `ok` row has all columns of one kind of evidence.
-_SAMPLING_FIELDS = [
-    ("selected", pa.int32()),  # the candidate class, fixed by the selection samples
-    ("p_lower", pa.float64()),  # the lower bound behind the radius
-    ("n0", pa.int64()),  # selection samples drawn
-    ("n", pa.int64()),  # estimation samples drawn
-    ("selection_classes", pa.list_(pa.int32())),  # sparse counts: class and, below, how often; -1 is 'no class'
-    ("selection_counts", pa.list_(pa.int64())),
-    ("classes", pa.list_(pa.int32())),
-    ("counts", pa.list_(pa.int64())),
-    ("audited", pa.int64()),  # K of the audit, 0 for standard sampling
-    ("disagreed", pa.int64()),  # k of the audit
-    ("function_evaluations", pa.int64()),  # calls of f by the sampler, per sample, summed
-    ("reference_evaluations", pa.int64()),  # calls of f by the audit
-    ("fallbacks", pa.int64()),  # samples that fell back to the naive step
-    ("unconverged", pa.int64()),  # reference solves that missed the tolerance
-]
+    name: str
+    type: pa.DataType
+    meaning: str
 
-_BY_LOOKS_FIELDS = [
-    ("method", pa.string()),  # how estimation was sampled: srs | standard
-    ("stopped", pa.string()),  # why, of a run with target radii: resolved | futile | spent
-    ("audit_share", pa.float64()),  # tau, the share of hits that are audited
-    ("look_n", pa.list_(pa.int64())),  # counts at the looks at which a bound was read, cumulative
-    ("look_hits", pa.list_(pa.int64())),
-    ("look_audited", pa.list_(pa.int64())),
-    ("look_disagreed", pa.list_(pa.int64())),
-]
 
-# Of a certificate that audits misses too; null elsewhere.
-_MISSES_FIELDS = [
-    ("audited_misses", pa.int64()),  # samples that are no hits on which F was run
-    ("found", pa.int64()),  # those of them on which F hits
-]
-_MISSES_BY_LOOKS_FIELDS = [
-    ("look_audited_misses", pa.list_(pa.int64())),  # both at the looks, where there are any
-    ("look_found", pa.list_(pa.int64())),
-]
-
-# Of an estimation sample; null where it is the base classifier's own.
-_STEPS_FIELDS = [("steps", pa.int32())]
-
-ROW_SCHEMA = pa.schema(
-    [
-        ("index", pa.int64()),  # position in the dataset
-        ("label", pa.int32()),  # true class
-        *_IMAGE_FIELDS,
-        ("status", pa.string()),  # ok | error
-        ("error", pa.string()),  # the error's one line, null in ok rows
-        *_CORE_FIELDS,
-        *_SAMPLING_FIELDS,
-        *_BY_LOOKS_FIELDS,
-        *_MISSES_FIELDS,
-        *_MISSES_BY_LOOKS_FIELDS,
-        *_STEPS_FIELDS,
-        ("sigma", pa.float64()),  # the noise, in pixel units of [0, 1]
-        ("seconds", pa.float64()),  # wall time of the point in its worker
-        ("worker", pa.string()),
-        ("device", pa.string()),
-        ("dtype", pa.string()),
-        ("batch", pa.int32()),
-        ("attempt", pa.int32()),
-        ("finished_at", pa.timestamp("us", tz="UTC")),
-    ]
+_POINT_COLUMNS = (
+    Column("index", pa.int64(), "Position in the data set."),
+    Column("label", pa.int32(), "True class."),
+)
+_IMAGE_COLUMNS = (
+    Column("source", pa.string(), "File or key of the image, as the data set names it."),
+    Column("class_name", pa.string(), "Name of the true class, where the data set names its classes."),
+    Column("pixels", pa.string(), "sha256 of the certified float32 pixels (channel by channel, little-endian)."),
+)
+_STATUS_COLUMNS = (
+    Column("status", pa.string(), "`ok` or `error`. The next run tries points in error again."),
+    Column("error", pa.string(), "Reason of the error, in one line; null in `ok` rows."),
+)
+_CORE_COLUMNS = (
+    Column("predicted", pa.int32(), "Certified class; -1: abstains."),
+    Column("radius", pa.float64(), "l2 radius, in pixel units of [0, 1]."),
+    Column("correct", pa.bool_(), "Whether `predicted` is `label`."),
 )
 
-CORE_COLUMNS = tuple(name for name, _ in _CORE_FIELDS)
-EVIDENCE = {"sampling": tuple(name for name, _ in _SAMPLING_FIELDS)}  # columns by kind of evidence
+# The evidence of certificates by smoothing. An `ok` row has all columns of one kind of evidence.
+_SAMPLING_COLUMNS = (
+    Column("selected", pa.int32(), "Candidate class, fixed by the selection samples or the label."),
+    Column("p_lower", pa.float64(), "Lower bound on the candidate's probability; the radius follows from it."),
+    Column("n0", pa.int64(), "Selection samples drawn."),
+    Column("n", pa.int64(), "Estimation samples drawn."),
+    Column("selection_classes", pa.list_(pa.int32()), "Classes predicted in selection; -1: no finite logits."),
+    Column("selection_counts", pa.list_(pa.int64()), "How often each of them was predicted."),
+    Column("classes", pa.list_(pa.int32()), "Classes predicted in estimation; -1: no finite logits."),
+    Column("counts", pa.list_(pa.int64()), "How often each of them was predicted."),
+    Column("audited", pa.int64(), "Audited hits; 0 for standard sampling."),
+    Column("disagreed", pa.int64(), "Audited hits that the base classifier did not confirm."),
+    Column(
+        "function_evaluations",
+        pa.int64(),
+        "Calls of the layer by the sampler, summed over samples; those for an anchor and for the choice of `auto` too.",
+    ),
+    Column("reference_evaluations", pa.int64(), "Calls of the layer by the audit, summed over samples."),
+    Column("fallbacks", pa.int64(), "Samples with a naive step in place of an Anderson step."),
+    Column("unconverged", pa.int64(), "Solves of the base classifier that missed the tolerance."),
+)
+
+_BY_LOOKS_COLUMNS = (
+    Column("method", pa.string(), "How estimation samples were drawn: `standard`, `srs` or `anchored`."),
+    Column(
+        "stopped",
+        pa.string(),
+        "With target radii: `resolved`, each is certified; `futile`, the others are very unlikely to be; `spent`, n "
+        "samples are drawn.",
+    ),
+    Column(
+        "audit_share",
+        pa.float64(),
+        "With target radii: share of the hits that are audited, with `two-sided` of all samples; 0 for standard "
+        "sampling.",
+    ),
+    Column("look_n", pa.list_(pa.int64()), "With target radii: sample counts of the looks at which a bound was read."),
+    Column("look_hits", pa.list_(pa.int64()), "Hits up to each look."),
+    Column("look_audited", pa.list_(pa.int64()), "Audited hits up to each look."),
+    Column("look_disagreed", pa.list_(pa.int64()), "Audited hits up to each look that were not confirmed."),
+)
+
+# Of a certificate that audits misses too; null elsewhere.
+_MISSES_COLUMNS = (
+    Column("audited_misses", pa.int64(), "With `two-sided`: audited samples that are no hits."),
+    Column("found", pa.int64(), "With `two-sided`: those of them that are hits of the base classifier."),
+)
+_MISSES_BY_LOOKS_COLUMNS = (
+    Column("look_audited_misses", pa.list_(pa.int64()), "`audited_misses` up to each look."),
+    Column("look_found", pa.list_(pa.int64()), "`found` up to each look."),
+)
+
+_STEPS_COLUMNS = (
+    Column("steps", pa.int32(), "Solver steps of an estimation sample; null: those of the base classifier."),
+)
+
+_EXECUTION_COLUMNS = (
+    Column("sigma", pa.float64(), "Standard deviation of the noise, in pixel units of [0, 1]."),
+    Column("seconds", pa.float64(), "Wall time of the point in its worker."),
+    Column("worker", pa.string(), "Host and process of the worker."),
+    Column("device", pa.string(), "Device of the worker."),
+    Column("dtype", pa.string(), "Number format of the network."),
+    Column("batch", pa.int32(), "Samples in the network at once; fewer than the job's where memory ran out."),
+    Column("attempt", pa.int32(), "Number of the attempt, from 1."),
+    Column("finished_at", pa.timestamp("us", tz="UTC"), "Time of the end."),
+)
+
+COLUMNS: tuple[Column, ...] = (
+    *_POINT_COLUMNS,
+    *_IMAGE_COLUMNS,
+    *_STATUS_COLUMNS,
+    *_CORE_COLUMNS,
+    *_SAMPLING_COLUMNS,
+    *_BY_LOOKS_COLUMNS,
+    *_MISSES_COLUMNS,
+    *_MISSES_BY_LOOKS_COLUMNS,
+    *_STEPS_COLUMNS,
+    *_EXECUTION_COLUMNS,
+)
+ROW_SCHEMA = pa.schema([(column.name, column.type) for column in COLUMNS])
+
+CORE_COLUMNS = tuple(column.name for column in _CORE_COLUMNS)
+EVIDENCE = {"sampling": tuple(column.name for column in _SAMPLING_COLUMNS)}  # columns by kind of evidence
 RESULT_COLUMNS = (*CORE_COLUMNS, *(name for columns in EVIDENCE.values() for name in columns))
-BY_LOOKS_COLUMNS = tuple(name for name, _ in _BY_LOOKS_FIELDS)
-MISSES_COLUMNS = tuple(name for name, _ in (*_MISSES_FIELDS, *_MISSES_BY_LOOKS_FIELDS))
-STEPS_COLUMNS = tuple(name for name, _ in _STEPS_FIELDS)
-IMAGE_COLUMNS = tuple(name for name, _ in _IMAGE_FIELDS)
+BY_LOOKS_COLUMNS = tuple(column.name for column in _BY_LOOKS_COLUMNS)
+MISSES_COLUMNS = tuple(column.name for column in (*_MISSES_COLUMNS, *_MISSES_BY_LOOKS_COLUMNS))
+STEPS_COLUMNS = tuple(column.name for column in _STEPS_COLUMNS)
+IMAGE_COLUMNS = tuple(column.name for column in _IMAGE_COLUMNS)
 
 _WHOLE = [field.name for field in ROW_SCHEMA if pa.types.is_integer(field.type)]
 _LISTS_OF_WHOLE = [field.name for field in ROW_SCHEMA if pa.types.is_list(field.type)]
@@ -109,8 +141,13 @@ _FORBIDDEN = {"ok": ("error",), "error": (*RESULT_COLUMNS, *BY_LOOKS_COLUMNS, *M
 
 def schema_of(version: int) -> pa.Schema:
     """The row schema of that version, one of READABLE_VERSIONS."""
-    added = {2: _BY_LOOKS_FIELDS, 3: [*_MISSES_FIELDS, *_IMAGE_FIELDS], 4: _MISSES_BY_LOOKS_FIELDS, 5: _STEPS_FIELDS}
-    later = {name for since, fields in added.items() if version < since for name, _ in fields}
+    added = {
+        2: _BY_LOOKS_COLUMNS,
+        3: (*_MISSES_COLUMNS, *_IMAGE_COLUMNS),
+        4: _MISSES_BY_LOOKS_COLUMNS,
+        5: _STEPS_COLUMNS,
+    }
+    later = {column.name for since, columns in added.items() if version < since for column in columns}
     return pa.schema([field for field in ROW_SCHEMA if field.name not in later])
 
 

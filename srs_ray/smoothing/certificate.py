@@ -19,10 +19,13 @@ def _known_bound(name: str) -> str:
 
 
 class CertificateSettings(Settings):
-    """Which bound, one of BOUNDS by its name `kind`, at which error probability alpha."""
+    """The bound and its error probability."""
 
-    kind: Annotated[str, AfterValidator(_known_bound)]
-    alpha: Probability = 0.001
+    kind: Annotated[str, AfterValidator(_known_bound)] = Field(
+        description=f"Bound: {', '.join(f'`{name}`' for name in BOUNDS)}. The default is `exact` for audited samples, "
+        "`cohen` for standard sampling, `mixture` for standard sampling with target radii."
+    )
+    alpha: Probability = Field(0.001, description="Error probability of one certificate.")
 
     @property
     def bound(self) -> Bound:
@@ -41,7 +44,7 @@ class CertificateSettings(Settings):
 
 
 class UnauditedCertificate(CertificateSettings):
-    """On the counts of standard sampling: Clopper-Pearson's bound, or `mixture`, which holds at every sample size."""
+    """For standard sampling. `cohen`: Clopper-Pearson's bound; `mixture`: a bound that holds at every sample count."""
 
     @property
     def audit(self) -> int:
@@ -55,13 +58,15 @@ class UnauditedCertificate(CertificateSettings):
 
 
 class AuditedCertificate(CertificateSettings):
-    """A certificate on the counts of serialized sampling, corrected by an audit of `audit` (K) of its hits.
+    """`exact`, `union`, `paper`, `released`: counts of `srs`, `anchored` or `auto`, corrected by an audit of K hits.
 
-    With target radii it is a share of them instead, `audit_share` (tau); `auto` chooses that for each point.
+    With target radii a share of the hits (tau) is audited instead; `auto` chooses it for each point.
     """
 
-    audit: int = Field(400, ge=0)
-    audit_share: float | None = Field(None, gt=0, le=1)
+    audit: int = Field(400, ge=0, description="K, the audited hits of a point; with target radii: 0.")
+    audit_share: float | None = Field(
+        None, gt=0, le=1, description="With target radii: share of the hits that are audited; srs and anchored: 0.15."
+    )
 
     @property
     def audits(self) -> AuditRule:
@@ -69,9 +74,11 @@ class AuditedCertificate(CertificateSettings):
 
 
 class WeightedCertificate(AuditedCertificate):
-    """The certificate `weighted`: `weight` is lambda, of the samples' test against the audit's; 1 is `exact`."""
+    """`weighted`: as `exact`, with a weight (lambda) on the samples' test."""
 
-    weight: float = Field(WEIGHT, gt=0, le=1)
+    weight: float = Field(
+        WEIGHT, gt=0, le=1, description="Weight of the samples' test against the audit's; 1 is `exact`."
+    )
 
     @property
     def bound(self) -> Bound:
@@ -89,7 +96,9 @@ class TwoSidedCertificate(AuditedCertificate):
     None is the usual one.
     """
 
-    miss_share: float | None = Field(None, gt=0, lt=1)
+    miss_share: float | None = Field(
+        None, gt=0, lt=1, description="Share of the K audits spent on misses; 0.15 unless there are target radii."
+    )
 
     @property
     def audits(self) -> AuditRule:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from srs_ray.errors import PointError
+from srs_ray.models.devices import device_name, use_exact_float32
 from srs_ray.models.opened import Opened, refuse_training
 from srs_ray.smoothing.base_classifier import NO_CLASS, BaseClassifier, Predictions
 from srs_ray.smoothing.candidate import ABSTAIN, winner
@@ -183,16 +184,3 @@ def sparse_counts(classes_N: np.ndarray) -> tuple[list[int], list[int]]:
     """The classes that occur (NO_CLASS among them), ascending, and how often each does."""
     classes, counts = np.unique(classes_N, return_counts=True)
     return classes.tolist(), counts.tolist()
-
-
-def device_name(device: torch.device) -> str:
-    """`cpu`, or the GPU's own name."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def use_exact_float32() -> None:
-    """On CUDA, float32 means float32 (no TF32), and the same kernels are chosen every time."""
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.deterministic = True

@@ -16,10 +16,14 @@ REAL_ARITHMETIC = (
 
 
 class NoiseSettings(Settings):
-    """Gaussian noise in pixel units of [0, 1]. `auto` is `grid`: noisy images lie on the grid of whole 255ths."""
+    """Gaussian noise. Certificates by float noise hold in real arithmetic only, those by grid noise as computed."""
 
-    sigma: float = Field(gt=0)
-    generator: Literal["auto", "grid", "philox4x64", "philox4x32"] = "auto"
+    sigma: float = Field(gt=0, description="Standard deviation, in pixel units of [0, 1].")
+    generator: Literal["auto", "grid", "philox4x64", "philox4x32"] = Field(
+        "auto",
+        description="`grid` keeps noisy images on the grid of whole 255ths; `auto` is `grid`; the others draw float "
+        "noise.",
+    )
 
 
 @dataclass(frozen=True)

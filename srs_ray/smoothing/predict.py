@@ -10,10 +10,11 @@ import torch
 from scipy.stats import binomtest
 from torch import Tensor
 
+from srs_ray.models.devices import use_exact_float32
 from srs_ray.models.opened import Opened
 from srs_ray.smoothing.base_classifier import NO_CLASS, BaseClassifier
 from srs_ray.smoothing.bounds.tails import check_alpha
-from srs_ray.smoothing.judge import check_seed_and_batch, use_exact_float32
+from srs_ray.smoothing.judge import check_seed_and_batch
 from srs_ray.smoothing.noise import Domain, NoiseGenerator, NoisyPoint
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class PointRow:
-    """One row of a run directory; its columns are described in the README. Result columns are None in error rows."""
+    """One row of a run directory; `srs_ray.runs.schema` describes its columns. Error rows have no result."""
 
     index: int
     label: int | None

@@ -19,15 +19,14 @@ def _unset_for_zero(start: Any) -> Any:
 
 
 class SolverSettings(Settings):
-    """A solver, its steps, and the relative residual at which a sample stops (null: never).
+    """A fixed-point solver with its start and its end."""
 
-    `start` is `zero`, or `stored`: the start that the model's weights hold (`srs-ray weights calibrate`).
-    """
-
-    solver: SolverName
-    steps: int = Field(ge=1)
-    tolerance: float | None = Field(1e-3, gt=0)
-    start: Annotated[Literal["stored"] | None, BeforeValidator(_unset_for_zero)] = None
+    solver: SolverName = Field(description="Fixed-point solver.")
+    steps: int = Field(ge=1, description="Largest number of steps.")
+    tolerance: float | None = Field(1e-3, gt=0, description="Relative residual at which a sample stops; null: never.")
+    start: Annotated[Literal["stored"] | None, BeforeValidator(_unset_for_zero)] = Field(
+        None, description="`zero`, or `stored`: the start that the weights hold (`srs-ray weights calibrate`)."
+    )
 
     def setting(self) -> SolverSetting:
         """The value that the solver loop takes."""

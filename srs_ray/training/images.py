@@ -15,7 +15,7 @@ from srs_ray.data.class_names import class_names_of
 from srs_ray.data.points import PointDataset
 from srs_ray.data.settings import DataSettings
 from srs_ray.errors import DataError, PointError
-from srs_ray.models.mdeq.model import MDEQConfig
+from srs_ray.models.mdeq.config import MDEQConfig
 
 IN_MEMORY_BYTES = 4 * 2**30
 """Images of more bytes than this, as float32, are read batch by batch."""

@@ -25,118 +25,120 @@ def _local(path: str) -> str:
 class PhantomGradient(Settings):
     """The gradient of the last `steps` evaluations, made at the equilibrium (Geng et al. 2021; 1: Fung et al. 2021)."""
 
-    kind: Literal["phantom"]
-    steps: int = Field(2, ge=1)
+    kind: Literal["phantom"] = Field(description="Gradient through the last evaluations at the equilibrium.")
+    steps: int = Field(2, ge=1, description="How many evaluations.")
 
 
 class ImplicitGradient(Settings):
     """The gradient by the implicit function theorem: a backward fixed-point solve, per sample."""
 
-    kind: Literal["implicit"]
-    solver: SolverName = "anderson"
-    steps: int = Field(12, ge=1)
-    tolerance: float | None = Field(1e-3, gt=0)
+    kind: Literal["implicit"] = Field(description="Gradient by the implicit function theorem.")
+    solver: SolverName = Field("anderson", description="Solver of the backward pass.")
+    steps: int = Field(12, ge=1, description="Its largest number of steps.")
+    tolerance: float | None = Field(1e-3, gt=0, description="Its relative residual; null: never stop early.")
 
 
 class JacobianSettings(Settings):
-    """Jacobian regularisation (Bai, Koltun, Kolter 2021): `weight` times |J_f|^2 / D in every `every`-th batch.
+    """Jacobian regularisation (Bai, Koltun, Kolter 2021), in the second phase."""
 
-    It is part of the second phase, and ends after the epoch `last_epoch` (null: never).
-    """
-
-    weight: float = Field(0.0, ge=0)
-    every: int = Field(1, ge=1)
-    last_epoch: int | None = Field(None, ge=1)
+    weight: float = Field(0.0, ge=0, description="Weight of |J_f|^2 / D in the loss; 0: none.")
+    every: int = Field(1, ge=1, description="Distance between two batches that have it.")
+    last_epoch: int | None = Field(None, ge=1, description="Last epoch that has it; null: all.")
 
 
 class IntermediateSettings(Settings):
-    """Losses on random intermediate states (Yang et al. 2023): `weight` times the loss on `states` of them."""
+    """Losses on random intermediate states (Yang et al. 2023), so that few steps suffice."""
 
-    weight: float = Field(0.0, ge=0)
-    states: int = Field(1, ge=1)
+    weight: float = Field(0.0, ge=0, description="Weight of the loss on intermediate states; 0: none.")
+    states: int = Field(1, ge=1, description="Random intermediate states of a batch.")
 
 
 class StartSettings(Settings):
-    """A start that is trained with the weights, from which a few evaluations are to say what the equilibrium says.
+    """A start that is trained with the weights: a few evaluations from it should predict what the equilibrium predicts.
 
-    Every solve begins from it, one state for all inputs, and `weight` times the loss after the first `steps`
-    evaluations is added. It begins as the start of the weights that training goes on from, or as zero, and is written
-    with them.
+    Every solve begins from it, one state for all inputs. It begins as the start of the weights that training goes on
+    from, or as zero, and is written with them.
     """
 
-    weight: float = Field(0.0, ge=0)
-    steps: int = Field(1, ge=1)
+    weight: float = Field(0.0, ge=0, description="Weight of the loss after a few evaluations from the start; 0: none.")
+    steps: int = Field(1, ge=1, description="How many evaluations.")
 
 
 class SerialSettings(Settings):
-    """What serialized and anchored sampling ask of a layer, trained for directly.
+    """Trains for warm starts, as `srs` and `anchored` use them.
 
-    Of each image `copies` noisy copies are solved; one evaluation that starts from another copy's equilibrium, as in a
-    chain (`aim: chain`), or from the mean of all others' (`anchor`), is to say what the copy's own equilibrium says:
-    `weight` times the Kullback-Leibler divergence between them. It is part of every `every`-th batch, and begins with
-    the epoch `first_epoch` (from 1), or with the second phase if that is later. Other batches hold one noisy copy of
-    each image.
+    One evaluation started at other noisy copies' equilibria should give the prediction of the copy's own equilibrium:
+    the loss is the Kullback-Leibler divergence between the two. Other batches hold one noisy copy of each image.
     """
 
-    weight: float = Field(0.0, ge=0)
-    aim: Literal["chain", "anchor"] = "chain"
-    copies: int = Field(2, ge=2)
-    every: int = Field(1, ge=1)
-    first_epoch: int = Field(1, ge=1)
+    weight: float = Field(0.0, ge=0, description="Weight of the Kullback-Leibler divergence; 0: none.")
+    aim: Literal["chain", "anchor"] = Field(
+        "chain",
+        description="Start of the evaluation: another copy's equilibrium (`chain`), or the mean of the others' "
+        "(`anchor`).",
+    )
+    copies: int = Field(2, ge=2, description="Noisy copies of an image.")
+    every: int = Field(1, ge=1, description="Distance between two batches that have it.")
+    first_epoch: int = Field(1, ge=1, description="First epoch that has it, in the second phase.")
 
 
 class AdversarySettings(Settings):
-    """SmoothAdv (Salman et al. 2019): images are moved by `steps` of projected gradient ascent on the smoothed loss.
+    """SmoothAdv (Salman et al. 2019): projected gradient ascent on the smoothed loss moves the images.
 
-    `radius` is in l2, pixel units of [0, 1], and grows from 0 over the first `warmup_epochs`. The smoothed loss is
-    taken over `samples` noisy copies of the image (those of the serial loss, if they are more), which are then trained
-    on. No steps: no adversary.
+    The noisy copies (those of the serial loss, if they are more) are then trained on.
     """
 
-    steps: int = Field(0, ge=0)
-    radius: float = Field(0.25, gt=0)
-    samples: int = Field(2, ge=1)
-    warmup_epochs: int = Field(0, ge=0)
+    steps: int = Field(0, ge=0, description="Steps of projected gradient ascent; 0: no adversary.")
+    radius: float = Field(0.25, gt=0, description="l2 radius of the attack, in pixel units of [0, 1].")
+    samples: int = Field(2, ge=1, description="Noisy copies over which the smoothed loss is taken.")
+    warmup_epochs: int = Field(0, ge=0, description="Epochs in which the radius grows from 0.")
 
 
 class TrainingSettings(Settings):
     """Gaussian-augmented training: first unrolled, then at the equilibrium.
 
-    Solves begin from zero, or from a `start` that is trained too.
-    `unrolled_steps`: evaluations of the first phase, all with their gradient. In the second one a random number of
-    steps by `solver` (null: the architecture's), `solve_steps[0]` to `solve_steps[1]`, is made without a gradient
-    (random depth), and `gradient` says how the loss reaches the layer from there.
-    `dropout` is variational: one mask per image and channel for all evaluations of a solve.
-    `learning_rate` is the peak: a linear rise over the first share `warmup` of all batches, then a cosine down to 0.
-    `clip` bounds the gradient's norm. `ema`, above 0, is the decay of the exponential moving average of the weights,
-    which is then what is evaluated and written.
-    `precision`: bfloat16 is mixed precision; weights, states between evaluations and losses stay in float32.
+    Solves begin from zero, or from a `start` that is trained too. The second phase has random depth. In mixed precision
+    weights, states between evaluations and losses stay in float32.
     """
 
-    unrolled_epochs: int = Field(ge=0)
-    equilibrium_epochs: int = Field(ge=0)
-    unrolled_steps: int = Field(5, ge=1)
-    solver: SolverName | None = None
-    solve_steps: tuple[Count, Count] = (4, 8)
-    gradient: Annotated[PhantomGradient | ImplicitGradient, Field(discriminator="kind")] = PhantomGradient(
-        kind="phantom"
+    unrolled_epochs: int = Field(ge=0, description="Epochs of the first phase.")
+    equilibrium_epochs: int = Field(ge=0, description="Epochs of the second phase.")
+    unrolled_steps: int = Field(5, ge=1, description="Evaluations of the first phase, all with a gradient.")
+    solver: SolverName | None = Field(None, description="Solver of the second phase; null: the architecture's.")
+    solve_steps: tuple[Count, Count] = Field(
+        (4, 8), description="Least and most solver steps without a gradient; each batch draws a number between them."
     )
-    jacobian: JacobianSettings = JacobianSettings()
-    intermediate: IntermediateSettings = IntermediateSettings()
-    start: StartSettings = StartSettings()
-    serial: SerialSettings = SerialSettings()
-    adversary: AdversarySettings = AdversarySettings()
-    dropout: float = Field(0.0, ge=0, lt=1)
-    batch: int = Field(96, ge=1)
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: float = Field(1e-3, gt=0)
-    momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(0.0, ge=0)
-    warmup: float = Field(0.0, ge=0, lt=1)
-    clip: float = Field(1.0, gt=0)
-    ema: float = Field(0.0, ge=0, lt=1)
-    precision: Literal["float32", "bfloat16"] = "float32"
-    augment: Literal["none", "flip", "crop-flip"] = "none"
+    gradient: Annotated[PhantomGradient | ImplicitGradient, Field(discriminator="kind")] = Field(
+        PhantomGradient(kind="phantom"), description="How the loss reaches the layer in the second phase."
+    )
+    jacobian: JacobianSettings = Field(JacobianSettings(), description="Jacobian regularisation.")
+    intermediate: IntermediateSettings = Field(IntermediateSettings(), description="Losses on intermediate states.")
+    start: StartSettings = Field(StartSettings(), description="A start that is trained with the weights.")
+    serial: SerialSettings = Field(SerialSettings(), description="Loss for warm starts.")
+    adversary: AdversarySettings = Field(AdversarySettings(), description="SmoothAdv.")
+    dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Variational dropout: one mask per image and channel for all evaluations of a solve.",
+    )
+    batch: int = Field(96, ge=1, description="Images of a batch.")
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="Optimiser.")
+    learning_rate: float = Field(1e-3, gt=0, description="Peak learning rate; a cosine takes it to 0.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of sgd.")
+    weight_decay: float = Field(0.0, ge=0, description="Weight decay.")
+    warmup: float = Field(
+        0.0, ge=0, lt=1, description="Share of all batches in which the learning rate rises linearly."
+    )
+    clip: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
+    ema: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Decay of the moving average of the weights, which is then evaluated and written; 0: none.",
+    )
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16 is mixed precision.")
+    augment: Literal["none", "flip", "crop-flip"] = Field("none", description="Augmentation of the images.")
 
     @property
     def epochs(self) -> int:
@@ -199,8 +201,8 @@ class TrainingSettings(Settings):
 class TrainModelSettings(Settings):
     """The architecture that is trained, from random weights or from `weights`."""
 
-    arch: Architecture
-    weights: PathOrName | None = None
+    arch: Architecture = Field(description="Name of the architecture.")
+    weights: PathOrName | None = Field(None, description="Weights to go on from; null: random ones.")
 
 
 class EvaluationSettings(DataSettings):
@@ -210,10 +212,10 @@ class EvaluationSettings(DataSettings):
     at the end on all of them, under `draws` draws of noise, and the agreement on `agreement_points`.
     """
 
-    epoch_points: int = Field(500, ge=1)
-    epoch_agreement_points: int = Field(5, ge=0)
-    draws: int = Field(5, ge=1)
-    agreement_points: int = Field(50, ge=1)
+    epoch_points: int = Field(500, ge=1, description="Points that are evaluated after each epoch.")
+    epoch_agreement_points: int = Field(5, ge=0, description="Points on which chains are compared after each epoch.")
+    draws: int = Field(5, ge=1, description="Draws of noise at the end.")
+    agreement_points: int = Field(50, ge=1, description="Points on which chains are compared at the end.")
 
 
 class TrainExecutionSettings(Settings):
@@ -224,33 +226,32 @@ class TrainExecutionSettings(Settings):
     `cpus_per_worker` - 1 processes for each worker.
     """
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    workers: int = Field(1, ge=1)
-    cpus_per_worker: int = Field(1, ge=1)
-    seed: int = Field(0, ge=0, lt=2**63)
-    checkpoint_minutes: float = Field(10.0, gt=0)
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Device.")
+    workers: int = Field(1, ge=1, description="Processes that share each batch; above 1 through Ray Train.")
+    cpus_per_worker: int = Field(1, ge=1, description="Threads of a process, and its readers of images plus one.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of weights, batches and noise.")
+    checkpoint_minutes: float = Field(10.0, gt=0, description="Minutes between two checkpoints inside an epoch.")
 
 
 class TrainNoiseSettings(Settings):
     """Gaussian training noise in pixel units of [0, 1]."""
 
-    sigma: float = Field(gt=0)
+    sigma: float = Field(gt=0, description="Standard deviation, in pixel units of [0, 1].")
 
 
 class TrainJob(Settings):
-    """A training, as `srs-ray train` runs it; `output` is the safetensors file that it writes.
+    """A training, as `srs-ray train` runs it."""
 
-    `note` goes into the card: what a reader of the figures should know.
-    """
-
-    model: TrainModelSettings
-    data: DataSettings
-    evaluation: EvaluationSettings
-    noise: TrainNoiseSettings
-    training: TrainingSettings
-    execution: TrainExecutionSettings = TrainExecutionSettings()
-    output: Annotated[PathOrName, Field(pattern=r"\.safetensors$"), AfterValidator(_local)]
-    note: str | None = None
+    model: TrainModelSettings = Field(description="The architecture.")
+    data: DataSettings = Field(description="The training images.")
+    evaluation: EvaluationSettings = Field(description="The points to measure on.")
+    noise: TrainNoiseSettings = Field(description="The training noise.")
+    training: TrainingSettings = Field(description="The recipe.")
+    execution: TrainExecutionSettings = Field(TrainExecutionSettings(), description="Where the training runs.")
+    output: Annotated[PathOrName, Field(pattern=r"\.safetensors$"), AfterValidator(_local)] = Field(
+        description="The safetensors file to write."
+    )
+    note: str | None = Field(None, description="Text for the card of the weights.")
 
     @model_validator(mode="after")
     def _names_its_split(self) -> TrainJob:

@@ -18,12 +18,12 @@ from torch.nn.utils import parametrize
 
 import srs_ray
 from srs_ray.errors import JobError, SrsRayError, WeightsError
+from srs_ray.models.devices import device_name, use_exact_float32
 from srs_ray.models.mdeq.architectures import architecture
 from srs_ray.models.mdeq.checkpoints import build_model, random_weights, read_weights
 from srs_ray.models.mdeq.weight_normalization import folded_tensors
 from srs_ray.models.weights import Weights, write_card, write_weights
 from srs_ray.runs.fingerprint import differences, not_compared
-from srs_ray.smoothing.judge import device_name, use_exact_float32
 from srs_ray.training import checkpoint
 from srs_ray.training.chain_agreement import ChainAgreement, chain_agreement
 from srs_ray.training.checkpoint import Checkpoint

@@ -18,10 +18,12 @@ from PIL import Image
 import srs_ray
 from srs_ray.data import open_dataset
 from srs_ray.errors import DataError, JobError, RunDirectoryError, WeightsError
+from srs_ray.execution import ExecutionSettings
 from srs_ray.job import Job
 from srs_ray.models.mdeq.checkpoints import random_weights, read_weights
 from srs_ray.models.weights import Weights, write_weights
-from srs_ray.runner.certification import MEASURED_SAMPLES
+from srs_ray.runner.backend import InProcess
+from srs_ray.runner.certification import MEASURED_SAMPLES, certify
 from srs_ray.runner.preparation import JobInputs, fingerprint_of
 from srs_ray.runner.worker import PointWorker
 from srs_ray.runs import RunDirectory
@@ -368,3 +370,28 @@ def test_cuda_is_never_replaced_by_the_cpu(digits_job, run_in_process):
         pytest.skip("this machine has a GPU")
     with pytest.raises(JobError, match="finds no CUDA device"):
         run_in_process(digits_job(execution={"device": "cuda"}))
+
+
+class Elsewhere(InProcess):
+    """This process, on GPUs that it only claims to have."""
+
+    def __init__(self, execution: ExecutionSettings, accelerators: tuple[str, ...]) -> None:
+        super().__init__(execution)
+        self.accelerators = accelerators
+
+
+def test_a_batch_is_kept_for_the_same_gpus_and_chosen_anew_for_others(digits_job, console):
+    def go_on(stop: int, gpus: tuple[str, ...]) -> None:
+        job = digits_job(data={"stop": stop})
+        certify(job, lambda: Elsewhere(job.execution, gpus), console)
+
+    go_on(10, ("L4",))
+    record = json.loads(Path(digits_job().output, "run.json").read_text())
+    record["sessions"][0]["batch"] = 48
+    Path(digits_job().output, "run.json").write_text(json.dumps(record))
+    go_on(20, ("L4",))
+    go_on(30, ("H200",))
+    sessions = RunDirectory.open(digits_job().output).sessions
+    assert [session["accelerators"] for session in sessions] == [["L4"], ["L4"], ["H200"]]
+    assert [session["batch"] for session in sessions[:2]] == [48, 48]
+    assert sessions[2]["batch"] != 48

@@ -7,41 +7,14 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
+from hostile_samplers import worst_of_one_audit
 from numpy.typing import NDArray
-from scipy.stats import binom, hypergeom
+from scipy.stats import binom
 
-from srs_ray.smoothing.bounds import bound_named, clopper_pearson_lower, p_lower
+from srs_ray.smoothing.bounds import clopper_pearson_lower, p_lower
 
 BoundFunction = Callable[[int, int, int, int, float], float]
 FALSE_ALARM = 1e-6  # a sound certificate fails a simulated test with no more than this probability
-
-
-def worst_violation(kind: str | BoundFunction, n: int, audit: int, alpha: float) -> float:
-    """The largest P(p > p_A), to rounding, that any sampler can bring about; exact but for the choice of p_A.
-
-    Of F's n outcomes, i.i.d. with rate p_A, G are hits. The sampler, knowing them all, picks which samples it calls
-    hits: any S with |S| - d <= G true ones and d <= n - G false ones. Only the audit's choice is out of its hands. p_A
-    runs over the points just below each value the certificate can take, where P(p > p_A) jumps, and a grid between.
-    """
-    function = bound_named(kind).function if isinstance(kind, str) else kind
-    draws = [min(audit, size) for size in range(n + 1)]
-    bound = np.full((n + 1, audit + 1), -1.0)
-    mass = np.zeros((n + 1, n + 1, audit + 1))  # P(k | |S|, d)
-    for size in range(n + 1):
-        for k in range(draws[size] + 1):
-            bound[size, k] = function(size, n, draws[size], k, alpha)
-        for d in range(size + 1):
-            # SciPy gives nan for an empty population, which max() would take for no violation at all
-            mass[size, d] = hypergeom.pmf(np.arange(audit + 1), size, d, draws[size]) if size else np.eye(audit + 1)[0]
-            assert mass[size, d].sum() == pytest.approx(1.0)
-    sizes, ds = np.indices((n + 1, n + 1))
-    worst = 0.0
-    values = np.unique(bound[bound > 0.0])
-    for p_a in np.concatenate([values * (1 - 1e-9), np.linspace(0.02, 0.98, 49)]):
-        violation = np.einsum("sdk,sk->sd", mass, bound > p_a)
-        by_g = [violation[(ds <= sizes) & (sizes - ds <= g) & (ds <= n - g)].max() for g in range(n + 1)]
-        worst = max(worst, float(binom.pmf(np.arange(n + 1), n, p_a) @ by_g))
-    return worst
 
 
 @pytest.mark.parametrize(("n", "audit"), [(1, 1), (6, 3), (15, 5), (24, 8), (24, 24), (30, 2)])
@@ -51,12 +24,12 @@ def test_no_sampler_lifts_a_sound_certificate_above_p_a_more_often_than_alpha(
     kind: str, spent: float, alpha: float, n: int, audit: int
 ) -> None:
     # The lower limit is for the enumeration's sake: an adversary that achieved nothing would prove nothing.
-    assert spent * alpha <= worst_violation(kind, n, audit, alpha) <= alpha
+    assert spent * alpha <= worst_of_one_audit(kind, n, audit, alpha) <= alpha
 
 
 @pytest.mark.parametrize("alpha", [0.02, 0.1])
 def test_a_sampler_that_knows_f_breaks_released(alpha: float) -> None:
-    assert worst_violation("released", 40, 15, alpha) > 5 * alpha
+    assert worst_of_one_audit("released", 40, 15, alpha) > 5 * alpha
 
 
 @pytest.mark.parametrize("alpha", [0.02, 0.1, 0.4])

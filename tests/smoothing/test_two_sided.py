@@ -11,6 +11,7 @@ from math import log
 import numpy as np
 import pytest
 import torch
+from hostile_samplers import worst_of_two_audits
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -201,44 +202,11 @@ def test_it_loses_where_audits_are_few_or_misses_rare() -> None:
     assert -0.2 < gained(0.95, 1000, 0.02, 0.0) < 0
 
 
-def worst_violation(function: Callable[..., float], n: int, rule: BothSides, alpha: float) -> float:
-    """The largest P(p > p_A), to rounding, that any sampler can bring about; exact but for the choice of p_A.
-
-    Of F's n outcomes G are hits. The sampler, knowing them all, picks which samples it calls hits: G - u true ones and
-    d others. Only the choices of both audits are out of its hands. p_A runs over the points just below the bound's
-    values, where P(p > p_A) jumps.
-    """
-    splits = [rule.expected(hits, n - hits) for hits in range(n + 1)]
-    bounds = [
-        np.array([[function(hits, n, k1, k, alpha, k0, j) for j in range(k0 + 1)] for k in range(k1 + 1)], dtype=float)
-        for hits, (k1, k0) in enumerate(splits)
-    ]
-
-    def masses(size: int, draws: int) -> NDArray[np.float64]:
-        """P(k) for each number of marked ones."""
-        if not size:
-            return np.ones((1, 1))
-        return np.array([hypergeom.pmf(np.arange(draws + 1), size, marked, draws) for marked in range(size + 1)])
-
-    of_hits = [masses(hits, k1) for hits, (k1, _) in enumerate(splits)]
-    of_misses = [masses(n - hits, k0) for hits, (_, k0) in enumerate(splits)]
-    values = np.unique(np.concatenate([bound.ravel() for bound in bounds]))
-    worst = 0.0
-    for p_a in values[values > 0.0][:: max(1, len(values) // 400)] * (1 - 1e-9):
-        by_g = np.zeros(n + 1)
-        for hits, bound in enumerate(bounds):
-            violation_DU = of_hits[hits] @ (bound > p_a) @ of_misses[hits].T
-            d_DU, u_DU = np.indices(violation_DU.shape)
-            np.maximum.at(by_g, hits - d_DU + u_DU, violation_DU)
-        worst = max(worst, float(binom.pmf(np.arange(n + 1), n, p_a) @ by_g))
-    return worst
-
-
 @pytest.mark.parametrize(("n", "rule"), [(6, BothSides(4, 0.3)), (14, BothSides(8, 0.4)), (20, BothSides(5, 0.45))])
 @pytest.mark.parametrize("alpha", [0.02, 0.1, 0.4])
 def test_no_sampler_lifts_it_above_p_a_more_often_than_alpha(n: int, rule: BothSides, alpha: float) -> None:
     # The lower limit is for the enumeration's sake: an adversary that achieved nothing would prove nothing.
-    assert 0.02 * alpha <= worst_violation(two_sided_p_lower, n, rule, alpha) <= alpha
+    assert 0.02 * alpha <= worst_of_two_audits(two_sided_p_lower, n, rule, alpha) <= alpha
 
 
 def found_counts_as_if_all_were_audited(
@@ -257,7 +225,7 @@ def a_product_taken_for_one_p_value(
 
 @pytest.mark.parametrize("unsound", [found_counts_as_if_all_were_audited, a_product_taken_for_one_p_value])
 def test_variants_that_are_unsound_are_found_out(unsound: Callable[..., float]) -> None:
-    assert worst_violation(unsound, 20, BothSides(5, 0.45), 0.1) > 0.12
+    assert worst_of_two_audits(unsound, 20, BothSides(5, 0.45), 0.1) > 0.12
 
 
 SAMPLES, P_A, ALPHA, RUNS = 400, 0.7, 0.05, 1500

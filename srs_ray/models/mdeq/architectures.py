@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from srs_ray.errors import WeightsError
-from srs_ray.models.mdeq.model import MDEQConfig
-from srs_ray.solvers.iteration import SolverSetting
+from srs_ray.models.mdeq.config import MDEQConfig
+from srs_ray.solvers.settings import SolverSettings
 
 _CIFAR10_MEAN, _CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -22,7 +22,7 @@ ARCHITECTURES: dict[str, MDEQConfig] = {
             final_channels=128,
             classes=10,
             downsample_times=0,
-            reference=SolverSetting.named("anderson", 30, 1e-3),
+            solver=SolverSettings(solver="anderson", steps=30, tolerance=1e-3),
         ),
         MDEQConfig(
             name="mdeq-small-cifar10",
@@ -34,7 +34,7 @@ ARCHITECTURES: dict[str, MDEQConfig] = {
             final_channels=200,
             classes=10,
             downsample_times=0,
-            reference=SolverSetting.named("anderson", 30, 1e-3),
+            solver=SolverSettings(solver="anderson", steps=30, tolerance=1e-3),
         ),
         MDEQConfig(
             name="mdeq-large-cifar10",
@@ -46,7 +46,7 @@ ARCHITECTURES: dict[str, MDEQConfig] = {
             final_channels=1680,
             classes=10,
             downsample_times=0,
-            reference=SolverSetting.named("anderson", 30, 1e-3),
+            solver=SolverSettings(solver="anderson", steps=30, tolerance=1e-3),
         ),
         MDEQConfig(
             name="mdeq-small-imagenet",
@@ -58,7 +58,7 @@ ARCHITECTURES: dict[str, MDEQConfig] = {
             final_channels=2048,
             classes=1000,
             downsample_times=2,
-            reference=SolverSetting.named("broyden", 14, 1e-3),
+            solver=SolverSettings(solver="broyden", steps=14, tolerance=1e-3),
         ),
     )
 }

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from srs_ray.errors import WeightsError
+from srs_ray.models.devices import use_exact_float32
 from srs_ray.models.mdeq.architectures import ARCHITECTURES, architecture
 from srs_ray.models.mdeq.inference import arrange_for_inference
 from srs_ray.models.mdeq.model import MDEQ
@@ -94,7 +95,9 @@ def build_model(arch: str, weights: Weights, device: str | torch.device = "cpu",
 
 
 def inference_model(arch: str, weights: Weights, device: str | torch.device = "cpu", dtype: str = "float32") -> MDEQ:
-    """As `build_model`, arranged for evaluation alone, which is faster."""
+    """As `build_model`, arranged for evaluation alone, which is faster; on CUDA in exact float32, as runs have it."""
+    if torch.device(device).type == "cuda":
+        use_exact_float32()
     return arrange_for_inference(build_model(arch, weights), torch.device(device), getattr(torch, dtype))
 
 

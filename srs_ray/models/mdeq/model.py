@@ -10,47 +10,18 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import reduce
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
+from srs_ray.models.mdeq.config import MDEQConfig
 from srs_ray.models.opened import equilibrium_logits
 from srs_ray.solvers.iteration import SolverSetting
 
 BLOCK_EXPANSION = 5
 HEAD_EXPANSION = 4
-
-
-@dataclass(frozen=True)
-class MDEQConfig:
-    """The shape of an MDEQ. Branch i has `channels[i]` channels at the resolution of branch 0 divided by 2^i."""
-
-    name: str
-    input_shape: tuple[int, int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    channels: tuple[int, ...]
-    head_channels: tuple[int, ...]
-    final_channels: int
-    classes: int
-    downsample_times: int
-    reference: SolverSetting
-    groups: int = 8
-
-    @property
-    def branch_shapes(self) -> list[tuple[int, int, int]]:
-        """(C, H, W) of each branch."""
-        _, height, width = self.input_shape
-        scales = [2 ** (self.downsample_times + i) for i in range(len(self.channels))]
-        return [(c, height // s, width // s) for c, s in zip(self.channels, scales, strict=True)]
-
-    @property
-    def state_size(self) -> int:
-        """D, the number of elements of one sample's state."""
-        return sum(c * h * w for c, h, w in self.branch_shapes)
 
 
 def _conv3x3(inputs: int, outputs: int, stride: int = 1, bias: bool = False) -> nn.Conv2d:

@@ -19,18 +19,18 @@ ANCHOR_SAMPLES = 32  # of a domain of their own, where no samples select a class
 
 
 class AnchoredSampling(SamplingSettings):
-    """The base classifier selects; every estimation sample takes `steps` steps from the mean state that it ended at.
+    """Every estimation sample takes `steps` steps from the anchor: the mean equilibrium of the selection samples.
 
-    Given that anchor, predictions are independent: no chains, no warm-up. The reference solver audits them.
+    The base classifier selects and audits. Given the anchor, samples are independent: no chains, no warm-up.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("inject", "f", "head")
     audited: ClassVar[bool] = True
     default_audit_share: ClassVar[float | None] = 0.15
 
-    method: Literal["anchored"] = "anchored"
-    solver: SolverName | None = None
-    steps: int = Field(2, ge=1)
+    method: Literal["anchored"] = Field("anchored", description="Sampling method.")
+    solver: SolverName | None = Field(None, description="Solver from the anchor; default: the reference's.")
+    steps: int = Field(2, ge=1, description="Solver steps of a sample, from the anchor.")
 
     @property
     def steps_of_a_sample(self) -> SolverSetting:

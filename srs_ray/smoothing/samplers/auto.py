@@ -28,11 +28,10 @@ COMPARED = 32  # selection samples on which few steps are held against the base 
 
 
 class AutoSampling(SamplingSettings):
-    """`standard` or `anchored` for each point, as its selection samples speak for; it needs `target_radii`.
+    """`standard` or `anchored`, chosen for each point by its selection samples; it needs `target_radii`.
 
-    The base classifier selects. A cheaper way than standard sampling (1 to 3 steps from the anchor, one of several
-    audit shares) is used only if it is expected to lose at most a share `most_lost` of the target radii. `chains`,
-    `steps` and `warmup_steps` are of runs by an older version, which chose chains; they are read, and mean nothing now.
+    The base classifier selects. `anchored` takes 1 to 3 steps and one of several audit shares. It is used only if it is
+    cheaper and expected to lose at most a share `most_lost` of the target radii.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("inject", "f", "head")
@@ -40,12 +39,14 @@ class AutoSampling(SamplingSettings):
     version: ClassVar[int] = 8
     former: ClassVar[tuple[str, ...]] = ("chains", "steps", "warmup_steps")
 
-    method: Literal["auto"] = "auto"
-    solver: SolverName | None = None
-    most_lost: float = Field(0.02, ge=0, le=1)
-    chains: int | None = Field(None, ge=1)
-    steps: int | None = Field(None, ge=1)
-    warmup_steps: int | None = Field(None, ge=1)
+    method: Literal["auto"] = Field("auto", description="Sampling method.")
+    solver: SolverName | None = Field(None, description="Solver from the anchor; default: the reference's.")
+    most_lost: float = Field(
+        0.02, ge=0, le=1, description="Largest expected share of the target radii that a cheaper method may lose."
+    )
+    chains: int | None = Field(None, ge=1, description="Read for runs of an older version; without effect.")
+    steps: int | None = Field(None, ge=1, description="Read for runs of an older version; without effect.")
+    warmup_steps: int | None = Field(None, ge=1, description="Read for runs of an older version; without effect.")
 
     @model_validator(mode="after")
     def _has_targets(self) -> AutoSampling:

@@ -80,16 +80,19 @@ class Cost:
 
 
 class LookSettings(Settings):
-    """When a point is looked at before all n samples are drawn: at sizes from `first` on that grow by `growth` up to n.
+    """The looks: sample counts n, n/growth, n/growth^2, ..., not below `first`, at which sampling of a point may stop.
 
-    alpha is spent over the looks as (n_j / n)^power; a radius is given up when the risk that all n samples would have
-    certified it is at most `futility`. docs/statistics.md says why the certificate holds whenever sampling ends.
+    docs/statistics.md says why the certificate holds whenever sampling ends.
     """
 
-    first: int = Field(100, ge=1)
-    growth: float = Field(1.25, gt=1)
-    power: float = Field(2.0, gt=0)
-    futility: float = Field(0.01, gt=0, lt=1)
+    first: int = Field(100, ge=1, description="Smallest sample count of a look.")
+    growth: float = Field(1.25, gt=1, description="Ratio of the sample counts of two neighbouring looks.")
+    power: float = Field(
+        2.0, gt=0, description="alpha is spent over the looks as (size / n)^power; `mixture` spends none."
+    )
+    futility: float = Field(
+        0.01, gt=0, lt=1, description="Risk of giving up a radius that all n samples would certify."
+    )
 
 
 class Looks(LookSettings):
@@ -102,16 +105,13 @@ class Looks(LookSettings):
 
 
 class SamplingSettings(Settings):
-    """What all ways of sampling share: n0 samples select the class, n estimate its rate.
+    """Settings of every sampling method: n0 samples select the class, n estimate its rate.
 
-    With `target_radii` n is the most that is drawn: a point is done when each of them is certified or futile. A point
-    is an error if more than a share `max_nonfinite` of the samples of a stage have no finite logits. `reference` is
-    the solver of an equilibrium model's base classifier. With `candidate: label` the class is the point's label, and
-    n0 is 0: a row certifies the label or abstains, and no other class is ever certified.
+    With `candidate: label` a row certifies the label or abstains; it certifies no other class.
 
-    A way of sampling says what a model `needs` for it, whether its samples are `audited`, and which share of the hits
-    by looks unless the certificate names another (None: it chooses that itself); and the `version` of sampling that
-    last changed what it alone draws, and the `former` settings that are read for the sake of older runs alone.
+    A subclass declares the parts that a model `needs`, whether its samples are `audited`, the default share of hits
+    audited by looks (None: chosen for each point), the `version` of sampling that last changed what this method draws,
+    and its `former` settings, which are read only for older runs.
     """
 
     needs: ClassVar[tuple[str, ...]] = ()
@@ -120,13 +120,24 @@ class SamplingSettings(Settings):
     version: ClassVar[int] = 0
     former: ClassVar[tuple[str, ...]] = ()
 
-    n0: int = Field(100, ge=0)
-    n: int = Field(10_000, ge=1)
-    target_radii: Annotated[tuple[Radius, ...], Field(min_length=1)] | None = None
-    looks: LookSettings | None = None
-    max_nonfinite: float = Field(0.1, ge=0, le=1)
-    reference: SolverSettings | None = None
-    candidate: Annotated[Literal["label"] | None, BeforeValidator(_unset_for_selection)] = None
+    n0: int = Field(100, ge=0, description="Selection samples; with `candidate: label`: 0.")
+    n: int = Field(10_000, ge=1, description="Estimation samples; with target radii: the most that are drawn.")
+    target_radii: Annotated[tuple[Radius, ...], Field(min_length=1)] | None = Field(
+        None,
+        description="Radii to decide; sampling of a point stops when each is certified or futile. null: draw all n "
+        "samples.",
+    )
+    looks: LookSettings | None = Field(None, description="When sampling may stop; only with target radii.")
+    max_nonfinite: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="Largest share of a stage's samples without finite logits; above it the point is an error.",
+    )
+    reference: SolverSettings | None = Field(None, description="Solver of the base classifier; default: the model's.")
+    candidate: Annotated[Literal["label"] | None, BeforeValidator(_unset_for_selection)] = Field(
+        None, description="Where the class comes from: `selection` samples (null), or the `label`."
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -16,17 +16,17 @@ if TYPE_CHECKING:  # results are read without torch
 
 
 class SerializedSampling(SamplingSettings):
-    """Chains of samples, each solve starting from the last (Gao et al. 2024); the reference solver audits them."""
+    """Samples form chains: each solve starts from the chain's last state (Gao et al. 2024); an audit follows."""
 
     needs: ClassVar[tuple[str, ...]] = ("inject", "f", "head")
     audited: ClassVar[bool] = True
     default_audit_share: ClassVar[float | None] = 0.15
 
-    method: Literal["srs"] = "srs"
-    chains: int = Field(400, ge=1)
-    solver: SolverName | None = None
-    steps: int = Field(3, ge=1)
-    warmup_steps: int = Field(10, ge=1)
+    method: Literal["srs"] = Field("srs", description="Sampling method.")
+    chains: int = Field(400, ge=1, description="Chains of a point.")
+    solver: SolverName | None = Field(None, description="Solver of the chains; default: the reference's.")
+    steps: int = Field(3, ge=1, description="Solver steps of a sample.")
+    warmup_steps: int = Field(10, ge=1, description="Solver steps of the first sample of a chain.")
 
     @model_validator(mode="after")
     def _warms_up(self) -> Self:

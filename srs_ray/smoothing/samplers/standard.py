@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from pydantic import Field
+
 from srs_ray.smoothing.samplers.sampler import Sampler, SamplingSettings
 
 if TYPE_CHECKING:  # results are read without torch
@@ -14,9 +16,9 @@ STANDARD: Literal["standard"] = "standard"  # as rows name this way of sampling
 
 
 class StandardSampling(SamplingSettings):
-    """Every noisy sample is solved from zero by the reference solver (Cohen et al. 2019)."""
+    """The base classifier classifies every noisy sample (Cohen et al. 2019)."""
 
-    method: Literal["standard"] = STANDARD
+    method: Literal["standard"] = Field(STANDARD, description="Sampling method.")
 
     def sampler(self, base: BaseClassifier, point: NoisyPoint) -> Sampler:
         from srs_ray.smoothing.samplers.independent import StandardSampler
