@@ -55,7 +55,7 @@ def shipped_jobs() -> dict[str, Path]:
 
 
 def _found(path: str | Path) -> Path:
-    """The file at that path, else the job of that name. A folder hides no name: a run may lie in a folder of its name."""
+    """The file at that path, else the job of that name. A folder hides no name: a run may have its job's name."""
     file = home_expanded(path, JobError)
     named = shipped_jobs().get(str(path))
     return file if named is None or os.path.isfile(file) else named
