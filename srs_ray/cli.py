@@ -108,7 +108,7 @@ def _global_options(
     logging.getLogger("srs_ray").setLevel(level)
 
 
-@app.command(epilog="Example: srs-ray certify jobs/paper/cifar10-small-srs-3a.yaml --every 100 --output runs/quick")
+@app.command(epilog="Example: srs-ray certify paper/cifar10-small-srs-3a --every 100 --output runs/quick")
 @with_job_options
 def certify(
     job_file: JobFile,
@@ -150,9 +150,7 @@ app.command(epilog=PLAN_EXAMPLE)(with_job_options(plan))
 app.command(epilog=PREDICT_EXAMPLE)(predict)
 
 
-@app.command(
-    epilog="Example: srs-ray submit jobs/digits-srs.yaml --address http://HEAD:8265 --output /shared/runs/digits"
-)
+@app.command(epilog="Example: srs-ray submit digits-srs --address http://HEAD:8265 --output /shared/runs/digits")
 @with_job_options
 def submit(
     job_file: JobFile,
@@ -240,7 +238,7 @@ def compact(run: Run) -> None:
     typer.echo(f"{before} {'part' if before == 1 else 'parts'} before, {after} now")
 
 
-@app.command(epilog="Example: srs-ray train jobs/digits-train.yaml --output my-digits.safetensors")
+@app.command(epilog="Example: srs-ray train digits-train --output my-digits.safetensors")
 def train(
     job_file: JobFile,
     settings: Set = None,

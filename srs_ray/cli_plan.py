@@ -19,7 +19,7 @@ from srs_ray.cli_options import (
     open_console,
 )
 
-PLAN_EXAMPLE = "Example: srs-ray plan jobs/paper/cifar10-small-srs-3a.yaml --pilot 20 --target-radius 1.0"
+PLAN_EXAMPLE = "Example: srs-ray plan paper/cifar10-small-srs-3a --pilot 20 --target-radius 1.0"
 
 
 def plan(

@@ -16,7 +16,7 @@ from srs_ray.cli_options import DeviceOption, JobFile, Set, WeightsOption, overr
 if TYPE_CHECKING:
     from srs_ray.image_files import FilePrediction
 
-PREDICT_EXAMPLE = "Example: srs-ray predict jobs/paper/cifar10-small-srs-3a.yaml cat.png ship.png --sigma 0.5 --n 10000"
+PREDICT_EXAMPLE = "Example: srs-ray predict paper/cifar10-small-srs-3a cat.png ship.png --sigma 0.5 --n 10000"
 FAILED = 3
 NO_CLASS = -1  # of a copy without finite logits
 

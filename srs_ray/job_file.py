@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -54,13 +55,10 @@ def shipped_jobs() -> dict[str, Path]:
 
 
 def _found(path: str | Path) -> Path:
-    """The file at that path, else the job of that name."""
+    """The file at that path, else the job of that name. A folder hides no name: a run may have its job's name."""
     file = home_expanded(path, JobError)
-    try:
-        is_there = file.exists()
-    except (OSError, ValueError):  # no name of a file: what reads it says why
-        is_there = True
-    return file if is_there else shipped_jobs().get(str(path), file)
+    named = shipped_jobs().get(str(path))
+    return file if named is None or os.path.isfile(file) else named
 
 
 def load_model_section(raw: Mapping[str, Any]) -> ArchitectureSettings | ImportedModelSettings:
@@ -90,9 +88,10 @@ def _load(kind: type[JobType], path: Path, overrides: Mapping[str, Any]) -> JobT
     try:
         raw = read_yaml(read_regular(path, LARGEST_FILE).decode())
     except FileNotFoundError as error:
+        names = list(shipped_jobs())
+        near = "".join(f"; did you mean {name}?" for name in difflib.get_close_matches(str(path), names, n=1))
         raise JobError(
-            f"no job file at {path}: give a YAML file, or the name of a job that comes along "
-            f"({', '.join(shipped_jobs())})"
+            f"no job file at {path}: give a YAML file, or the name of a job that comes along ({', '.join(names)}){near}"
         ) from error
     except OSError as error:
         raise JobError(f"the job file {path} cannot be read: {error.strerror}") from error

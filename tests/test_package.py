@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -12,11 +13,23 @@ import pytest
 import typer
 import yaml
 
+import srs_ray
 from srs_ray import cli
 from srs_ray.errors import JobError
 from srs_ray.job_file import load_job, load_train_job, shipped_jobs
 
 ROOT = Path(__file__).resolve().parent.parent
+IMPLEMENTED = (
+    "2411.00899",  # serialized sampling
+    "1902.02918",  # standard sampling and PREDICT
+    "2006.08656",  # MDEQ
+    "1909.01377",  # deep equilibrium models
+    "2106.14342",  # Jacobian regularisation
+    "1906.04584",  # SmoothAdv
+    "2111.05177",  # phantom gradients
+    "2103.12803",  # phantom gradients of one step
+    "2207.07209",  # noise for floating-point arithmetic
+)
 
 
 def run(*command: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -71,15 +84,53 @@ def test_a_file_of_that_name_wins(tmp_path, monkeypatch):
     assert load_job("digits-srs").output == "mine"
 
 
+def test_a_folder_of_that_name_does_not_hide_the_job(tmp_path, monkeypatch):
+    """So that `srs-ray certify digits-srs --output digits-srs` goes on when it is called again."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits-srs").mkdir()
+    assert load_job("digits-srs") == load_job(ROOT / "jobs/digits-srs.yaml")
+
+
+def test_a_misspelt_name_is_refused_with_the_one_that_was_meant():
+    with pytest.raises(JobError, match=r"no job file at cifar10-small-srs-3a: .*mean paper/cifar10-small-srs-3a\?"):
+        load_job("cifar10-small-srs-3a")
+
+
+def test_licence_and_version_are_the_same_everywhere():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert (project["license"], citation["license"]) == ("MIT", "MIT")
+    assert project["version"] == citation["version"] == srs_ray.__version__
+    assert f"## {project['version']}\n" in (ROOT / "CHANGELOG.md").read_text()
+    assert (ROOT / "LICENSE").read_text().startswith("MIT License\n\nCopyright (c) 2026 the srs-ray authors\n")
+    assert project["authors"] == citation["authors"] == [{"name": "the srs-ray authors"}]
+
+
+def test_the_citation_names_each_paper_whose_method_the_package_implements():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["cff-version"] == "1.2.0"
+    cited = {identifier["value"] for each in citation["references"] for identifier in each["identifiers"]}
+    assert cited >= {f"arXiv:{number}" for number in IMPLEMENTED}
+    for each in citation["references"]:
+        assert {"type", "title", "year"} <= each.keys()
+        assert all({"family-names", "given-names"} == author.keys() for author in each["authors"])
+
+
 @pytest.mark.slow
-def test_a_wheel_runs_where_there_is_no_checkout(tmp_path):
-    """100 s on a busy machine: the wheel alone, beside the libraries that are installed here."""
+def test_a_wheel_runs_where_there_is_no_checkout(tmp_path, monkeypatch):
+    """40 s on two busy cores: the wheel alone, beside the libraries that are installed here."""
+    monkeypatch.delenv("PYTHONPATH", raising=False)  # it may name the checkout
     built = run(Path(sys.executable).parent / "uv", "build", "--quiet", "--out-dir", tmp_path / "dist", ROOT)
     assert built.returncode == 0, built.stderr
     (wheel,) = (tmp_path / "dist").glob("*.whl")
-    names = zipfile.ZipFile(wheel).namelist()
-    assert "srs_ray/jobs/digits-srs.yaml" in names
+    with zipfile.ZipFile(wheel) as content:
+        names = content.namelist()
+        jobs = {path.relative_to(ROOT).as_posix(): path.read_bytes() for path in (ROOT / "jobs").rglob("*.yaml")}
+        assert jobs == {name: content.read(f"srs_ray/{name}") for name in jobs}
+        [metadata] = [content.read(name).decode() for name in names if name.endswith(".dist-info/METADATA")]
+    assert {name.split("/")[0] for name in names} == {"srs_ray", f"srs_ray-{srs_ray.__version__}.dist-info"}
     assert any(name.endswith("licenses/LICENSE") for name in names)
+    assert metadata.endswith((ROOT / "README.md").read_text())
     assert run(sys.executable, "-m", "venv", tmp_path / "env").returncode == 0
     python = tmp_path / "env/bin/python"
     assert run(python, "-m", "pip", "install", "--quiet", "--no-deps", wheel).returncode == 0
@@ -91,8 +142,11 @@ def test_a_wheel_runs_where_there_is_no_checkout(tmp_path):
     empty.mkdir()
     home = run(python, "-c", "import srs_ray; print(srs_ray.__file__)", cwd=empty).stdout
     assert home.startswith(str(tmp_path / "env"))
-    command = ("certify", "digits-srs", "--no-ray", "--every", "200", "--output", "run")
-    done = run(tmp_path / "env/bin/srs-ray", *command, cwd=empty)
-    assert done.returncode == 0, done.stderr
-    assert "2 of 2 points certified" in done.stdout
-    assert (empty / "run/run.json").exists()
+    command = tmp_path / "env/bin/srs-ray"
+    assert run(command, "--version", cwd=empty).stdout == f"srs-ray {srs_ray.__version__}\n"
+    certify = ("certify", "digits-srs", "--no-ray", "--every", "100", "--output", "digits-srs")
+    for now in (4, 0):
+        done = run(command, *certify, cwd=empty)
+        assert done.returncode == 0, done.stderr
+        assert f"4 of 4 points certified, {now} of them now" in done.stdout
+    assert [path.name for path in empty.iterdir()] == ["digits-srs"]

@@ -65,11 +65,13 @@ def test_what_is_sent_exists_and_is_installed_with_the_pinned_versions(prepared)
     assert token == "~/.ray/auth_token"
     assert all((ROOT / local).exists() for local in sent.values())
     source = PurePosixPath(home) / "srs-ray"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    built_from = {project["project"]["readme"], *project["project"]["license-files"]}  # or it cannot be built
+    built_from |= set(project["tool"]["hatch"]["build"]["targets"]["wheel"]["only-include"])
     assert {remote.relative_to(source).as_posix() for remote in sent} == {
         "pyproject.toml",
-        tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["readme"],  # or it cannot be built
         "constraints.txt",
-        "srs_ray",
+        *built_from,
     }
     for commands in (prepared["head_setup_commands"], prepared["worker_setup_commands"]):
         [install] = [command for command in commands if command.endswith(" ~/srs-ray")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -90,6 +91,19 @@ def test_the_manifest_runs_rays_pinned_version_in_the_same_image_everywhere(mani
     tag = re.search(r"--tag (\S+)", (CLUSTER / "Dockerfile").read_text())
     assert tag is not None
     assert images == {tag[1]}
+
+
+def test_the_image_has_what_the_package_is_built_from_when_it_is_built():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    needed = {"pyproject.toml", project["project"]["readme"], *project["project"]["license-files"]}
+    needed |= set(project["tool"]["hatch"]["build"]["targets"]["wheel"]["only-include"])
+    copied: set[str] = set()
+    for instruction, *words in dockerfile():
+        if instruction == "COPY":
+            copied |= set(words[:-1])
+        if words[:2] == ["pip", "install"]:
+            break
+    assert needed <= copied
 
 
 @pytest.fixture(scope="module")
