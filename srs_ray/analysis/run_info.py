@@ -114,18 +114,19 @@ class RunInfo:
         Raises RunDirectoryError that names a setting that is missing, or is another in the fingerprint than in the job.
         """
         smoothing = _smoothing_of(job)
+        arch, kind = _name_of(job, "model.arch"), _name_of(job, "data.kind")
         if fingerprint is not None:
             _refuse_other_settings(job, smoothing, fingerprint)
         sampling, audits = smoothing.sampling, smoothing.certificate.audits
         reference = sampling.reference
         tolerance = None if reference is None else reference.tolerance
         base = "" if reference is None else reference.title
-        arch, split = _name_of(job, "model.arch"), setting_of(job, "data").get("split")
+        split = setting_of(job, "data").get("split")
         return cls(
             name=printable((path.partition("?")[0] if "://" in path else path).rstrip("/").rsplit("/", 1)[-1]),
             path=path,
             arch=arch,
-            data=" ".join(filter(None, [_name_of(job, "data.kind"), split])),
+            data=" ".join(filter(None, [kind, split])),
             method=sampling.method_name,
             setting=_title(sampling, base, fingerprint or {}),
             reference=(base or arch) + ("" if tolerance is None else f", tolerance {tolerance:g}"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 
@@ -88,7 +89,8 @@ def markdown_table(results: Sequence[RunResults]) -> str:
 
 def markdown_escape(text: str) -> str:
     """`text` as Markdown shows it: no cell ends in it, and it holds no HTML, link, picture, code or emphasis."""
-    return text.replace("\\", "\\\\").replace("](", "]\\(").translate(_MARKDOWN)
+    text = text.replace("\\", "\\\\").replace("](", "]\\(").translate(_MARKDOWN)
+    return re.sub(r"<(?=[a-zA-Z/!?])", "&lt;", text)
 
 
 def latex_table(results: Sequence[RunResults]) -> str:
@@ -134,7 +136,7 @@ _LATEX = str.maketrans(
     }
 )
 
-_MARKDOWN = str.maketrans({"|": "\\|", "<": "&lt;", "`": "\\`", "*": "\\*"})
+_MARKDOWN = str.maketrans({"|": "\\|", "`": "\\`", "*": "\\*"})
 
 _FURTHER_HEADINGS = ["ended", *COST_HEADINGS, *(f"p_lower {share:.0%}" for share in QUANTILES), "ACR"]
 

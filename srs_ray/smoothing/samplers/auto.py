@@ -117,7 +117,7 @@ class AutoSampling(SamplingSettings):
     def describe_audit(self, certificate: CertificateSettings) -> str:
         return f"audits of a share of the {'samples or of the hits' if certificate.bound.misses else 'hits'}"
 
-    def fault_of(self, method: str, steps: int | None, audit_share: float | None) -> str | None:
+    def fault_of(self, method: str | None, steps: int | None, audit_share: float | None) -> str | None:
         """See `SamplingSettings.fault_of`: of the methods that it chooses among."""
         if method == STANDARD:
             return None if not audit_share and steps is None else f"audit_share {audit_share}, of standard sampling"

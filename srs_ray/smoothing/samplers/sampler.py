@@ -234,16 +234,16 @@ class SamplingSettings(Settings):
         """The title of a run that was sampled before `version`."""
         return self.title(reference)
 
-    def fault_of(self, method: str, steps: int | None, audit_share: float | None) -> str | None:
+    def fault_of(self, method: str | None, steps: int | None, audit_share: float | None) -> str | None:
         """What keeps a row of that method, steps and share from being one of these settings; None where nothing does.
 
-        Rows of older programs have no steps.
+        Rows of older programs name neither.
         """
-        own = self.steps_of_a_sample
-        if method != self.method_name:
+        own = getattr(self, "steps", None)
+        if method is not None and method != self.method_name:
             return f"method {method!r}, the run's is {self.method_name}"
-        if steps is not None and (own is None or steps != own.steps):
-            return f"steps {steps}, the run's are {'of the base classifier' if own is None else own.steps}"
+        if steps is not None and steps != own:
+            return f"steps {steps}, the run's are {'of the base classifier' if own is None else own}"
         return None
 
     def price(self, row: Row) -> tuple[float, int]:
