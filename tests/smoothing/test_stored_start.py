@@ -139,7 +139,7 @@ def fingerprint(job: Job, weights: Weights) -> dict:
 
 
 def test_the_start_is_named_in_the_fingerprint_where_it_is_stored_and_in_words(started, job_with, monkeypatch) -> None:
-    monkeypatch.setattr("srs_ray.models.mdeq.family.read_weights", lambda source: started)
+    monkeypatch.setattr("srs_ray.models.mdeq.checkpoints.read_weights", lambda source: started)
     jobs = {}
     for start in ("zero", "stored", None):
         given = {} if start is None else {"start": start}

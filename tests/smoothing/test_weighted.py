@@ -8,6 +8,7 @@ from math import comb, exp, log
 
 import numpy as np
 import pytest
+from hostile_samplers import worst_of_one_audit
 from scipy.stats import norm
 from test_certificates import (
     HAIR,
@@ -18,7 +19,6 @@ from test_certificates import (
     feasible,
     hypergeometric_at_most,
 )
-from test_coverage import worst_violation
 
 from srs_ray.smoothing.bounds import exact_p_lower, weighted_bound, weighted_p_lower
 from srs_ray.smoothing.bounds.exact import least_combined
@@ -172,7 +172,7 @@ def gained(p: float, audited: int) -> float:
 def test_no_sampler_lifts_other_weights_above_p_a_more_often_than_alpha(
     n: int, audit: int, alpha: float, weight: float
 ) -> None:
-    assert 0.0 < worst_violation(weighted_bound(weight).function, n, audit, alpha) <= alpha
+    assert 0.0 < worst_of_one_audit(weighted_bound(weight).function, n, audit, alpha) <= alpha
 
 
 def test_the_best_of_several_weights_once_the_counts_are_known_is_found_out() -> None:
@@ -180,8 +180,8 @@ def test_the_best_of_several_weights_once_the_counts_are_known_is_found_out() ->
         weights = (0.01, 0.03, 0.1, 0.3, 0.5, 0.75, 1.0)
         return max(weighted_p_lower(hits, n, audited, disagreed, alpha, weight) for weight in weights)
 
-    assert worst_violation(best, 60, 3, 0.7) > 0.71
-    assert worst_violation("weighted", 60, 3, 0.7) <= 0.7
+    assert worst_of_one_audit(best, 60, 3, 0.7) > 0.71
+    assert worst_of_one_audit("weighted", 60, 3, 0.7) <= 0.7
 
 
 @pytest.mark.parametrize("log_t", [log(0.1), log_weighted_threshold(0.1, 0.1)])
@@ -189,7 +189,7 @@ def test_a_threshold_of_no_weight_or_of_another_one_is_found_out(log_t: float) -
     def uncorrected(hits: int, n: int, audited: int, disagreed: int, alpha: float) -> float:
         return least_combined(hits, n, audited, disagreed, log_t, 0.75)
 
-    assert worst_violation(uncorrected, 24, 8, 0.1) > 0.1
+    assert worst_of_one_audit(uncorrected, 24, 8, 0.1) > 0.1
 
 
 @pytest.mark.parametrize("weight", [0.0, -0.5, 1.01, float("nan")])

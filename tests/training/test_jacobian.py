@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from srs_ray.models.mdeq.model import MDEQ, MDEQConfig
-from srs_ray.solvers.iteration import SolverSetting
+from srs_ray.solvers.settings import SolverSettings
 from srs_ray.training.jacobian import jacobian_energy, spectral_radius
 
 SMALL = MDEQConfig(
@@ -18,7 +18,7 @@ SMALL = MDEQConfig(
     final_channels=8,
     classes=3,
     downsample_times=0,
-    reference=SolverSetting.named("anderson", 30, 1e-3),
+    solver=SolverSettings(solver="anderson", steps=30, tolerance=1e-3),
 )
 
 
