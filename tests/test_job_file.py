@@ -247,3 +247,9 @@ def test_a_gpu_that_hangs_is_given_up_by_default_and_a_cpu_is_waited_for():
     assert usual.seconds_of_a_point("cuda", 10_000) == 900 + 0.5 * 10_000
     assert ExecutionSettings(point_seconds=7).seconds_of_a_point("cuda", 10_000) == 7
     assert ExecutionSettings(point_seconds="unlimited").seconds_of_a_point("cuda", 10_000) is None
+
+
+def test_a_job_file_may_name_as_many_classes_as_the_largest_data_sets_have(job_file):
+    names = [f"n{number:08}" for number in range(21_841)]
+    job = load_job(job_file({"data": {"kind": "imagefolder", "path": "images", "classes": names}}))
+    assert job.data.classes == tuple(names)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -54,8 +54,6 @@ COUNTED = (
     "steps",
     "sigma",
 )
-
-
 LARGEST_BATCH = 4096  # of samples at once, whatever a row says
 # What two logits that tie within rounding can change, by how a sample falls and what follows from that.
 ROUNDED = frozenset(COUNTED) - {"label", "pixels", "n0", "sigma"}
@@ -98,12 +96,10 @@ class Verification:
     in_error: int
     points: str  # start:stop:every of those asked for
     model: str
-    to_repeat: int  # points that were to be certified again, as far as there are so many
-    faults: tuple[
-        str, ...
-    ]  # parts with rows that are not what their counts say, or that cannot be read; contradictions
+    to_repeat: int  # points that were to be certified again
+    faults: tuple[str, ...]  # a line for each part that does not hold, and each point whose rows contradict each other
     repeated: tuple[Repeated, ...] = ()
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
 
     @property
     def holds(self) -> bool:
@@ -131,7 +127,7 @@ def verify_run(
     SrsRayError where the run's model or data are code, unless `run_code` says that this code may be run.
     """
     directory = RunDirectory.open(run)
-    job = stored_job(directory)
+    job = _stored_job(directory)
     faults = [*directory.faults(), *_contradictions(directory)]
     df = points_of(directory)
     info = RunInfo.of(df)
@@ -170,7 +166,7 @@ def verify_run(
     )
 
 
-def stored_job(directory: RunDirectory) -> Job:
+def _stored_job(directory: RunDirectory) -> Job:
     """The run's job by the model of job files; RunDirectoryError for what is none. No file that it names is read."""
     from srs_ray.job import Job
 

@@ -17,7 +17,7 @@ from srs_ray.errors import PointError, ShapeError
 if TYPE_CHECKING:  # job files are read without torch
     from torch import Tensor
 
-LARGEST_FILE = 256 * 2**20  # bytes of an encoded image: a decoded one of so many pixels would be refused
+LARGEST_FILE = 768 * 2**20  # bytes of an encoded image: Pillow refuses more than 179 million pixels
 SHORTER_SIDE = 256
 CROPPED = (224, 224)
 _PILLOW_MODES = {1: "L", 3: "RGB"}  # by the number of channels

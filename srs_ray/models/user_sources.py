@@ -22,7 +22,7 @@ from types import CodeType, ModuleType
 import srs_ray
 from srs_ray.regular_files import read_regular
 
-LARGEST_SOURCE = 64 * 2**20  # bytes of one file of the user's code
+LARGEST_SOURCE = 2**30  # bytes of one file of the user's code, compiled or not
 _INSTALLATIONS = ("site-packages", "dist-packages")
 _LIBRARIES = (
     Path(sysconfig.get_path("stdlib")),

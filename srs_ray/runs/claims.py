@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from math import isclose
+from math import inf, isclose
 from typing import Any
 
 from scipy.special import bdtr, bdtrc
 
+from srs_ray.runs.parts import ROWS_OF_A_PART
 from srs_ray.runs.schema import Row, check_columns
 from srs_ray.smoothing.audit import Fixed, Share, ShareOfAll
 from srs_ray.smoothing.bounds import EXACT, MIXTURE, Evidence
@@ -24,9 +25,10 @@ _ROUNDING = 1e-9  # bounds and radii by other versions of SciPy, and on other ma
 _OLDER_SIGMA = 1e-7  # float noise is of a float32, and radii of older programs were of the sigma that it rounds
 _WONDER = 1e-15  # probability: of 50,000 rows none has such a number of audits
 _SIGMAS = (1e-9, 1e9)  # in pixel units of [0, 1]: no run has any other
-_FLOAT_NOISE = "float"  # in the names of its generators
+_GRID_NOISE = "grid"  # before the names of its generators
 _MOST_SAMPLES = 10**12  # of one point
 _EVALUATIONS = 10**15  # the same
+_MOST_ATTEMPTS = 10  # at a point, on average over a run
 _LIMITS = (
     ("attempt", 1, 10**6),
     ("seconds", 0.0, 1e9),
@@ -47,6 +49,11 @@ class Claims:
     images: int | None = None
     current: bool = False  # whether samples were drawn as this program draws them
 
+    @property
+    def most_rows(self) -> float:
+        """How many rows a part can have: several attempts at each point, and always as many as compaction joins."""
+        return inf if self.images is None else max(ROWS_OF_A_PART, _MOST_ATTEMPTS * self.images)
+
     @classmethod
     def by(cls, fingerprint: Mapping[str, Any]) -> Claims | None:
         """Of a run's fingerprint; None where it names no certificate. ValueError for settings that cannot be."""
@@ -57,7 +64,10 @@ class Claims:
         sigma = sections.get("noise", {}).get("sigma")
         smoothing = smoothing_of(sigma, sampling, sections["certificate"])
         images = fingerprint.get("data.points")
-        law = law_of(smoothing.sigma, fingerprint.get("noise.deviation"), fingerprint.get("noise.generator"))
+        deviation, generator = fingerprint.get("noise.deviation"), fingerprint.get("noise.generator")
+        if deviation is not None and not str(generator).startswith(_GRID_NOISE):
+            raise ValueError(f"noise.deviation is {deviation!r}, and {generator!r} draws no noise on the image grid")
+        law = law_of(smoothing.sigma, deviation)
         if smoothing.sampling.n > _MOST_SAMPLES:
             raise ValueError(f"sampling.n is {smoothing.sampling.n!r:.40}, more than any run draws")
         version = fingerprint.get("sampling.version", 0)
@@ -214,16 +224,14 @@ def sections_of(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
     return sections
 
 
-def law_of(sigma: float, deviation: Any, generator: Any = None) -> Law:
-    """How a run's noise stands to the Gaussian of its certificates, by the deviation and the generator that its
-    fingerprint has (no deviation: float noise); ValueError for what cannot be.
+def law_of(sigma: float, deviation: Any) -> Law:
+    """How a run's noise stands to the Gaussian of its certificates, by the deviation that its fingerprint has (None:
+    float noise); ValueError for what cannot be.
     """
     if not _SIGMAS[0] <= sigma <= _SIGMAS[1]:
         raise ValueError(f"noise.sigma is {sigma!r}, expected {_SIGMAS[0]:g} to {_SIGMAS[1]:g}")
     if deviation is None:
         return float_law(sigma)
-    if generator is not None and _FLOAT_NOISE in str(generator):
-        raise ValueError(f"noise.deviation is {deviation!r}, and {generator!r} draws floating-point numbers")
     if not isinstance(deviation, int | float) or not 0.0 < deviation < 1.0:
         raise ValueError(f"noise.deviation is {deviation!r}, expected a probability")
     return Law(sigma, deviation)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import pyarrow as pa
 
 from srs_ray.runs.effective import ORDER_COLUMNS
+from srs_ray.runs.parts import ROWS_OF_A_PART
 
 # A part that has grown past SMALL_BYTES is never written again, so that rewriting costs a run of any length a bounded
 # multiple of what it writes; merging AT_ONCE_BYTES of parts bounds the memory it takes.
@@ -28,6 +29,21 @@ def parts_to_merge(sizes: Mapping[str, int]) -> list[list[str]]:
         batches[-1].append(name)
         room -= sizes[name]
     return [batch for batch in batches if len(batch) > 1]
+
+
+def in_parts(rows: Mapping[str, int]) -> list[list[str]]:
+    """Parts with so many rows, in groups that become one part each of at most ROWS_OF_A_PART rows; one that would stay
+    alone is in none.
+    """
+    groups: list[list[str]] = []
+    room = 0
+    for name, count in rows.items():
+        if count > room:
+            groups.append([])
+            room = ROWS_OF_A_PART
+        groups[-1].append(name)
+        room -= count
+    return [group for group in groups if len(group) > 1]
 
 
 def merged(tables: Sequence[pa.Table]) -> pa.Table:

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from srs_ray.errors import RunDirectoryError
 from srs_ray.runs.claims import Claims
-from srs_ray.runs.compaction import merged, parts_to_merge
+from srs_ray.runs.compaction import in_parts, merged, parts_to_merge
 from srs_ray.runs.effective import ORDER_COLUMNS, effective_rows
 from srs_ray.runs.fingerprint import ABSENT, differences, digest, not_compared
 from srs_ray.runs.lease import LEASE_JSON
@@ -252,9 +252,9 @@ class RunDirectory:
             # next start moves it aside, and it must take no good rows along.
             with suppress(FileNotFoundError, UnreadablePartError, FileTooLargeError):
                 tables[name] = self._checked_part(name, self._storage.read(name, LARGEST_FILE + 1), ROW_SCHEMA.names)
-        if len(tables) > 1:
-            self._put_part(merged(list(tables.values())))
-            for name in tables:
+        for together in in_parts({name: len(table) for name, table in tables.items()}):
+            self._put_part(merged([tables[name] for name in together]))
+            for name in together:
                 self._storage.delete(name)
 
     def _put_part(self, table: pa.Table) -> None:
@@ -307,6 +307,8 @@ class RunDirectory:
             raise RunDirectoryError(f"{self._storage.where(name)}: {error}; nothing was changed") from error
         if self._claims is None or known:
             return table
+        if len(table) > self._claims.most_rows:
+            raise UnreadablePartError(f"it holds {len(table):,} rows, far more than the run has points")
         for batch in table.to_batches(max_chunksize=_ROWS_AT_ONCE):
             try:
                 fault = self._claims.fault(batch.to_pylist())

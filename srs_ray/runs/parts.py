@@ -16,10 +16,11 @@ _FINGERPRINT_KEY = b"srs_ray.fingerprint"
 
 
 LARGEST_FILE = 256 * 2**20  # bytes of a part; compaction makes none of a third of that
-MOST_ROWS = 200_000
+MOST_ROWS = 10**6
+ROWS_OF_A_PART = 200_000  # that compaction makes
 LARGEST_EXPANDED = 512 * 2**20  # bytes of a part's columns as they lie in memory
 LONGEST_TEXT = 64 * 2**10  # bytes of a text, on average over a part
-LONGEST_LIST = 4096  # values, on average over a part
+LONGEST_LIST = 2**15  # values, on average over a part: a model may tell 21,841 classes apart
 _TEXTS = [field.name for field in ROW_SCHEMA if pa.types.is_string(field.type)]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from math import ceil, inf
 
-MOST_LOOKS = 1000
+MOST_LOOKS = 5000
 
 
 def look_sizes(n: int, first: int, growth: float = 2.0) -> tuple[int, ...]:

@@ -12,8 +12,9 @@ import pytest
 
 from srs_ray import cli
 from srs_ray.errors import RunDirectoryError
-from srs_ray.runs import Lease, RowWriter, RunDirectory
-from srs_ray.runs.compaction import AT_ONCE_BYTES, SMALL_BYTES, parts_to_merge
+from srs_ray.runs import Lease, RowWriter, RunDirectory, compaction
+from srs_ray.runs.compaction import AT_ONCE_BYTES, SMALL_BYTES, in_parts, parts_to_merge
+from srs_ray.runs.parts import ROWS_OF_A_PART
 from srs_ray.runs.record import RunRecord
 from srs_ray.runs.storage import LocalStorage
 
@@ -204,3 +205,16 @@ def test_store_that_fails_is_named_when_compacting(start, ok_row, tmp_path) -> N
     (tmp_path / "points").write_text("a file")
     with pytest.raises(RunDirectoryError, match=f"{tmp_path}: cannot merge the parts"):
         run.compact()
+
+
+def test_no_part_grows_past_the_rows_that_are_read(start, ok_row, tmp_path, monkeypatch) -> None:
+    assert in_parts({"a": 1, "b": ROWS_OF_A_PART - 1, "c": 1}) == [["a", "b"]]
+    assert in_parts({"a": 2 * ROWS_OF_A_PART, "b": 1, "c": 1}) == [["b", "c"]]
+    monkeypatch.setattr(compaction, "ROWS_OF_A_PART", 4)
+    run = start(tmp_path)
+    for index in range(10):
+        run.append([ok_row(index)])
+    before = all_rows(tmp_path)
+    assert run.compact() == (10, 3)
+    assert all_rows(tmp_path) == before
+    assert sorted(pq.read_metadata(part).num_rows for part in parts(tmp_path)) == [2, 4, 4]
