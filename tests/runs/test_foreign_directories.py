@@ -58,16 +58,6 @@ def run(tmp_path: Path) -> Path:
     return Path(shutil.copytree(STORED / "srs-exact", tmp_path / "run"))
 
 
-def edit_part(run: Path, **columns: Any) -> Path:
-    """The run's first part with these columns of its first row replaced."""
-    part = min((run / "points").glob("*.parquet"))
-    table = pq.read_table(part)
-    rows = table.to_pylist()
-    rows[0] |= columns
-    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), part)
-    return part
-
-
 @pytest.mark.parametrize(
     "change",
     [
