@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
 
+from srs_ray.attacks.settings import AttackSettings
 from srs_ray.data.settings import DataSettings
 from srs_ray.errors import JobError
 from srs_ray.execution import ExecutionSettings
@@ -43,6 +44,9 @@ class Job(Settings):
     certificate: Certificate = Field(description="How counts become a radius.")
     execution: ExecutionSettings = Field(ExecutionSettings(), description="Where and how the job runs.")
     report: ReportSettings = Field(ReportSettings(), description="What tables show.")
+    attack: AttackSettings | None = Field(
+        None, description="What `srs-ray attack` tries on the points; certification takes no notice. null: the defaults."
+    )
     output: PathOrName = Field(description="The run directory: a path, or a URI such as s3://bucket/run.")
 
     @model_validator(mode="before")

@@ -51,6 +51,7 @@ class RunInfo:
     data_digest: str | None = None  # of what makes an index mean an image, where the run's fingerprint says it
     deviation: float | None = None  # of noise on the image grid from its law, for a whole image; None: float noise
     certificate_settings: dict[str, dict[str, float]] = field(default_factory=dict)  # of the run's kind alone, by kind
+    fingerprint_digest: str | None = None  # by which an attack names the run that it attacked
     candidate: str | None = None  # `label`, where no samples selected a class
 
     @property
@@ -146,6 +147,7 @@ class RunInfo:
             target_radii=None if sampling.target_radii is None else list(sampling.target_radii),
             looks=None if sampling.looks is None else sampling.looks.model_dump(),
             data_digest=_data_digest(fingerprint or {}),
+            fingerprint_digest=None if fingerprint is None else digest(fingerprint),
             deviation=(fingerprint or {}).get("noise.deviation"),
             candidate=sampling.candidate,
             certificate_settings={smoothing.certificate.kind: own} if (own := smoothing.certificate.own) else {},

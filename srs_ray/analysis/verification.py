@@ -127,7 +127,7 @@ def verify_run(
     SrsRayError where the run's model or data are code, unless `run_code` says that this code may be run.
     """
     directory = RunDirectory.open(run)
-    job = _stored_job(directory)
+    job = stored_job(directory)
     faults = [*directory.faults(), *_contradictions(directory)]
     df = points_of(directory)
     info = RunInfo.of(df)
@@ -145,7 +145,7 @@ def verify_run(
             raise SrsRayError(f"the run's data, {info.data}, have no path that another could take the place of")
         if data is not None:
             job = job.model_copy(update={"data": job.data.model_copy(update={"path": data})})
-        _refuse_code(job, run_code)
+        refuse_code(job, run_code)
         certified = df["index"][done].tolist()
         chosen = random.Random(seed) if seed is not None else random.SystemRandom()
         repeated = _repeat(directory, job, sorted(chosen.sample(certified, min(points, len(certified)))))
@@ -166,7 +166,7 @@ def verify_run(
     )
 
 
-def _stored_job(directory: RunDirectory) -> Job:
+def stored_job(directory: RunDirectory) -> Job:
     """The run's job by the model of job files; RunDirectoryError for what is none. No file that it names is read."""
     from srs_ray.job import Job
 
@@ -186,13 +186,14 @@ def _stored_job(directory: RunDirectory) -> Job:
         raise RunDirectoryError(f"{directory.path}: run.json holds no job: {error}") from error
 
 
-def _refuse_code(job: Job, run_code: bool) -> None:
+def refuse_code(job: Job, run_code: bool, doing: str = "to certify points again", else_: str = "leave --points out") -> None:
+    """SrsRayError where the job names code as its model or data, unless `run_code` says that it may be run."""
     imports = {"model.import": getattr(job.model, "import_", None), "data.import": job.data.import_}
     named = [f"{name}: {printable(value)}" for name, value in imports.items() if value is not None]
     if named and not run_code:
         raise SrsRayError(
-            f"to certify points again is to run the code that the run names ({', '.join(named)}), with your rights: "
-            "read that code, then allow it with --run-code, or leave --points out"
+            f"{doing} is to run the code that the run names ({', '.join(named)}), with your rights: "
+            f"read that code, then allow it with --run-code, or {else_}"
         )
 
 
