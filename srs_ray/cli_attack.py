@@ -46,7 +46,9 @@ def attack(
     no_ray: NoRayOption = False,
     run_code: Annotated[
         bool,
-        typer.Option("--run-code", help="Allow the code that a RUN names as its model or data to be run: read it first."),
+        typer.Option(
+            "--run-code", help="Allow the code that a RUN names as its model or data to be run: read it first."
+        ),
     ] = False,
 ) -> None:
     """Attack the certified points of a run; the same command continues, and does only what is missing.
@@ -105,12 +107,18 @@ def attack(
 def _run_and_job(target: str, overridden: Mapping[str, Any], run_code: bool) -> tuple[str, Any]:
     """The run to attack, and its job with what is overridden; of a RUN the job that it holds, else that of the file."""
     from srs_ray.analysis.verification import refuse_code, stored_job
+    from srs_ray.errors import JobError
     from srs_ray.job_file import changed_job, load_job
     from srs_ray.runs import RunDirectory
 
     directory = RunDirectory.find(target)
     if directory is None:
-        job = load_job(target, overridden)
+        try:
+            job = load_job(target, overridden)
+        except JobError as error:
+            if str(error).startswith("no job file"):
+                raise JobError(f"{target} is no run directory, and there is {error}") from error
+            raise
         return job.output, job
     job = changed_job(stored_job(directory), overridden)
     refuse_code(job, run_code, "to attack points", "attack the job file")

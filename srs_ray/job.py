@@ -45,7 +45,8 @@ class Job(Settings):
     execution: ExecutionSettings = Field(ExecutionSettings(), description="Where and how the job runs.")
     report: ReportSettings = Field(ReportSettings(), description="What tables show.")
     attack: AttackSettings | None = Field(
-        None, description="What `srs-ray attack` tries on the points; certification takes no notice. null: the defaults."
+        None,
+        description="What `srs-ray attack` tries on the points; certification takes no notice. null: the defaults.",
     )
     output: PathOrName = Field(description="The run directory: a path, or a URI such as s3://bucket/run.")
 

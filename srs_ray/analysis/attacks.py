@@ -30,7 +30,7 @@ _CERTIFIED, _SETTINGS = "certified.", "attack."  # before the settings of the ru
 
 @dataclass(frozen=True)
 class AttackInfo:
-    """What a frame of attacks says of its attack: where it is, the digest of the attacked run's fingerprint, settings."""
+    """An attack's place, the digest of the attacked run's fingerprint, its radii and its settings."""
 
     path: str
     run_digest: str
@@ -107,8 +107,8 @@ def attacked_accuracy(df: pd.DataFrame, radii: Iterable[str | float], of: str = 
 
     Columns: radius, attacked_accuracy, low, high (its 95 % Clopper-Pearson interval over points), unbroken (points),
     points. `of` is the `smoothed` classifier, as certificates are, or the `base` classifier without noise. Points in
-    error were not attacked, and count as unbroken, which can only raise the share. Needs the columns status, correct and
-    distance alone (of the base classifier: status, label, base_class and base_distance); no point gives NaN.
+    error were not attacked, and count as unbroken, which can only raise the share. Needs the columns status, correct
+    and distance alone (of the base classifier: status, label, base_class and base_distance); no point gives NaN.
     """
     if of not in OF:
         raise SrsRayError(f"attacked accuracy is of the classifier {' or '.join(OF)}, found {of!r}")
@@ -175,7 +175,9 @@ def matched(runs: Sequence[pd.DataFrame], attacks: Sequence[pd.DataFrame]) -> li
         info = AttackInfo.of(attack)
         places = [place for place, each in enumerate(digests) if each == info.run_digest]
         if not places:
-            raise SrsRayError(f"{info.path}: is an attack on none of the runs that were given: give the run it attacked")
+            raise SrsRayError(
+                f"{info.path}: is an attack on none of the runs that were given: give the run it attacked"
+            )
         if any(found[place] is not None for place in places):
             raise SrsRayError(f"{info.path}: a second attack on the same run: give one attack for each run")
         for place in places:

@@ -72,7 +72,7 @@ def plot_curves(
     The file's kind goes by its suffix: .png (200 dpi), .svg or .pdf. The radius axis, in pixel units of [0, 1], ends
     at `max_radius`, by default a little beyond the largest certified radius. Dotted vertical lines mark caps in view.
     A curve by looks has dots at its target radii, and is thin, dotted and without a band beyond them: a floor.
-    `attacks` are frames of `load_attacks`, each on one of the runs: its ceiling is a thin dashed line of the same colour.
+    `attacks` are frames of `load_attacks`, each on one of the runs: a thin dashed line of its colour is its ceiling.
     Raises SrsRayError for another suffix, no frames, a frame that does not know its run, an unwritable file.
     """
     output = drawable(output)
@@ -171,9 +171,7 @@ def _curve(df: pd.DataFrame, start: float, end: float) -> pd.DataFrame:
     return certified_accuracy(df, np.unique([start, *radii[(start < radii) & (radii < end)], end]))
 
 
-def _draw_ceilings(
-    axes: Any, ceilings: Sequence[pd.DataFrame | None], labels: Sequence[str], end: float
-) -> None:
+def _draw_ceilings(axes: Any, ceilings: Sequence[pd.DataFrame | None], labels: Sequence[str], end: float) -> None:
     """Attacked accuracy of the runs that were attacked, up to the largest radius of the attack."""
     for i, (df, label) in enumerate(zip(ceilings, labels, strict=True)):
         if df is None:

@@ -33,8 +33,8 @@ def comparison_table(
     """The runs of `frames` at `radii` as text of the form table | markdown | latex | csv | json.
 
     Certified accuracy is in percent, to be read with the notes underneath (in CSV and JSON: a share, with the notes'
-    facts as columns); `of`, `project_n` and `attacks` as in `compare`. `latex` needs the package booktabs. Raises SrsRayError for
-    an unknown form and as `compare` does.
+    facts as columns); `of`, `project_n` and `attacks` as in `compare`. `latex` needs the package booktabs. Raises
+    SrsRayError for an unknown form and as `compare` does.
     """
     if form not in FORMS:
         raise SrsRayError(f"no table form {form!r}; choose {' | '.join(FORMS)}")

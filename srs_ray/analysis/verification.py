@@ -186,7 +186,9 @@ def stored_job(directory: RunDirectory) -> Job:
         raise RunDirectoryError(f"{directory.path}: run.json holds no job: {error}") from error
 
 
-def refuse_code(job: Job, run_code: bool, doing: str = "to certify points again", else_: str = "leave --points out") -> None:
+def refuse_code(
+    job: Job, run_code: bool, doing: str = "to certify points again", else_: str = "leave --points out"
+) -> None:
     """SrsRayError where the job names code as its model or data, unless `run_code` says that it may be run."""
     imports = {"model.import": getattr(job.model, "import_", None), "data.import": job.data.import_}
     named = [f"{name}: {printable(value)}" for name, value in imports.items() if value is not None]

@@ -53,9 +53,7 @@ def ascend(slope_of: Callable[[Tensor], Tensor], ball: Ball, start_CHW: Tensor, 
     return moved_CHW
 
 
-def smoothed_slope(
-    log_p_of: Callable[[Tensor], Tensor], x_CHW: Tensor, noise_parts: Iterator[Tensor]
-) -> Tensor:
+def smoothed_slope(log_p_of: Callable[[Tensor], Tensor], x_CHW: Tensor, noise_parts: Iterator[Tensor]) -> Tensor:
     """The gradient at `x_CHW` of -log of the mean over noise draws of p (Salman et al. 2019, arXiv 1906.04584).
 
     `log_p_of` takes noisy images (M, C, H, W) and gives log p, shape (M,). `noise_parts` gives the draws in parts, so

@@ -31,7 +31,10 @@ from srs_ray.smoothing.predict import prediction_of
 from srs_ray.smoothing.row import pixel_digest
 from srs_ray.solvers.iteration import solve
 
-AT_ONCE = {"cpu": 16, "cuda": 256}  # noisy samples of a gradient that are in memory together, if the batch is no smaller
+AT_ONCE = {
+    "cpu": 16,
+    "cuda": 256,
+}  # noisy samples of a gradient that are in memory together, if the batch is no smaller
 INSIDE = 1.0 - 1e-6  # of the certified radius: a certificate holds below it
 SCREENED = 64  # noisy samples by which the best found image is chosen, and whether a check of it is worth its cost
 PROMISING = 48  # of them, of the attacked class: where it is the less frequent one, more have a probability of 3e-5
@@ -39,7 +42,7 @@ PROMISING = 48  # of them, of the attacked class: where it is the less frequent 
 
 @dataclass(frozen=True)
 class Certified:
-    """What a run says of a point: its class (-1: abstains) and radius, and the digest of its pixels where it is known."""
+    """What a run says of a point: its class (-1: abstains), its radius, and the digest of its pixels if known."""
 
     predicted: int
     radius: float
@@ -62,7 +65,7 @@ class Attacker:
     def attack(self, x_CHW: Tensor, index: int, label: int, certified: Certified) -> AttackRow:
         """The row of one point: image in [0, 1], its position in the data set (it keys the noise), its true class.
 
-        Raises PointError for what is no such image, or another than the certified one, and for a label that is no class.
+        Raises PointError for what is no such image, or another than the certified one, and a label that is no class.
         """
         started = time.perf_counter()
         model = self.model
@@ -191,7 +194,9 @@ class _Search:
     def _slope(self, log_p: Any, smoothed: bool, image_CHW: Tensor) -> Tensor:
         """The gradient of the loss at an image, by fresh noise where the loss is smoothed."""
         self.gradients += self.settings.draws if smoothed else 1
-        return smoothed_slope(log_p, image_CHW, self._noise() if smoothed else iter([torch.zeros_like(image_CHW[None])]))
+        return smoothed_slope(
+            log_p, image_CHW, self._noise() if smoothed else iter([torch.zeros_like(image_CHW[None])])
+        )
 
     def _noise(self) -> Iterator[Tensor]:
         """The noise of one gradient, in parts (M, C, H, W)."""

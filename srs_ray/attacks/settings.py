@@ -26,8 +26,8 @@ class AttackSettings(Settings):
     radii: tuple[Annotated[Radius, Field(gt=0)], ...] | None = Field(
         None,
         min_length=1,
-        description="l2 radii, in pixel units of [0, 1]; null: the radii of `report` above 0. Smooth-PGD also tries just "
-        "inside each point's own certified radius.",
+        description="l2 radii, in pixel units of [0, 1]; null: the radii of `report` above 0. Smooth-PGD also tries "
+        "just inside each point's own certified radius.",
     )
     steps: int = Field(20, ge=1, description="Steps of PGD, each 2.5 radius / steps long.")
     restarts: int = Field(1, ge=1, description="Starts at each radius: the image, then random places on the sphere.")

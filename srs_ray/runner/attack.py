@@ -52,7 +52,7 @@ class Contradiction:
 
 @dataclass(frozen=True)
 class AttackSummary:
-    """How attacks ended, and the certificates that they contradict; `certified` are the points with a radius above 0."""
+    """How attacks ended, and the certificates that they contradict; `certified` counts points with a radius above 0."""
 
     run: RunSummary
     certified: int
@@ -147,9 +147,7 @@ def attack(
                 directory,
                 lease,
                 indices,
-                lambda todo: with_sources(
-                    recorded_rows(directory, backend, spec, inputs.cargo, todo), inputs.dataset
-                ),
+                lambda todo: with_sources(recorded_rows(directory, backend, spec, inputs.cargo, todo), inputs.dataset),
                 lambda: backend.ready,
                 tally.radius,
                 console,

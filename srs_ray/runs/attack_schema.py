@@ -21,14 +21,22 @@ _RESULTS = (
     Column("attacked", pa.int32(), "Class that was attacked: `predicted`, or the label where that abstains."),
     Column("correct", pa.bool_(), "Whether `attacked` is `label`."),
     Column("contradicts", pa.bool_(), "Whether the smoothed classifier was broken at a distance below `radius`."),
-    Column("tried_radii", pa.list_(pa.float64()), "Radii at which the smoothed classifier was attacked, from 0, the image itself."),
+    Column(
+        "tried_radii",
+        pa.list_(pa.float64()),
+        "Radii at which the smoothed classifier was attacked, from 0, the image itself.",
+    ),
     Column(
         "screened_hits",
         pa.list_(pa.int64()),
-        "At each of them: of 64 noisy samples of the best found image, those of the class `attacked`. Up to 48, the image "
-        "is checked.",
+        "At each of them: of 64 noisy samples of the best found image, those of the class `attacked`. Up to 48, the "
+        "image is checked.",
     ),
-    Column("check_distances", pa.list_(pa.float64()), "l2 distances of the images that were checked by fresh noise, in this order."),
+    Column(
+        "check_distances",
+        pa.list_(pa.float64()),
+        "l2 distances of the images that were checked by fresh noise, in this order.",
+    ),
     Column("check_hits", pa.list_(pa.int64()), "At each of them: fresh noisy samples of the class `attacked`."),
     Column("check_classes", pa.list_(pa.int32()), "The most frequent other class there; -1: none."),
     Column("check_counts", pa.list_(pa.int64()), "Samples of that class."),

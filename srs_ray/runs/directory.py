@@ -259,7 +259,9 @@ class RunDirectory:
             # Gone: merged by another process. Unreadable, or with a row that claims other than its counts give: the
             # next start moves it aside, and it must take no good rows along.
             with suppress(FileNotFoundError, UnreadablePartError, FileTooLargeError):
-                tables[name] = self._checked_part(name, self._storage.read(name, LARGEST_FILE + 1), self.form.schema.names)
+                tables[name] = self._checked_part(
+                    name, self._storage.read(name, LARGEST_FILE + 1), self.form.schema.names
+                )
         for together in in_parts({name: len(table) for name, table in tables.items()}):
             self._put_part(merged([tables[name] for name in together]))
             for name in together:

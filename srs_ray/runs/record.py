@@ -12,9 +12,9 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from srs_ray.runs.attack_schema import ATTACKS
 from srs_ray.runs.fingerprint import ABSENT, differences, digest
 from srs_ray.runs.printable import printable, printable_json
-from srs_ray.runs.attack_schema import ATTACKS
 from srs_ray.runs.row_format import RowFormat
 from srs_ray.runs.schema import CERTIFICATES
 

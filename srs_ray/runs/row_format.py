@@ -94,7 +94,7 @@ def check_status(
     forbidden: Mapping[str, Sequence[str]],
 ) -> None:
     """Raise ValueError for a row of no known status, with unknown columns, or with nulls in the wrong places by it."""
-    status = row.get("status")
+    status: Any = row.get("status")
     if status not in needed:
         raise ValueError(f"row of index {row.get('index')}: status is {status!r}, expected 'ok' or 'error'")
     unknown = [name for name in row if name not in schema.names]

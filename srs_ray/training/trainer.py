@@ -20,10 +20,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from srs_ray.models.mdeq.dropout import variational_dropout
 from srs_ray.models.mdeq.model import MDEQ
 from srs_ray.models.mdeq.weight_normalization import add_weight_normalization
+from srs_ray.solvers.gradients import implicit, unroll
 from srs_ray.solvers.iteration import FixedPointIteration, FixedPointMap, SolverSetting
 from srs_ray.training.adversary import attack
 from srs_ray.training.augmentation import augment
-from srs_ray.solvers.gradients import implicit, unroll
 from srs_ray.training.jacobian import jacobian_energy
 from srs_ray.training.settings import ImplicitGradient, TrainingSettings
 from srs_ray.training.share import Share
