@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -111,7 +112,7 @@ def _run_and_job(target: str, overridden: Mapping[str, Any], run_code: bool) -> 
     from srs_ray.job_file import changed_job, load_job
     from srs_ray.runs import RunDirectory
 
-    directory = RunDirectory.find(target)
+    directory = None if os.path.isfile(target) else RunDirectory.find(target)
     if directory is None:
         try:
             job = load_job(target, overridden)
