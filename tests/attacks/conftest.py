@@ -12,8 +12,8 @@ SHAPE = (1, 8, 8)
 
 
 class Halfspace(nn.Module):
-    """Class 1 where w x > b for a unit vector w. Smoothed by any Gaussian it decides likewise: its exact distance from an
-    image to the other class is |w x - b|."""
+    """Class 1 where w x > b for a unit vector w. Smoothed by any Gaussian it decides likewise: the exact distance from
+    an image to the other class is |w x - b|."""
 
     def __init__(self, bias: float) -> None:
         super().__init__()

@@ -78,6 +78,7 @@ def test_checks_of_an_image_on_the_boundary_find_no_more_than_alpha(halfspace, i
 @pytest.mark.parametrize("states", ["final", "both"])
 def test_rows_are_the_same_in_any_order_and_batch(digits_model, states):
     digits = open_dataset("digits", None, "test", (1, 16, 16))
+
     def rows(indices, batch):
         made = attacker(digits_model, batch=batch, radii=[1.5], steps=2, states=states, n_check=100, restarts=2)
         points = [made.attack(rounded(digits.image(i)), i, digits.label(i), Certified(-1, 0.0)) for i in indices]

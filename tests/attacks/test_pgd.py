@@ -31,7 +31,8 @@ def test_clipped_images_are_valid_and_no_further_away():
     ball = Ball(x, 2.0, clipped=True)
     moved = ball.project(drawn(0, *SHAPE))
     assert moved.norm() <= 2.0
-    assert 0.0 <= (x + moved).min() and (x + moved).max() <= 1.0
+    assert (x + moved).min() >= 0.0
+    assert (x + moved).max() <= 1.0
     free = Ball(x, 2.0, clipped=False).project(drawn(0, *SHAPE))
     assert (x + free).min() < 0.0, "or the test shows nothing of clipping"
 
@@ -95,7 +96,8 @@ def test_found_images_on_the_grid_are_whole_255ths_within_the_radius_and_near_it
     assert 0.8 * radius < distance <= radius
     assert torch.equal((image.double() * 255).round().float() / 255, image)
     if clipped:
-        assert 0.0 <= image.min() and image.max() <= 1.0
+        assert image.min() >= 0.0
+        assert image.max() <= 1.0
 
 
 def test_images_for_float_noise_are_within_the_radius_as_float32_has_them():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -16,7 +15,7 @@ import yaml
 
 from srs_ray import cli
 from srs_ray.attacks.settings import AttackSettings
-from srs_ray.errors import JobError, RunDirectoryError
+from srs_ray.errors import RunDirectoryError
 from srs_ray.job import Job
 from srs_ray.runner.attack import attack
 from srs_ray.runner.backend import InProcess
@@ -71,7 +70,8 @@ def test_every_certified_point_is_attacked_once_and_the_same_again_finds_nothing
     for row in rows:
         assert (row["predicted"], row["pixels"]) == tuple(of_run[row["index"]][k] for k in ("predicted", "pixels"))
         assert row["source"] == of_run[row["index"]]["source"]
-        assert row["gradients"] > 0 and row["evaluations"] > 0
+        assert row["gradients"] > 0
+        assert row["evaluations"] > 0
     before = sorted(path.name for path in (out / "points").iterdir())
     again = attack_here(certified, console, out)
     assert (again.run.finished, again.exit_code) == (0, 0)
@@ -87,9 +87,7 @@ def test_an_attack_that_was_stopped_does_only_what_is_missing(certified, console
     assert rows_at(whole) == rows_at(resumed)
 
 
-def test_ray_and_this_process_give_the_same_rows_also_where_a_worker_is_killed(
-    certified, console, tmp_path, cluster
-):
+def test_ray_and_this_process_give_the_same_rows_also_where_a_worker_is_killed(certified, console, tmp_path, cluster):
     settings = QUICK.model_copy(update={"steps": 60})
     here, there = tmp_path / "here", tmp_path / "there"
     attack_here(certified, console, here, settings)
@@ -124,7 +122,9 @@ def test_other_settings_are_refused_by_name_and_another_run_too(certified, conso
     with pytest.raises(RunDirectoryError, match="holds rows of `srs-ray certify`, expected those of `srs-ray attack`"):
         attack_here(certified, console, certified.output)
     other = certified.model_copy(update={"noise": certified.noise.model_copy(update={"sigma": 0.5})})
-    with pytest.raises(RunDirectoryError, match=r"cannot be attacked with what is here .*noise\.sigma: 0\.25 in the run"):
+    with pytest.raises(
+        RunDirectoryError, match=r"cannot be attacked with what is here .*noise\.sigma: 0\.25 in the run"
+    ):
         attack_here(other, console, tmp_path / "other")
 
 
