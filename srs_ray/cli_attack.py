@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -68,8 +69,9 @@ def attack(
         "execution.device": device,
         "execution.workers": workers,
     }
+    debug = logging.getLogger("srs_ray").isEnabledFor(logging.DEBUG)
     run, job = _run_and_job(target, overrides(settings, named), run_code)
-    open_backend = backend_opener(job.execution, address, no_ray, worker_logs=False)
+    open_backend = backend_opener(job.execution, address, no_ray, worker_logs=debug)
 
     from srs_ray.attacks.settings import AttackSettings
     from srs_ray.runner.attack import attack as attack_run
@@ -91,12 +93,13 @@ def attack(
     if summary.missing:
         console.print("run the same command again to do what is missing", highlight=False)
     if done.contradictions:
-        expected = done.certified * job.certificate.alpha
+        expected = summary.done * job.certificate.alpha
         console.print(
             f"[bold red]CERTIFICATES CONTRADICTED[/]: {len(done.contradictions)} of {done.certified} certified points "
-            f"were broken inside their certified radius, by fresh noise. Of sound certificates about "
-            f"{expected:.2g} may be wrong by chance (alpha {job.certificate.alpha:g}). The certificate "
-            f"({job.certificate.kind}) is unsound, its counts were not sampled, or the program has a fault.",
+            f"were broken inside their certified radius, by fresh noise. Sound certificates of {summary.done} points "
+            f"have at most {expected:.2g} false ones in expectation (alpha {job.certificate.alpha:g}). If these are "
+            f"more, the certificate ({job.certificate.kind}) is unsound, its counts were not sampled, or the program "
+            "has a fault.",
             highlight=False,
         )
         for each in done.contradictions:

@@ -109,7 +109,10 @@ def _load(kind: type[JobType], path: Path, overrides: Mapping[str, Any]) -> JobT
 
 def changed_job(job: Job, overrides: Mapping[str, Any]) -> Job:
     """A job with dotted settings overridden; JobError names each setting that is wrong."""
-    return _validated(Job, job.model_dump(mode="json", by_alias=True), overrides, "the run's job")
+    raw = job.model_dump(mode="json", by_alias=True)
+    return _validated(
+        Job, {name: value for name, value in raw.items() if value is not None}, overrides, "the run's job"
+    )
 
 
 def _validated(kind: type[JobType], raw: dict[str, Any], overrides: Mapping[str, Any], name_of_job: str) -> JobType:
@@ -117,8 +120,7 @@ def _validated(kind: type[JobType], raw: dict[str, Any], overrides: Mapping[str,
         *sections, last = key.split(".")
         section = raw
         for name in sections:
-            nested = section.get(name)
-            nested = {} if nested is None and name == "attack" else section.get(name, {})
+            nested = section.get(name, {})
             if not isinstance(nested, dict):
                 raise JobError(f"{name_of_job}: cannot set {key}: {name} is not a section")
             section[name] = {**nested}  # a copy: an alias would carry the change into another section

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pydantic import ValidationError
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -18,10 +19,12 @@ from srs_ray.analysis.accuracy import certified_accuracy, clopper_pearson_interv
 from srs_ray.analysis.points import frame_of
 from srs_ray.analysis.radii import Radius, parse_radii
 from srs_ray.analysis.run_info import RunInfo
-from srs_ray.errors import SrsRayError
+from srs_ray.attacks.settings import AttackSettings
+from srs_ray.errors import RunDirectoryError, SrsRayError
 from srs_ray.runs.attack_schema import ATTACKS
 from srs_ray.runs.directory import RunDirectory
 from srs_ray.runs.fingerprint import digest
+from srs_ray.runs.printable import printable
 
 ATTRIBUTE = "attack"  # the key in `df.attrs`
 OF = ("smoothed", "base")
@@ -86,15 +89,26 @@ def load_attacks(path: str | os.PathLike[str]) -> pd.DataFrame:
     directory = RunDirectory.open(path, (ATTACKS,))
     df = frame_of(directory)
     fingerprint: Mapping[str, Any] = directory.fingerprint
-    settings = {
-        name.removeprefix(_SETTINGS): value for name, value in fingerprint.items() if name.startswith(_SETTINGS)
-    }
+    settings = _settings_of(directory)
     of_run = {
         name.removeprefix(_CERTIFIED): value for name, value in fingerprint.items() if name.startswith(_CERTIFIED)
     }
-    radii = [float(radius) for radius in settings.get("radii") or ()]
-    df.attrs[ATTRIBUTE] = asdict(AttackInfo(directory.path, digest(of_run), radii, settings))
+    radii = [float(radius) for radius in settings.radii or ()]
+    df.attrs[ATTRIBUTE] = asdict(AttackInfo(directory.path, digest(of_run), radii, settings.model_dump(mode="json")))
     return df
+
+
+def _settings_of(directory: RunDirectory) -> AttackSettings:
+    """The attack's settings from its fingerprint; RunDirectoryError where they are none."""
+    named = {name.removeprefix(_SETTINGS): value for name, value in directory.fingerprint.items()}
+    try:
+        return AttackSettings.model_validate({name: named.get(name) for name in AttackSettings.model_fields})
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = printable(".".join(map(str, first["loc"])))
+        raise RunDirectoryError(
+            f"{directory.path}: its fingerprint holds no settings of an attack (attack.{place}: {first['msg']})"
+        ) from error
 
 
 def attack_radii(df: pd.DataFrame) -> list[float]:

@@ -28,8 +28,8 @@ class LogProbability:
     `final`: read off the state at which the base classifier ends. Naive steps up to MOST_UNROLLED are unrolled from the
     base classifier's start as they are, so that the gradient is exact; a longer solve has the phantom gradient of its
     last PHANTOM_STEPS evaluations (Geng et al. 2021, arXiv 2111.05177). `intermediate`: the mean of log p over the
-    first states of a naive solve, unrolled (Yang et al. 2022, arXiv 2306.01429). A classifier without an equilibrium has
-    one state.
+    first states of a naive solve, unrolled (Yang et al. 2022, arXiv 2306.01429). A classifier without an equilibrium
+    has one state.
     """
 
     def __init__(self, model: Opened, state: State) -> None:

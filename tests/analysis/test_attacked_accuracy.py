@@ -15,6 +15,7 @@ from srs_ray.analysis.attacks import attack_radii, contradicted, floor_and_ceili
 from srs_ray.errors import RunDirectoryError, SrsRayError
 from srs_ray.runs import RunDirectory
 from srs_ray.runs.attack_schema import ATTACKS
+from srs_ray.runs.fingerprint import digest
 
 STORED = Path(__file__).resolve().parent.parent / "stored" / "runs"
 RUN = STORED / "standard-cohen"
@@ -87,6 +88,16 @@ def test_a_directory_of_attacks_is_read_with_its_settings(attack):
         load_attacks(RUN)
     with pytest.raises(RunDirectoryError, match=r"holds rows of `srs-ray attack`.*--attack"):
         load_points(attack)
+
+
+def test_a_directory_with_settings_of_no_attack_is_told_without_repeating_them(attack):
+    record = json.loads((Path(attack) / "run.json").read_text())
+    settings = record["fingerprint"]["settings"] | {"attack.states": "\x1b[31mred"}
+    record["fingerprint"] = {"digest": digest(settings), "settings": settings}
+    (Path(attack) / "run.json").write_text(json.dumps(record))
+    with pytest.raises(RunDirectoryError, match=r"no settings of an attack \(attack\.states") as refused:
+        load_attacks(attack)
+    assert "\x1b" not in str(refused.value)
 
 
 @pytest.mark.parametrize("form", ["table", "markdown", "latex", "csv", "json"])
