@@ -18,13 +18,14 @@ def run(script: str, *options: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("arch", ["mdeq-tiny-digits", "mdeq-small-cifar10"])
+@pytest.mark.parametrize("arch", ["mdeq-tiny-digits", pytest.param("mdeq-small-cifar10", marks=pytest.mark.slow)])
 def test_both_engines_agree_before_they_are_timed(arch: str) -> None:
     said = run("point.py", "--arch", arch, "--samples", "20", "--audit", "10", "--plain-batch", "20", "--rounds", "1")
     assert "0 of 80 predictions differ" in " ".join(said.split())
     assert "SRS, 3 steps" in said
 
 
+@pytest.mark.slow
 def test_engines_that_disagree_are_not_timed(tmp_path: Path) -> None:
     """The comparison has teeth: the plain engine on other weights is found out."""
     script = (ROOT / "benchmarks" / "point.py").read_text()
@@ -40,6 +41,7 @@ def test_engines_that_disagree_are_not_timed(tmp_path: Path) -> None:
     assert "predictions differ" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_roofline_says_what_each_stage_reaches() -> None:
     said = run("roofline.py", "--arch", "mdeq-tiny-digits", "--rounds", "1")
     for word in ("ceilings", "noise", "stem", "layer", "head", "solver"):
@@ -68,12 +70,14 @@ def test_looks_save_samples_and_certify_nothing_that_all_samples_would_not() -> 
     assert all(float(row[8].removesuffix(" times")) > 1.5 and row[10] == "0.00%" for row in rows)
 
 
+@pytest.mark.slow
 def test_convergence_says_how_much_of_a_state_moves_at_each_step() -> None:
     said = run("convergence.py", "--count", "8", "--steps", "3")
     assert "from zero" in said
     assert "100.0%" in said
 
 
+@pytest.mark.slow
 def test_batches_are_compared_with_the_rules() -> None:
     said = run("batch_size.py", "--arch", "mdeq-tiny-digits", "--rounds", "1")
     assert all(f" {batch} " in said for batch in (32, 64, 128))
