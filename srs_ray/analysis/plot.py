@@ -63,7 +63,7 @@ UNDATED: dict[str, dict[str, None]] = {".pdf": {"CreationDate": None}, ".png": {
 def plot_curves(frames: Sequence[pd.DataFrame], output: str | Path, max_radius: float | None = None) -> Path:
     """Draw one step curve with its 95 % band for each frame of `load_points` or `recertify`; returns the file written.
 
-    The file's kind goes by its suffix: .png (200 dpi), .svg or .pdf. The radius axis, in pixel units of [0, 1], ends
+    The suffix chooses the file's kind: .png (200 dpi), .svg or .pdf. The radius axis, in pixel units of [0, 1], ends
     at `max_radius`, by default a little beyond the largest certified radius. Dotted vertical lines mark caps in view.
     A curve by looks has dots at its target radii, and is thin, dotted and without a band beyond them: a floor.
     Raises SrsRayError for another suffix, no frames, a frame that does not know its run, an unwritable file.
