@@ -55,7 +55,7 @@ class RunInfo:
 
     @property
     def radius_cap(self) -> float:
-        """The largest radius that counts give by this certificate, alpha, n and K; by an audit share, a likely limit."""
+        """The largest radius that counts give by this certificate, alpha, n and K; by an audit share a likely one."""
         return certified_radius(self.smoothing.plan.p_cap, self.sigma)
 
     @property
