@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+import importlib
+import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from srs_ray import load_points
+from srs_ray.models.mdeq.model import MDEQ
+from srs_ray.smoothing.noise import GridNoise
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -82,6 +88,43 @@ def test_batches_are_compared_with_the_rules() -> None:
     said = run("batch_size.py", "--arch", "mdeq-tiny-digits", "--rounds", "1")
     assert all(f" {batch} " in said for batch in (32, 64, 128))
     assert said.count(" 1.00 ") >= 3  # the rule's own
+
+
+@pytest.mark.slow
+def test_the_gpu_check_runs_every_check_and_reports_it(tmp_path: Path) -> None:
+    said = run("gpu_check.py", "--device", "cpu", "--quick", "--output", str(tmp_path)).splitlines()
+    assert said[-1] == "all 9 checks are ok on cpu"
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["checks"]["noise"]["differing"] == 0
+    assert "## parity, small: ok" in (tmp_path / "report.md").read_text()
+
+
+def checked(monkeypatch: pytest.MonkeyPatch, check: str, arguments: list[Any]) -> dict[str, Any]:
+    """The result of one of the GPU check's checks in this process, on its CPU."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    module = importlib.import_module("gpu_check")
+    return module.run_check(module.Machine(torch.device("cpu"), quick=True), check, arguments)
+
+
+@pytest.mark.parametrize("check", ["noise", "parity", "one_function"])
+def test_a_gpu_check_finds_nothing_wrong_on_a_cpu(monkeypatch: pytest.MonkeyPatch, check: str) -> None:
+    arguments = {"noise": [], "parity": ["mdeq-tiny-digits", 16], "one_function": ["mdeq-tiny-digits", 8, 12]}
+    assert checked(monkeypatch, check, arguments[check])["ok"]
+
+
+def test_a_gpu_check_finds_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    draws = GridNoise.draws
+
+    def off_by_one_where_alone(self: GridNoise, *arguments: Any) -> torch.Tensor:
+        j_ND = draws(self, *arguments)
+        return j_ND + 1 if len(j_ND) == 1 else j_ND
+
+    monkeypatch.setattr(GridNoise, "draws", off_by_one_where_alone)
+    assert checked(monkeypatch, "noise", []) | {"ok": False, "alone equal": False} == checked(monkeypatch, "noise", [])
+    monkeypatch.setattr(MDEQ, "head", lambda self, z_BD: z_BD[:, :10] * torch.arange(len(z_BD)).view(-1, 1))
+    found = checked(monkeypatch, "one_function", ["mdeq-tiny-digits", 8, 12])
+    assert not found["ok"]
+    assert not found["head"]
 
 
 IMAGES = ROOT.parent / "shared" / "data" / "cifar10-test.parquet"
