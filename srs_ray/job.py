@@ -94,8 +94,8 @@ def _reference_of(model: Any) -> dict[str, Any] | None:
 def completed(job: Job, source: ModelSource) -> Job:
     """The job with the solver settings that only its model can tell.
 
-    Raises JobError where the model lacks what the way of sampling needs, and for solver settings of a model that has no
-    equilibrium.
+    Raises JobError where the model lacks a part that the sampling method needs, and for solver settings of a model
+    that has no equilibrium.
     """
     from srs_ray.models.opened import lacking_start
     from srs_ray.smoothing.judge import lacking_parts

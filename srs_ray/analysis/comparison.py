@@ -200,7 +200,7 @@ def _projected(df: pd.DataFrame, n: int, radii: Sequence[Radius]) -> tuple[float
 
 
 def accuracies(df: pd.DataFrame, radii: Sequence[Radius], of: str = "ended") -> tuple[AccuracyAt, ...]:
-    """`certified_accuracy` as plain values, each with its radius' label and what is to be said of it."""
+    """`certified_accuracy` as plain values, each with its radius' label and its remarks."""
     info, asked = RunInfo.of(df), points_asked(df)
     table = certified_accuracy(df, radii, of)
     columns = [table[name].tolist() for name in ("certified_accuracy", "low", "high", "certified")]

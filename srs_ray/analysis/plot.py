@@ -69,7 +69,7 @@ def plot_curves(
 ) -> Path:
     """Draw one step curve with its 95 % band for each frame of `load_points` or `recertify`; returns the file written.
 
-    The file's kind goes by its suffix: .png (200 dpi), .svg or .pdf. The radius axis, in pixel units of [0, 1], ends
+    The suffix chooses the file's kind: .png (200 dpi), .svg or .pdf. The radius axis, in pixel units of [0, 1], ends
     at `max_radius`, by default a little beyond the largest certified radius. Dotted vertical lines mark caps in view.
     A curve by looks has dots at its target radii, and is thin, dotted and without a band beyond them: a floor.
     `attacks` are frames of `load_attacks`, each on one of the runs: a thin dashed line of its colour is its ceiling.

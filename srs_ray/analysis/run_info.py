@@ -56,7 +56,7 @@ class RunInfo:
 
     @property
     def radius_cap(self) -> float:
-        """The largest radius that counts give by this certificate, alpha, n and K (by a share: hardly ever more)."""
+        """The largest radius that counts give by this certificate, alpha, n and K; by an audit share a likely one."""
         return certified_radius(self.smoothing.plan.p_cap, self.sigma)
 
     @property
@@ -211,11 +211,11 @@ def _refuse_other_settings(job: Mapping[str, Any], smoothing: Smoothing, fingerp
         said = "; ".join(
             f"{printable(name)}: {was} in its fingerprint, {now} in its job" for name, was, now in changed[:4]
         )
-        raise RunDirectoryError(f"run.json holds two minds ({said}): it has been edited; restore it from a copy")
+        raise RunDirectoryError(f"run.json contradicts itself ({said}): it has been edited; restore it from a copy")
 
 
 def _title(sampling: SamplingSettings, reference: str, fingerprint: Mapping[str, Any]) -> str:
-    """As the literature writes it; of a run that was sampled before that way of sampling became what it is, as then."""
+    """The method as the literature writes it; of a run by an older version, as that version was written."""
     former = fingerprint.get("sampling.version", sampling.version) < sampling.version
     return (sampling.former_title if former else sampling.title)(reference).strip()
 

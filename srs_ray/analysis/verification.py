@@ -230,8 +230,8 @@ def _repeat(directory: RunDirectory, job: Job, indices: Sequence[int]) -> list[R
 
 
 def _contradictions(directory: RunDirectory) -> list[str]:
-    """One line for each point of which two `ok` rows, sampled alike, do not say the same: samples are a function of
-    the run's settings, so that one of them was not sampled."""
+    """One line for each point with two `ok` rows that were sampled alike and differ: samples are a function of the
+    run's settings, so one of the rows was not sampled."""
     columns = [*COUNTED, "device", "dtype", "batch"]
     first: dict[int, dict[str, Any]] = {}
     found: dict[int, str] = {}

@@ -141,7 +141,7 @@ def _watched_radius(job: Job) -> float:
 def _started(
     inputs: JobInputs, spec: WorkerSpec, workers: int, console: Console, accelerators: Sequence[str] = ()
 ) -> RunDirectory:
-    """The run directory, open for writing, once all that is to be said of it was said."""
+    """The run directory, open for writing, after its warnings are printed."""
     job = inputs.job
     fingerprint = fingerprint_of(spec, inputs.source)
     for warning in _chosen_on_this_noise(job.output, fingerprint):

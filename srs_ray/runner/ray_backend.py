@@ -112,7 +112,7 @@ class RayBackend:
     def describe(self, workers: int) -> str:
         resource, share = self._needs()
         room = self._room()
-        wait = f", of which {workers - room} wait for nodes to join" if workers > room else ""
+        wait = f", {workers - room} of them waiting for nodes to join" if workers > room else ""
         return f"{self.place}, device {self.device}, {workers} workers with {share:g} {resource} each{wait}"
 
     def _options(self) -> dict[str, float]:

@@ -94,7 +94,7 @@ class RunDirectory:
         `points` holds start, stop and every; `session` is any JSON on this start (started_at, versions, device, ...).
         `verified` names settings of the fingerprint that may differ: the caller has compared what they stand for.
         Parts that cannot be read, or have a row that claims other than its counts give, are moved to quarantine/ with
-        a logged warning: their points are to be done again.
+        a logged warning: their points are done again.
         Raises RunDirectoryError, with nothing changed, where the fingerprint differs from the one that is there, the
         folder belongs to something else, or it cannot be written. It keeps no other process out: a Lease does.
         """
@@ -345,7 +345,7 @@ class RunDirectory:
                 except FileNotFoundError:
                     continue  # another process moved it first
                 where = self._storage.where
-                log.warning("%s moved to %s: %s; its points are to be done again", where(name), where(moved), reason)
+                log.warning("%s moved to %s: %s; its points are done again", where(name), where(moved), reason)
 
 
 def _read_record(storage: Storage, forms: Sequence[RowFormat]) -> RunRecord | None:
