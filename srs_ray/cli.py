@@ -36,6 +36,7 @@ from srs_ray.cli_options import (
 from srs_ray.cli_output import keep_printing
 from srs_ray.cli_plan import PLAN_EXAMPLE, plan
 from srs_ray.cli_predict import PREDICT_EXAMPLE, predict
+from srs_ray.cli_report import REPORT_EXAMPLE, report
 from srs_ray.cli_results import (
     AGGREGATE_EXAMPLE,
     EXPORT_EXAMPLE,
@@ -198,6 +199,7 @@ app.command(epilog=PLOT_EXAMPLE)(plot)
 app.command(epilog=EXPORT_EXAMPLE)(export)
 app.command(epilog=VERIFY_EXAMPLE)(verify)
 app.command(epilog=ATTACK_EXAMPLE)(attack)
+app.command(epilog=REPORT_EXAMPLE)(report)
 
 
 @app.command(epilog="Example: srs-ray status runs/a --json")

@@ -110,6 +110,27 @@ def plot_curves(
         return save_figure(figure, output)
 
 
+def curves_figure(frames: Sequence[pd.DataFrame], labels: Sequence[str], most: int | None = None) -> Any:
+    """The axes of `plot_curves` with a legend, as a matplotlib figure without a background: for a page that has the
+    words beside it. Each curve steps at `most` radii at most; left-out steps are taken early, so it is never too high.
+    """
+    from matplotlib.figure import Figure
+
+    infos = [RunInfo.of(df) for df in frames]
+    above = 0.12 + 0.19 * len(frames)
+    height = above + AXES_HEIGHT + 0.5
+    figure = Figure(figsize=(WIDTH, height))
+    figure.patch.set_visible(False)
+    axes = figure.add_axes((0.8 / WIDTH, 0.5 / height, 1 - 0.95 / WIDTH, AXES_HEIGHT / height))
+    axes.patch.set_visible(False)
+    end = _end_of_axis(frames, infos)
+    _draw_axes(axes, end)
+    _draw_curves(axes, frames, infos, labels, end, most)
+    _mark_caps(axes, infos, end)
+    figure.legend(loc="upper left", bbox_to_anchor=(0.05 / WIDTH, 1 - 0.03 / height), labelcolor=GREY, **LEGEND)
+    return figure
+
+
 def drawable(output: str | Path) -> Path:
     """The path of a picture to be drawn; SrsRayError if its suffix is of no kind that is known here."""
     output = home_expanded(output, SrsRayError)
@@ -139,7 +160,12 @@ def _draw_axes(axes: Any, end: float) -> None:
 
 
 def _draw_curves(
-    axes: Any, frames: Sequence[pd.DataFrame], infos: Sequence[RunInfo], labels: Sequence[str], end: float
+    axes: Any,
+    frames: Sequence[pd.DataFrame],
+    infos: Sequence[RunInfo],
+    labels: Sequence[str],
+    end: float,
+    most: int | None = None,
 ) -> None:
     for i, (df, info, label) in enumerate(zip(frames, infos, labels, strict=True)):
         colour, dashes = COLOURS[i % len(COLOURS)], DASHES[i % len(DASHES)]
@@ -150,7 +176,7 @@ def _draw_curves(
         style: dict[str, Any] = {"where": "pre", "color": colour, "label": _legend(info, label)}
         until = max(full, default=0.0) if info.by_looks else last
         if until > 0:
-            curve = _curve(df, 0.0, until)
+            curve = _curve(df, 0.0, until, most)
             radius, share = curve["radius"], curve["certified_accuracy"]
             axes.fill_between(radius, curve["low"], curve["high"], step="pre", color=colour, alpha=0.14, linewidth=0)
             axes.step(radius, share, linestyle=dashes, linewidth=1.6, **style)
@@ -160,15 +186,18 @@ def _draw_curves(
             dots = {"color": colour, "linestyle": "none", "marker": "o", "markersize": 3.6, "gid": f"full-{i}"}
             axes.plot(at["radius"], at["certified_accuracy"], **dots)
         if until < last:
-            curve = _curve(df, until, last)
+            curve = _curve(df, until, last, most)
             shown = {"linestyle": (0, (1, 1.6)), "linewidth": 1.0, "gid": f"floor-{i}"}
             axes.step(curve["radius"], curve["certified_accuracy"], **shown, **style)
 
 
-def _curve(df: pd.DataFrame, start: float, end: float) -> pd.DataFrame:
-    """Certified accuracy at `start`, at `end`, and at every radius between at which it changes."""
+def _curve(df: pd.DataFrame, start: float, end: float, most: int | None = None) -> pd.DataFrame:
+    """Certified accuracy at `start`, at `end`, and at every radius between at which it changes, at `most` of them."""
     radii = certified_radii(df)
-    return certified_accuracy(df, np.unique([start, *radii[(start < radii) & (radii < end)], end]))
+    between = np.unique(radii[(start < radii) & (radii < end)])
+    if most is not None and len(between) > most:
+        between = between[np.linspace(0, len(between) - 1, most).astype(int)]
+    return certified_accuracy(df, np.unique([start, *between, end]))
 
 
 def _draw_ceilings(axes: Any, ceilings: Sequence[pd.DataFrame | None], labels: Sequence[str], end: float) -> None:
