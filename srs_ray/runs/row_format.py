@@ -93,7 +93,7 @@ def check_status(
     needed: Mapping[str, Sequence[str]],
     forbidden: Mapping[str, Sequence[str]],
 ) -> None:
-    """Raise ValueError for another status, a column that is not `known`, or nulls in the wrong places for the status."""
+    """Raise ValueError for another status, a column that is not `known`, or nulls in wrong places for the status."""
     status: Any = row.get("status")
     if status not in needed:
         raise ValueError(f"row of index {row.get('index')}: status is {status!r}, expected 'ok' or 'error'")
