@@ -9,7 +9,7 @@ import typer
 
 from srs_ray.cli_options import open_console
 from srs_ray.cli_output import refuse_lost_output
-from srs_ray.cli_results import RadiiOption, Runs
+from srs_ray.cli_results import AttackOption, RadiiOption, Runs
 
 REPORT_EXAMPLE = "Example: srs-ray report runs/a runs/b --output report.html"
 DOES_NOT_HOLD = 1
@@ -21,6 +21,7 @@ def report(
         Path, typer.Option(help="The report: .html, or .pdf by a Chromium-like browser (SRS_RAY_BROWSER names one).")
     ],
     radii: RadiiOption = None,
+    attack: AttackOption = None,
     images: Annotated[
         bool, typer.Option("--images/--no-images", help="Show the images of points, where the run's data are here.")
     ] = True,
@@ -43,7 +44,8 @@ def report(
     from srs_ray.analysis.report import Options, write_report
     from srs_ray.runs.printable import printable
 
-    made = write_report(runs, output, Options(radii=radii, images=images, data=data, run_code=run_code))
+    options = Options(radii, images, data, run_code, attacks=tuple(attack or ()))
+    made = write_report(runs, output, options)
     typer.echo(f"wrote {printable(str(output))}")
     notes = [
         f"{run.label}: {note}"

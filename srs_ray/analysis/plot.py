@@ -110,22 +110,28 @@ def plot_curves(
         return save_figure(figure, output)
 
 
-def curves_figure(frames: Sequence[pd.DataFrame], labels: Sequence[str], most: int | None = None) -> Any:
+def curves_figure(
+    frames: Sequence[pd.DataFrame],
+    labels: Sequence[str],
+    most: int | None = None,
+    attacks: Sequence[pd.DataFrame] = (),
+) -> Any:
     """The axes of `plot_curves` with a legend, as a matplotlib figure without a background: for a page that has the
     words beside it. Each curve steps at `most` radii at most; left-out steps are taken early, so it is never too high.
     """
     from matplotlib.figure import Figure
 
     infos = [RunInfo.of(df) for df in frames]
-    above = 0.12 + 0.19 * len(frames)
+    above = 0.12 + 0.19 * (len(frames) + len(attacks))
     height = above + AXES_HEIGHT + 0.5
     figure = Figure(figsize=(WIDTH, height))
     figure.patch.set_visible(False)
     axes = figure.add_axes((0.8 / WIDTH, 0.5 / height, 1 - 0.95 / WIDTH, AXES_HEIGHT / height))
     axes.patch.set_visible(False)
-    end = _end_of_axis(frames, infos)
+    end = _end_of_axis(frames, infos, attacks)
     _draw_axes(axes, end)
     _draw_curves(axes, frames, infos, labels, end, most)
+    _draw_ceilings(axes, matched(frames, attacks), labels, end)
     _mark_caps(axes, infos, end)
     figure.legend(loc="upper left", bbox_to_anchor=(0.05 / WIDTH, 1 - 0.03 / height), labelcolor=GREY, **LEGEND)
     return figure

@@ -11,6 +11,7 @@ import pandas as pd
 
 import srs_ray
 from srs_ray.analysis.accuracy import clopper_pearson_interval
+from srs_ray.analysis.attacks import AttackInfo, attacked_accuracy, load_attacks, matched
 from srs_ray.analysis.comparison import AccuracyAt, RunResults, accuracies, compare, notes
 from srs_ray.analysis.points import points_of
 from srs_ray.analysis.radii import Radius, parse_radii
@@ -42,6 +43,18 @@ class Options:
     images: bool = True
     data: str | None = None
     run_code: bool = False
+    attacks: tuple[str, ...] = ()  # directories of attacks, each on one of the runs
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """What an attack on a run found, in words: attacked accuracy by radius label, and the clean accuracy of F."""
+
+    frame: pd.DataFrame = field(repr=False)
+    described: str
+    at: Mapping[str, str]
+    clean: tuple[float, float, float, int] | None  # share with its 95 % interval, and points; None: not measured
+    contradicted: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -73,7 +86,7 @@ class RunReport:
     costs: list[CostLine]
     provenance: Provenance
     not_guaranteed: list[str]
-    attacked: Mapping[str, str] = field(default_factory=dict)  # accuracy under attack by radius label, where known
+    attacked: Attacked | None = None
 
 
 @dataclass(frozen=True)
@@ -105,8 +118,9 @@ def collect(runs: Sequence[str | os.PathLike[str]], options: Options, output: st
     frames = [points_of(directory) for directory in directories]
     asked = options.radii if options.radii is not None else [0, *report_radii(directories[0].job)]
     radii = list(dict.fromkeys(parse_radii(asked)))
-    results = compare(frames, radii)
-    parts = zip(directories, checked, frames, results, strict=True)
+    attacks = [load_attacks(attack) for attack in options.attacks]
+    results = compare(frames, radii, attacks=attacks)
+    parts = zip(directories, checked, frames, results, matched(frames, attacks), strict=True)
     made = tuple(
         _run_report(number, *part, radii, options, MOST_BYTES // len(frames), output)
         for number, part in enumerate(parts, start=1)
@@ -127,6 +141,7 @@ def _run_report(
     verification: Verification,
     df: pd.DataFrame,
     result: RunResults,
+    attacks: pd.DataFrame | None,
     radii: Sequence[Radius],
     options: Options,
     budget: int,
@@ -171,4 +186,20 @@ def _run_report(
         costs=cost_lines(df),
         provenance=provenance_of(directory, df, info, card, output),
         not_guaranteed=not_guaranteed(info, job, info.asked - len(df), result.summary.errors),
+        attacked=None if attacks is None else _attacked(attacks, result),
+    )
+
+
+def _attacked(attacks: pd.DataFrame, result: RunResults) -> Attacked:
+    info = AttackInfo.of(attacks)
+    clean = None
+    if "pgd" in info.kinds and len(attacks):
+        [row] = attacked_accuracy(attacks, [0], "base").to_dict("records")
+        clean = (row["attacked_accuracy"], row["low"], row["high"], int(row["unbroken"]))
+    return Attacked(
+        frame=attacks,
+        described=info.describe(),
+        at={at.radius_label: at.text() for at in result.attacked or ()},
+        clean=clean,
+        contradicted=result.contradicted,
     )

@@ -28,8 +28,13 @@ _PAGE_STYLE: dict[Any, Any] = {
 }
 
 
-def curves(frames: Sequence[pd.DataFrame], labels: Sequence[str], key: str) -> Markup | None:
-    """Certified accuracy against radius with 95 % bands; None where no run has a point. `key` makes its ids unique."""
+def curves(
+    frames: Sequence[pd.DataFrame], labels: Sequence[str], key: str, attacks: Sequence[pd.DataFrame] = ()
+) -> Markup | None:
+    """Certified accuracy against radius with 95 % bands, and attacked accuracy; None where no run has a point.
+
+    `key` makes its ids unique.
+    """
     shown = [(df, label) for df, label in zip(frames, labels, strict=True) if len(df)]
     if not shown:
         return None
@@ -38,7 +43,7 @@ def curves(frames: Sequence[pd.DataFrame], labels: Sequence[str], key: str) -> M
     with rc_context(_PAGE_STYLE):
         # matplotlib leaves out of a legend what starts with an underscore, and a long name leaves the page
         names = [label if len(label) <= 60 else f"{label[:59]}\N{HORIZONTAL ELLIPSIS}" for _, label in shown]
-        figure = curves_figure([df for df, _ in shown], names, STEPS)
+        figure = curves_figure([df for df, _ in shown], names, STEPS, attacks)
         words = f"Curve of certified accuracy against the l2 radius, of {', '.join(names)}. The table has its values."
         return _svg(figure, words, key)
 

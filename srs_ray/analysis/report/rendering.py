@@ -11,6 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -82,7 +83,7 @@ def render(report: Report) -> str:
     frames, labels = [run.frame for run in report.runs], [run.label for run in report.runs]
     drawn = {
         run.number: {
-            "curve": pictures.curves([run.frame], [run.label], f"curve-{run.number}"),
+            "curve": pictures.curves([run.frame], [run.label], f"curve-{run.number}", _attacks([run])),
             "radii": pictures.radii(run.frame, run.info, f"radii-{run.number}"),
             "bounds": pictures.bounds(run.frame, f"bounds-{run.number}"),
         }
@@ -91,7 +92,7 @@ def render(report: Report) -> str:
     return environment.get_template("report.html").render(
         report=report,
         drawn=drawn,
-        together=pictures.curves(frames, labels, "curves") if len(frames) > 1 else None,
+        together=pictures.curves(frames, labels, "curves", _attacks(report.runs)) if len(frames) > 1 else None,
         style=Markup(style),
         script=Markup(script),
         policy=_policy(style, script),
@@ -100,6 +101,11 @@ def render(report: Report) -> str:
         points_text=_points_text,
         span=span,
     )
+
+
+def _attacks(runs: Sequence[RunReport]) -> list[pd.DataFrame]:
+    """The attacks on runs that have a point: others have no curve."""
+    return [run.attacked.frame for run in runs if run.attacked is not None and len(run.frame)]
 
 
 def percent(share: float | None) -> str:
