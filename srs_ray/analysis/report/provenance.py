@@ -156,7 +156,7 @@ def _pairs(values: Mapping[str, Any]) -> Pairs:
 def _short(value: Any) -> str:
     """A JSON value as one printable line, cut where it is long."""
     if isinstance(value, Mapping):
-        text = ", ".join(f"{name} {_short(each)}" for name, each in value.items())
+        text = ", ".join(f"{name}: {_short(each)}" for name, each in value.items())
     elif isinstance(value, list | tuple):
         text = ", ".join(map(_short, value[:20])) + (f", ... ({len(value):,} in all)" if len(value) > 20 else "")
     else:

@@ -86,7 +86,7 @@ def test_the_card_of_the_weights_is_shown_where_it_is_theirs(digits_page, digits
     text = digits_page.text("run-1-provenance")
     digest = RunDirectory.open(digits_run).fingerprint["model.weights.digest"]
     assert digest in text
-    assert "accuracy under noise, by solver steps 1 0.2461, 3 0.9411, 30 0.9494" in text
+    assert "accuracy under noise, by solver steps 1: 0.2461, 3: 0.9411, 30: 0.9494" in text
     assert "hours of training 0.0395" in text
     assert "srs-ray train jobs/digits-train.yaml" in text
 
