@@ -20,6 +20,7 @@ from rich.markup import escape
 from rich.text import Text
 
 import srs_ray
+from srs_ray.cli_jobs import SETTINGS_EXAMPLE, settings
 from srs_ray.cli_options import (
     AddressOption,
     App,
@@ -146,6 +147,7 @@ def certify(
     raise typer.Exit(summary.exit_code)
 
 
+app.command(epilog=SETTINGS_EXAMPLE)(settings)
 app.command(epilog=PLAN_EXAMPLE)(with_job_options(plan))
 app.command(epilog=PREDICT_EXAMPLE)(predict)
 

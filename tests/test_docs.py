@@ -15,6 +15,7 @@ import yaml
 import srs_ray
 from srs_ray.job import Job
 from srs_ray.runs.schema import COLUMNS
+from srs_ray.settings_reference import setting_names
 from srs_ray.smoothing.row import PointRow
 from srs_ray.training.settings import TrainJob
 
@@ -84,7 +85,7 @@ def test_the_prose_has_no_riddles(page):
 def test_every_setting_has_its_meaning_on_the_page(job, place, code_reference):
     text = code_reference.pages()[place]
     assert "|  |" not in text, "a setting without a meaning"
-    names = code_reference.setting_names(job)
+    names = setting_names(job)
     assert len(names) > 40
     if job is TrainJob:
         assert "[those of a job](job.md#data)" in text

@@ -23,8 +23,11 @@ ROWS = [
     {"runs"},  # whose rows are held against the bounds of their counts
     {"training"},
     {"runner", "job", "job_file", "interface"},
-    {"planning", "analysis", "image_files"},
-    {"cli", "cli_options", "cli_output", "cli_plan", "cli_predict", "cli_results", "cli_verify", "cli_weights"},
+    {"planning", "analysis", "image_files", "settings_reference"},
+    {
+        *("cli", "cli_jobs", "cli_options", "cli_output", "cli_plan", "cli_predict", "cli_results", "cli_status"),
+        *("cli_verify", "cli_weights"),
+    },
     {"__main__"},
 ]
 ROW_OF = {room: row for row, rooms in enumerate(ROWS) for room in rooms}
@@ -34,12 +37,15 @@ BESIDE = {
     "srs_ray.interface": {"srs_ray.job", "srs_ray.job_file"},
     "srs_ray.runner": {"srs_ray.job"},
     "srs_ray.cli": {
-        f"srs_ray.cli_{name}" for name in ("options", "output", "plan", "predict", "results", "verify", "weights")
+        f"srs_ray.cli_{name}"
+        for name in ("jobs", "options", "output", "plan", "predict", "results", "status", "verify", "weights")
     },
+    "srs_ray.cli_jobs": {"srs_ray.cli_options", "srs_ray.cli_output"},
     "srs_ray.cli_plan": {"srs_ray.cli_options"},
     "srs_ray.cli_predict": {"srs_ray.cli_options"},
     "srs_ray.cli_weights": {"srs_ray.cli_options"},
     "srs_ray.cli_results": {"srs_ray.cli_options", "srs_ray.cli_output"},
+    "srs_ray.cli_status": {"srs_ray.cli_options", "srs_ray.cli_output", "srs_ray.cli_results"},
     "srs_ray.cli_verify": {"srs_ray.cli_options", "srs_ray.cli_output", "srs_ray.cli_results"},
 }
 Imports = dict[str, set[str]]

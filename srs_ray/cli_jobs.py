@@ -1,0 +1,111 @@
+"""The commands about job files themselves: `srs-ray settings`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from srs_ray.cli_options import open_console
+from srs_ray.cli_output import refuse_lost_output
+from srs_ray.errors import SrsRayError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from srs_ray.settings_reference import Group, Section
+
+SETTINGS_EXAMPLE = "Example: srs-ray settings sampling"
+FORMS = ("table", "markdown", "json")
+HEADINGS = ("setting", "type", "default", "meaning")
+
+
+def settings(
+    section: Annotated[
+        str | None,
+        typer.Argument(metavar="[SECTION]", help="A section such as sampling, or a setting in it such as noise.sigma."),
+    ] = None,
+    train: Annotated[bool, typer.Option("--train", help="Those of a job file for `srs-ray train`.")] = False,
+    form: Annotated[str, typer.Option("--format", help="table, markdown or json.")] = "table",
+) -> None:
+    """All settings of a job file, with type, default and meaning."""
+    if form not in FORMS:
+        raise SrsRayError(f"no format {form!r}; there are {', '.join(FORMS[:-1])} and {FORMS[-1]}")
+    from srs_ray.settings_reference import chosen_sections
+
+    if train:
+        from srs_ray.training.settings import TrainJob
+
+        found = chosen_sections(TrainJob, section)
+    else:
+        from srs_ray.job import Job
+
+        found = chosen_sections(Job, section)
+    if form == "json":
+        typer.echo(json.dumps([_plain(each) for each in found], indent=2, ensure_ascii=False))
+    elif form == "markdown":
+        typer.echo("\n\n".join(_markdown(each) for each in found))
+    else:
+        _print_table(found)
+    refuse_lost_output()
+
+
+def _plain(section: Section) -> dict[str, object]:
+    """A section as JSON values, types and defaults without Markdown."""
+    groups = [
+        {
+            "title": group.title,
+            "summary": group.summary,
+            "settings": [
+                {**asdict(each), "type": _bare(each.type), "default": _bare(each.default)} for each in group.settings
+            ],
+        }
+        for group in section.groups
+    ]
+    return {"name": section.name, "default": _bare(section.default), "meaning": section.meaning, "groups": groups}
+
+
+def _markdown(section: Section) -> str:
+    parts = [f"## {section.name}", section.meaning]
+    for group in section.groups:
+        parts += [f"### {group.title}"] if group.title else []
+        parts += [group.summary] if group.summary else []
+        if group.settings:
+            rows = [HEADINGS, ("---",) * len(HEADINGS)]
+            rows += [(f"`{each.name}`", each.type, each.default, each.meaning) for each in group.settings]
+            parts.append(
+                "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows)
+            )
+    return "\n\n".join(parts)
+
+
+def _print_table(found: Sequence[Section]) -> None:
+    """Sections with their settings; below 100 columns a setting's meaning gets lines of its own."""
+    console = open_console()
+    for number, section in enumerate(found):
+        console.print(
+            f"{chr(10) if number else ''}[bold]{escape(section.name)}[/]: {escape(section.meaning)}", highlight=False
+        )
+        for group in section.groups:
+            if group.title:
+                console.print(f"\n  [bold]{escape(group.title)}[/]", highlight=False)
+            if group.summary and len(section.groups) > 1:
+                console.print(f"  [dim]{escape(group.summary.replace(chr(10) * 2, chr(32)))}[/]", highlight=False)
+            for line in _lines(group):
+                console.print(escape(line), highlight=False)
+
+
+def _lines(group: Group) -> list[str]:
+    lines = []
+    for each in group.settings:
+        default = _bare(each.default)
+        said = "required" if default == "required" else f"default: {default}"
+        lines += [f"  {each.name}  ({_bare(each.type)}; {said})", f"      {each.meaning}"]
+    return lines
+
+
+def _bare(markdown: str) -> str:
+    return markdown.replace("`", "").replace("**", "")
