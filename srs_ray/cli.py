@@ -20,7 +20,7 @@ from rich.markup import escape
 from rich.text import Text
 
 import srs_ray
-from srs_ray.cli_jobs import SETTINGS_EXAMPLE, settings
+from srs_ray.cli_jobs import INIT_EXAMPLE, SETTINGS_EXAMPLE, init, settings
 from srs_ray.cli_options import (
     AddressOption,
     App,
@@ -148,6 +148,7 @@ def certify(
 
 
 app.command(epilog=SETTINGS_EXAMPLE)(settings)
+app.command(epilog=INIT_EXAMPLE)(init)
 app.command(epilog=PLAN_EXAMPLE)(with_job_options(plan))
 app.command(epilog=PREDICT_EXAMPLE)(predict)
 

@@ -1,9 +1,10 @@
-"""The commands about job files themselves: `srs-ray settings`."""
+"""The commands about job files themselves: `srs-ray settings` and `init`."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from srs_ray.settings_reference import Group, Section
 
 SETTINGS_EXAMPLE = "Example: srs-ray settings sampling"
+INIT_EXAMPLE = "Example: srs-ray init job.yaml --model mdeq-tiny-digits --data digits"
 FORMS = ("table", "markdown", "json")
 HEADINGS = ("setting", "type", "default", "meaning")
 
@@ -50,6 +52,45 @@ def settings(
         typer.echo("\n\n".join(_markdown(each) for each in found))
     else:
         _print_table(found)
+    refuse_lost_output()
+
+
+def init(
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="The job file to write.")],
+    model: Annotated[
+        str,
+        typer.Option(help="An architecture such as mdeq-small-cifar10; import: your own; torchvision: one of those."),
+    ],
+    data: Annotated[
+        str, typer.Option(help="The kind of data: digits, cifar10, imagenet, imagefolder, parquet, import.")
+    ],
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="Sampling method: standard, srs, anchored or auto. Default: srs for an architecture, else standard."
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
+) -> None:
+    """Write a first job file, with a comment on each setting."""
+    from srs_ray.job_template import CHANGE, job_template
+    from srs_ray.runs.printable import printable
+    from srs_ray.settings import home_expanded
+
+    target = home_expanded(path, SrsRayError)
+    text = job_template(model, data, method, f"runs/{target.stem}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("w" if force else "x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError as error:
+        raise SrsRayError(f"{target} is there already: give another name, or --force to replace it") from error
+    except OSError as error:
+        raise SrsRayError(f"cannot write {target} ({error.strerror or error}): give another name") from error
+    shown = printable(str(target))
+    places = text.count(f"# {CHANGE}")
+    todo = f"change {places} line{'s' * (places != 1)} marked {CHANGE[:-1]}, then run" if places else "run"
+    typer.echo(f"wrote {shown}; {todo}: srs-ray certify {shown}")
     refuse_lost_output()
 
 

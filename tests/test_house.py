@@ -23,7 +23,7 @@ ROWS = [
     {"runs"},  # whose rows are held against the bounds of their counts
     {"training"},
     {"runner", "job", "job_file", "interface"},
-    {"planning", "analysis", "image_files", "settings_reference"},
+    {"planning", "analysis", "image_files", "settings_reference", "job_template"},
     {
         *("cli", "cli_jobs", "cli_options", "cli_output", "cli_plan", "cli_predict", "cli_results", "cli_status"),
         *("cli_verify", "cli_weights"),
@@ -36,6 +36,7 @@ BESIDE = {
     "srs_ray.job_file": {"srs_ray.job"},
     "srs_ray.interface": {"srs_ray.job", "srs_ray.job_file"},
     "srs_ray.runner": {"srs_ray.job"},
+    "srs_ray.job_template": {"srs_ray.settings_reference"},
     "srs_ray.cli": {
         f"srs_ray.cli_{name}"
         for name in ("jobs", "options", "output", "plan", "predict", "results", "status", "verify", "weights")
