@@ -68,7 +68,8 @@ def job_template(model: str, data: str, method: str | None, output: str) -> str:
     }
     lines = [
         f"# Certifies {_named(model)} on data of kind {data} by {METHODS[method]}.",
-        f"# Written by `srs-ray init`; `srs-ray settings` tells all settings. A line marked {CHANGE[:-1]} names something of yours.",
+        "# Written by `srs-ray init`; `srs-ray settings` tells all settings.",
+        f"# A line marked {CHANGE[:-1]} names something of yours.",
     ]
     for section in sections(Job):
         if content.get(section.name):
