@@ -101,7 +101,7 @@ def _run(inputs: JobInputs, backend: Backend, lease: Lease, console: Console) ->
         inputs.indices,
         lambda indices: _with_sources(_rows(run, backend, spec, inputs.cargo, indices), inputs.dataset),
         lambda: backend.ready,
-        _watched_radius(job),
+        _watched(job),
         console,
     )
 
@@ -127,15 +127,17 @@ def _spec_of_a_finished_run(inputs: JobInputs) -> tuple[WorkerSpec, int] | None:
 def _run_nothing(inputs: JobInputs, spec: WorkerSpec, workers: int, lease: Lease, console: Console) -> RunSummary:
     """A run with nothing to do, for which nothing is started."""
     run = _started(inputs, spec, workers, console)
-    return finish(run, lease, inputs.indices, _no_rows, lambda: 0, _watched_radius(inputs.job), console)
+    return finish(run, lease, inputs.indices, _no_rows, lambda: 0, _watched(inputs.job), console)
 
 
 def _no_rows(indices: Sequence[int]) -> Rows:
     raise AssertionError(f"points {list(indices)} were to be finished")
 
 
-def _watched_radius(job: Job) -> float:
-    return median_low(job.report.radii) if job.report.radii else 0.0
+def _watched(job: Job) -> Tally:
+    """What of the job's points is counted while it runs."""
+    radii = job.report.radii
+    return Tally(median_low(radii) if radii else 0.0, radii=radii, targets=job.report.targets or {})
 
 
 def _started(
@@ -222,17 +224,17 @@ def finish(
     indices: Sequence[int],
     rows_of: Callable[[Sequence[int]], Rows],
     workers: Callable[[], int],
-    radius: float,
+    tally: Tally,
     console: Console,
 ) -> RunSummary:
     """Does what a run directory lacks of the points `indices`, and keeps each row that `rows_of` yields.
 
-    `workers()` is how many are at work, and `radius` one that is watched, for who looks on. Raises RunDirectoryError
+    `workers()` is how many are at work, and `tally`, empty, counts points for who looks on. Raises RunDirectoryError
     where rows cannot be kept, or another process has taken the lease over.
     """
     finished_before = run.finished()
     todo = [index for index in indices if index not in finished_before]
-    tally = _tally(run, set(indices), radius)
+    _count_earlier(run, set(indices), tally)
     console.print(f"{len(todo)} of {len(indices)} points to do", highlight=False)
     finished = 0
     with StopRequest() as stop, RowWriter(run) as writer, RunProgress(console, len(indices), tally) as progress:
@@ -267,10 +269,9 @@ def _report(row: Row) -> None:
         log.warning("point %d: %s", row["index"], row["error"])
 
 
-def _tally(run: RunDirectory, asked: set[int], radius: float) -> Tally:
-    """Counts over the points asked for that earlier sessions finished."""
-    tally = Tally(radius)
-    for row in run.rows(["index", "status", "predicted", "correct", "radius"]).to_pylist():
+def _count_earlier(run: RunDirectory, asked: set[int], tally: Tally) -> None:
+    """Counts the points asked for that earlier sessions finished, in the order in which they ended."""
+    columns = ["index", "status", "predicted", "correct", "radius", "audited", "disagreed", "finished_at"]
+    for row in run.rows(columns).sort_by("finished_at").to_pylist():
         if row["index"] in asked and row["status"] == "ok":
             tally.add(row)
-    return tally

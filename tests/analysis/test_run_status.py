@@ -96,7 +96,7 @@ def test_accuracy_by_looks_is_a_floor_off_the_targets(write_run, points):
     path = write_run("looks", points, **by_looks)
     assert [at["floor"] for at in run_status(path)["certified_accuracy"]] == [False, True, False]
     text = status_text(run_status(path))
-    assert "40.0 at 0, >= 40.0 at 0.25, 20.0 at 0.5" in text
+    assert "40.0 (5-85) at 0, >= 40.0 (5-85) at 0.25, 20.0 (1-72) at 0.5" in text
     assert ">=: a floor; sampling of a point stops when its target radii (0, 0.5) are decided" in text
     assert "floor" not in status_text(run_status(write_run("full", points)))
 
