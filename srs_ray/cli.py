@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shlex
 import signal
 import sys
-import time
-from contextlib import nullcontext
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.live import Live
 from rich.logging import RichHandler
 from rich.markup import escape
-from rich.text import Text
 
 import srs_ray
 from srs_ray.cli_jobs import INIT_EXAMPLE, SETTINGS_EXAMPLE, init, settings
@@ -46,6 +40,7 @@ from srs_ray.cli_results import (
     plot,
     print_table,
 )
+from srs_ray.cli_status import STATUS_EXAMPLE, status
 from srs_ray.cli_verify import VERIFY_EXAMPLE, verify
 from srs_ray.cli_weights import weights_app
 from srs_ray.errors import SrsRayError
@@ -201,33 +196,7 @@ app.command(epilog=EXPORT_EXAMPLE)(export)
 app.command(epilog=VERIFY_EXAMPLE)(verify)
 
 
-@app.command(epilog="Example: srs-ray status runs/a --json")
-def status(
-    run: Run,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for other programs.")] = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Show it again every few seconds, until all is done.")] = False,
-    interval: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks of --watch.")] = 10.0,
-) -> None:
-    """How far a run is, from its run directory alone: also somebody else's, while it runs."""
-    from srs_ray.analysis import run_status, status_text
-
-    if as_json and watch:
-        raise typer.BadParameter("--json and --watch exclude each other")
-    state = run_status(run)
-    if not watch:
-        typer.echo(json.dumps(state, indent=2) if as_json else status_text(state), nl=as_json)
-        return
-    console = Console()
-    with Live(console=console, auto_refresh=False) if console.is_terminal else nullcontext() as live:
-        while True:
-            if live is not None:
-                live.update(Text(status_text(state)), refresh=True)
-            else:
-                typer.echo(status_text(state))
-            if not state["pending"]:
-                return
-            time.sleep(interval)
-            state = run_status(run)
+app.command(epilog=STATUS_EXAMPLE)(status)
 
 
 @app.command(epilog="Example: srs-ray compact runs/a")
