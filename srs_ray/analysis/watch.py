@@ -57,7 +57,7 @@ class Look:
             str(state["in_error"]),
             f"{rate:.0f}" if rate else "",
             f"{lately:.0f}" if going and lately is not None else "",
-            to_go_text(state).removeprefix("at that pace ").removesuffix(" to go"),
+            to_go_text(state).removeprefix("at that pace ").replace(" to go", ""),
             ", ".join(f"{at.radius_label}: {at.percent(INTERVAL)}" for at in self.accuracies),
             age_text(state),
         )

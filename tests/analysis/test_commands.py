@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import urllib.request
 
 import pandas as pd
+import pytest
 from typer.testing import CliRunner
 
 from srs_ray.cli import app
@@ -50,3 +57,63 @@ def test_export_says_what_the_text_cannot_on_stderr(write_run, points, tmp_path)
     assert (tmp_path / "a.tsv").read_text() == out
     theirs = pd.read_csv(tmp_path / "a.tsv", delimiter="\t")
     assert theirs["correct"].mean() == 0.4
+
+
+def test_status_of_several_runs_is_one_block_each_or_a_list(write_run, points):
+    runs = (write_run("first", points), write_run("second", points[:4]))
+    out, _ = command("status", *runs)
+    assert "first: SRS 3A" in out
+    assert "second: SRS 3A" in out
+    assert [state["done"] for state in json.loads(command("status", *runs, "--json")[0])] == [4, 4]
+    assert json.loads(command("status", runs[0], "--json")[0])["run"] == "first"
+
+
+@pytest.mark.parametrize("options", [["--json", "--serve"], ["--watch", "--serve"], ["--port", "1"]])
+def test_options_of_status_that_exclude_each_other_are_refused(write_run, points, options):
+    result = CliRunner().invoke(app, ["status", str(write_run("a", points)), *options])
+    assert result.exit_code == 2
+
+
+def test_a_run_is_served_until_ctrl_c(write_run, points):
+    call = [sys.executable, "-m", "srs_ray", "status", str(write_run("small", points)), "--serve"]
+    with subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+        address = server.stdout.readline().split()[0]
+        assert address.startswith("http://127.0.0.1:")
+        with urllib.request.urlopen(address, timeout=30) as answer:
+            assert "<h2>small</h2>" in answer.read().decode()
+        server.send_signal(signal.SIGINT)
+        _, err = server.communicate()
+    assert (server.returncode, err) == (130, "")
+
+
+def test_a_port_that_is_taken_is_told(write_run, points):
+    call = [sys.executable, "-m", "srs_ray", "status", str(write_run("small", points)), "--serve"]
+    with subprocess.Popen(call, stdout=subprocess.PIPE, text=True) as server:
+        port = server.stdout.readline().split()[0].rstrip("/").rpartition(":")[2]
+        second = subprocess.run([*call, "--port", port], capture_output=True, text=True)
+        server.send_signal(signal.SIGINT)
+    assert second.returncode == 2
+    assert f"port {port} of 127.0.0.1 cannot be had" in second.stderr
+
+
+def test_runs_are_watched_on_a_terminal_until_ctrl_c(write_run, points):
+    runs = [str(write_run("first", points, stop=200)), str(write_run("second", points))]
+    main, side = pty.openpty()
+    call = [sys.executable, "-m", "srs_ray", "status", *runs, "--watch", "--every", "0.1"]
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "150", "LINES": "30"}
+    with subprocess.Popen(call, stdout=side, stderr=side, env=environment) as watch:
+        os.close(side)
+        shown = b""
+        while shown.count(b"newest row") < 2:
+            shown += os.read(main, 4096)
+        watch.send_signal(signal.SIGINT)
+        try:
+            while piece := os.read(main, 4096):
+                shown += piece
+        except OSError:  # the terminal's other end is closed
+            pass
+    os.close(main)
+    assert watch.returncode == 130
+    assert b"first" in shown
+    assert b"4/10" in shown
+    assert b"Traceback" not in shown
