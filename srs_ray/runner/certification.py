@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import median_low
 from typing import Any
 
@@ -16,6 +16,7 @@ from srs_ray.data import PointDataset
 from srs_ray.errors import RunDirectoryError
 from srs_ray.job import Job
 from srs_ray.runner.backend import Backend, Rows
+from srs_ray.runner.ending import broken_off, ended, run_command, shown_command
 from srs_ray.runner.feasibility import check_feasible
 from srs_ray.runner.preparation import JobInputs, begun_with, fingerprint_of, session_record
 from srs_ray.runner.progress import RunProgress, Tally
@@ -47,6 +48,7 @@ class RunSummary:
     finished: int
     errors: int
     signal: int | None
+    certified_accuracy: Mapping[float, float] = field(default_factory=dict)  # of the points that ended, by radius
 
     @property
     def missing(self) -> int:
@@ -61,11 +63,19 @@ class RunSummary:
         return 3 if self.missing else 0
 
 
-def certify(job: Job, open_backend: Callable[[], Backend], console: Console, download: bool = False) -> RunSummary:
+def certify(
+    job: Job,
+    open_backend: Callable[[], Backend],
+    console: Console,
+    download: bool = False,
+    tell_end: bool = True,
+) -> RunSummary:
     """Runs a job, or continues it: certifies the points that its run directory does not hold yet.
 
     Everything is read and checked before the backend is opened, and where nothing is to do it is not. Rows are kept as
     they come, through Ctrl-C, SIGTERM, SIGHUP and the loss of workers. Raises SrsRayError for what the user can mend.
+    With `tell_end` the job's command `execution.on_end` runs when the run has ended, also by an exception; it changes
+    nothing of how it ended.
     """
     for warning in check_feasible(job):
         console.print(f"[yellow]warning:[/] {escape(printable(warning))}", highlight=False)
@@ -78,15 +88,32 @@ def certify(job: Job, open_backend: Callable[[], Backend], console: Console, dow
             f"{job.noise.sigma:g}: certificates are valid, but radii are usually best at the sigma of the training",
             highlight=False,
         )
-    with Lease.acquire(job.output) as lease:
-        done = _spec_of_a_finished_run(inputs)
-        if done is not None:
-            return _run_nothing(inputs, *done, lease, console)
-        backend = open_backend()
-        try:
-            return _run(inputs, backend, lease, console)
-        finally:
-            backend.close()
+    command = job.execution.on_end if tell_end else None
+    if command is not None:
+        console.print(f"execution.on_end: at its end the run starts: {escape(shown_command(command))}", highlight=False)
+    begun = False
+    try:
+        with Lease.acquire(job.output) as lease:
+            begun = True
+            summary = _certified(inputs, open_backend, lease, console)
+    except (Exception, KeyboardInterrupt) as error:
+        if command is not None and begun:
+            run_command(command, broken_off(job.output, error), job.execution.on_end_seconds)
+        raise
+    if command is not None:
+        run_command(command, ended(summary), job.execution.on_end_seconds)
+    return summary
+
+
+def _certified(inputs: JobInputs, open_backend: Callable[[], Backend], lease: Lease, console: Console) -> RunSummary:
+    done = _spec_of_a_finished_run(inputs)
+    if done is not None:
+        return _run_nothing(inputs, *done, lease, console)
+    backend = open_backend()
+    try:
+        return _run(inputs, backend, lease, console)
+    finally:
+        backend.close()
 
 
 def _run(inputs: JobInputs, backend: Backend, lease: Lease, console: Console) -> RunSummary:
@@ -259,6 +286,7 @@ def finish(
         finished=finished,
         errors=tally.errors,
         signal=stop.received,
+        certified_accuracy=tally.shares,
     )
 
 

@@ -83,6 +83,12 @@ class Tally:
         return [*parts, f"errors: {self.errors}"] if self.errors else parts
 
     @property
+    def shares(self) -> dict[float, float]:
+        """Certified accuracy at `radii`, of the points that ended; empty where none did."""
+        ended = self.done + self.errors
+        return {radius: self.reached[radius] / ended for radius in self.radii} if ended else {}
+
+    @property
     def details(self) -> list[str]:
         """What else there is to say, a line each: certified accuracy by radius, disagreement over time, errors."""
         ended, lines = self.done + self.errors, []
