@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from srs_ray.cli_options import open_console
+from srs_ray.cli_options import architecture_names, completing, data_kinds, one_of, open_console
 from srs_ray.cli_output import refuse_lost_output
 from srs_ray.errors import SrsRayError
 
@@ -31,7 +31,9 @@ def settings(
         typer.Argument(metavar="[SECTION]", help="A section such as sampling, or a setting in it such as noise.sigma."),
     ] = None,
     train: Annotated[bool, typer.Option("--train", help="Those of a job file for `srs-ray train`.")] = False,
-    form: Annotated[str, typer.Option("--format", help="table, markdown or json.")] = "table",
+    form: Annotated[
+        str, typer.Option("--format", help="table, markdown or json.", autocompletion=one_of(*FORMS))
+    ] = "table",
 ) -> None:
     """All settings of a job file, with type, default and meaning."""
     if form not in FORMS:
@@ -59,15 +61,23 @@ def init(
     path: Annotated[Path, typer.Argument(metavar="FILE", help="The job file to write.")],
     model: Annotated[
         str,
-        typer.Option(help="An architecture such as mdeq-small-cifar10; import: your own; torchvision: one of those."),
+        typer.Option(
+            help="An architecture such as mdeq-small-cifar10; import: your own; torchvision: one of those.",
+            autocompletion=completing(lambda: [*architecture_names(), "import", "torchvision"]),
+        ),
     ],
     data: Annotated[
-        str, typer.Option(help="The kind of data: digits, cifar10, imagenet, imagefolder, parquet, import.")
+        str,
+        typer.Option(
+            help="The kind of data: digits, cifar10, imagenet, imagefolder, parquet, import.",
+            autocompletion=completing(data_kinds),
+        ),
     ],
     method: Annotated[
         str | None,
         typer.Option(
-            help="Sampling method: standard, srs, anchored or auto. Default: srs for an architecture, else standard."
+            help="Sampling: standard, srs, anchored or auto. Default: srs for an architecture, else standard.",
+            autocompletion=one_of("standard", "srs", "anchored", "auto"),
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,

@@ -34,7 +34,9 @@ def plan(
     address: AddressOption = None,
     no_ray: NoRayOption = False,
     download: DownloadOption = False,
-    form: Annotated[str, typer.Option("--format", help="table or json.")] = "table",
+    form: Annotated[
+        str, typer.Option("--format", help="table or json.", autocompletion=one_of("table", "json"))
+    ] = "table",
 ) -> None:
     """What a job will cost and can earn, from a pilot of evenly spread points, and what to change to reach a radius.
 

@@ -35,7 +35,9 @@ def verify(
             "directory. It runs before it can be compared with the run's: read it first.",
         ),
     ] = False,
-    form: Annotated[str, typer.Option("--format", help="table or json.")] = "table",
+    form: Annotated[
+        str, typer.Option("--format", help="table or json.", autocompletion=one_of("table", "json"))
+    ] = "table",
 ) -> None:
     """Check a run that somebody hands over: every row against its counts, and some points by certifying them again.
 
