@@ -27,12 +27,7 @@ weights_app = App(no_args_is_help=True, help="Convert, inspect, draw and make we
 def convert(
     source: Annotated[str, typer.Argument(help="A checkpoint in the published format.")],
     target: Annotated[Path, typer.Argument(help="The safetensors file to write.")],
-    arch: Annotated[
-        str | None,
-        typer.Option(
-            help="The architecture; default: the one that fits.", autocompletion=completing(architecture_names)
-        ),
-    ] = None,
+    arch: FittingArch = None,
 ) -> None:
     """Convert a checkpoint to safetensors with weight normalisation folded; it certifies just as the original does."""
     from srs_ray.models.mdeq.checkpoints import build_model, fitting_architectures, read_weights
@@ -52,12 +47,7 @@ def convert(
 
 @weights_app.command(epilog="Example: srs-ray weights inspect mdeq-tiny-digits-sigma25")
 def inspect(
-    source: Annotated[
-        str,
-        typer.Argument(
-            help="A checkpoint file, or the name of shipped weights.", autocompletion=completing(weights_names)
-        ),
-    ],
+    source: Source,
 ) -> None:
     """What a checkpoint holds: size, digest, the architectures it fits, how it was made."""
     import yaml
@@ -73,12 +63,7 @@ def inspect(
     "--output small-start.safetensors"
 )
 def calibrate(
-    source: Annotated[
-        str,
-        typer.Argument(
-            help="A checkpoint file, or the name of shipped weights.", autocompletion=completing(weights_names)
-        ),
-    ],
+    source: Source,
     sigma: Annotated[float, typer.Option(help="Standard deviation of the noise, in pixel units of [0, 1].")],
     data: Annotated[
         str,
@@ -97,12 +82,7 @@ def calibrate(
         float, typer.Option(min=0, help="Points of accuracy that few steps may lose, to propose them.")
     ] = 1,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of images and noise.")] = 0,
-    arch: Annotated[
-        str | None,
-        typer.Option(
-            help="The architecture; default: the one that fits.", autocompletion=completing(architecture_names)
-        ),
-    ] = None,
+    arch: FittingArch = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
     """Give weights a start, so that a base classifier can be a few steps from it, and say how many are enough.
