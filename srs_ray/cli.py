@@ -14,6 +14,7 @@ from rich.logging import RichHandler
 from rich.markup import escape
 
 import srs_ray
+from srs_ray.cli_attack import ATTACK_EXAMPLE, attack
 from srs_ray.cli_jobs import INIT_EXAMPLE, SETTINGS_EXAMPLE, init, settings
 from srs_ray.cli_options import (
     AddressOption,
@@ -30,6 +31,7 @@ from srs_ray.cli_options import (
 from srs_ray.cli_output import keep_printing
 from srs_ray.cli_plan import PLAN_EXAMPLE, plan
 from srs_ray.cli_predict import PREDICT_EXAMPLE, predict
+from srs_ray.cli_report import REPORT_EXAMPLE, report
 from srs_ray.cli_results import (
     AGGREGATE_EXAMPLE,
     EXPORT_EXAMPLE,
@@ -194,6 +196,8 @@ app.command(epilog=AGGREGATE_EXAMPLE)(aggregate)
 app.command(epilog=PLOT_EXAMPLE)(plot)
 app.command(epilog=EXPORT_EXAMPLE)(export)
 app.command(epilog=VERIFY_EXAMPLE)(verify)
+app.command(epilog=ATTACK_EXAMPLE)(attack)
+app.command(epilog=REPORT_EXAMPLE)(report)
 
 
 app.command(epilog=STATUS_EXAMPLE)(status)
@@ -201,10 +205,12 @@ app.command(epilog=STATUS_EXAMPLE)(status)
 
 @app.command(epilog="Example: srs-ray compact runs/a")
 def compact(run: Run) -> None:
-    """Merge the small Parquet files of a run that nobody writes now; `certify` does it by itself as it goes."""
+    """Merge the small Parquet files of a run or an attack that nobody writes now; `certify` and `attack` do it as they
+    go."""
     from srs_ray.runs import Lease, RunDirectory
+    from srs_ray.runs.record import FORMATS
 
-    directory = RunDirectory.open(run)
+    directory = RunDirectory.open(run, FORMATS)
     with Lease.acquire(run):
         before, after = directory.compact()
     typer.echo(f"{before} {'part' if before == 1 else 'parts'} before, {after} now")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -37,6 +38,14 @@ RadiiOption = Annotated[
 ]
 
 
+AttackOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="DIRECTORY", help="The directory of an attack on one of the runs: its ceiling too. May be repeated."
+    ),
+]
+
+
 def _frames(runs: list[str], certificate: str | None, alpha: float | None) -> list[Any]:
     from srs_ray.analysis import load_points, recertify
 
@@ -61,15 +70,16 @@ def print_table(
     alpha: float | None = None,
     of: str = "ended",
     project_n: int | None = None,
+    attacks: Sequence[str] = (),
     latex: LatexStyle | None = None,
     output: Path | None = None,
 ) -> None:
     """Print the table of runs, recomputed if asked, in a form of `aggregate`; or write it to a file."""
-    from srs_ray.analysis import comparison_table, point_warnings, write_text
+    from srs_ray.analysis import comparison_table, load_attacks, point_warnings, write_text
 
     frames = _frames(runs, certificate, alpha)
     shown = radii if radii is not None else _default_radii(runs[0])
-    text = comparison_table(frames, shown, form, of, project_n, latex)
+    text = comparison_table(frames, shown, form, of, project_n, list(map(load_attacks, attacks)), latex)
     if output is None:
         typer.echo(text, nl=False)
     else:
@@ -105,6 +115,7 @@ def aggregate(
             help="Also show what points would be certified at this n if their rates of hits stayed: no certificate."
         ),
     ] = None,
+    attack: AttackOption = None,
     intervals: Annotated[bool, typer.Option("--intervals", help="latex: with 95 % intervals.")] = False,
     caption: Annotated[str | None, typer.Option(help="latex: the caption, as text.")] = None,
     tag: Annotated[str | None, typer.Option(help="latex: the label to refer to it by, such as tab:cifar10.")] = None,
@@ -118,7 +129,7 @@ def aggregate(
         from srs_ray.analysis.table import LatexStyle
 
         latex = LatexStyle(intervals, caption, tag)
-    print_table(runs, radii, form, certificate, alpha, of, project_n, latex, output)
+    print_table(runs, radii, form, certificate, alpha, of, project_n, attack or (), latex, output)
     refuse_lost_output()
 
 
@@ -127,6 +138,7 @@ def plot(
     output: Annotated[Path, typer.Option(help="The picture: .png, .svg or .pdf.")],
     certificate: CertificateOption = None,
     alpha: AlphaOption = None,
+    attack: AttackOption = None,
     title: Annotated[str | None, typer.Option(help="Default: the models' names.")] = None,
     label: Annotated[
         list[str] | None, typer.Option(help="What the legend says of a run; once for each run, in their order.")
@@ -136,11 +148,12 @@ def plot(
     end: Annotated[str | None, typer.Option("--to", help="Last radius. Default: a little beyond the largest.")] = None,
 ) -> None:
     """Certified accuracy against radius, one curve for each run, with 95 % bands."""
-    from srs_ray.analysis import plot_curves
+    from srs_ray.analysis import load_attacks, plot_curves
 
     look: dict[str, Any] = {"title": title, "labels": label or None, "bands": not no_bands}
     look |= {name: _radius(text) for name, text in (("min_radius", start), ("max_radius", end)) if text is not None}
-    typer.echo(f"wrote {plot_curves(_frames(runs, certificate, alpha), output, **look)}")
+    attacks = list(map(load_attacks, attack or ()))
+    typer.echo(f"wrote {plot_curves(_frames(runs, certificate, alpha), output, attacks=attacks, **look)}")
 
 
 def _radius(text: str) -> float:

@@ -104,13 +104,25 @@ def _load(kind: type[JobType], path: Path, overrides: Mapping[str, Any]) -> JobT
         raise JobError(f"{path} is not readable as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):
         raise JobError(f"{path}: expected a mapping of settings, found {type(raw).__name__}")
+    return _validated(kind, raw, overrides, str(path))
+
+
+def changed_job(job: Job, overrides: Mapping[str, Any]) -> Job:
+    """A job with dotted settings overridden; JobError names each setting that is wrong."""
+    raw = job.model_dump(mode="json", by_alias=True)
+    return _validated(
+        Job, {name: value for name, value in raw.items() if value is not None}, overrides, "the run's job"
+    )
+
+
+def _validated(kind: type[JobType], raw: dict[str, Any], overrides: Mapping[str, Any], name_of_job: str) -> JobType:
     for key, value in overrides.items():
         *sections, last = key.split(".")
         section = raw
         for name in sections:
             nested = section.get(name, {})
             if not isinstance(nested, dict):
-                raise JobError(f"{path}: cannot set {key}: {name} is not a section")
+                raise JobError(f"{name_of_job}: cannot set {key}: {name} is not a section")
             section[name] = {**nested}  # a copy: an alias would carry the change into another section
             section = section[name]
         section[last] = value
@@ -118,7 +130,7 @@ def _load(kind: type[JobType], path: Path, overrides: Mapping[str, Any]) -> JobT
         return kind.model_validate(raw)
     except ValidationError as error:
         problems = "\n".join(f"  {_explain(kind, detail)}" for detail in error.errors())
-        raise JobError(f"{path}:\n{problems}") from error
+        raise JobError(f"{name_of_job}:\n{problems}") from error
 
 
 def _explain(kind: type[Settings], detail: ErrorDetails) -> str:

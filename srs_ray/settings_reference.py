@@ -189,7 +189,7 @@ def _default(name: str, field: FieldInfo) -> str:
     if isinstance(default, Settings):
         return "its defaults"
     if isinstance(default, tuple):
-        return "`[" + ", ".join(f"{each:g}" for each in default) + "]`"
+        return "`[" + ", ".join(each if isinstance(each, str) else f"{each:g}" for each in default) + "]`"
     return "`null`" if default is None else f"`{default}`"
 
 

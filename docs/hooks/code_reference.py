@@ -11,6 +11,8 @@ import typer
 import srs_ray
 from srs_ray.cli import app
 from srs_ray.job import Job
+from srs_ray.runs.attack_schema import ATTACK_COLUMNS
+from srs_ray.runs.row_format import Column
 from srs_ray.runs.schema import COLUMNS, SCHEMA_VERSION
 from srs_ray.settings import Settings
 from srs_ray.settings_reference import Setting, sections
@@ -26,6 +28,8 @@ FUNCTIONS = {
         "projected_radii",
         "paired_difference",
         "recertify",
+        "load_attacks",
+        "attacked_accuracy",
     ),
     "Bounds": (
         "clopper_pearson_lower",
@@ -89,10 +93,14 @@ def _settings_table(settings: Sequence[Setting]) -> list[str]:
 
 
 def columns_page() -> str:
-    """The columns of a run's rows."""
-    rows = [
-        (f"`{column.name}`", re.sub(r"<\w+: (\w+)>", r" of \1", f"{column.type}"), column.meaning) for column in COLUMNS
-    ]
+    """The columns of a run's rows, and of an attack's."""
+
+    def rows(columns: Iterable[Column]) -> list[tuple[str, str, str]]:
+        return [
+            (f"`{column.name}`", re.sub(r"<\w+: (\w+)>", r" of \1", f"{column.type}"), column.meaning)
+            for column in columns
+        ]
+
     return "\n".join(
         [
             "# Columns of a run",
@@ -101,7 +109,14 @@ def columns_page() -> str:
             " that count: of each index the newest row with status `ok`, else the newest error. Rows in error have no "
             "result. A *hit* is a sample that voted for the candidate class.",
             "",
-            *_table(("column", "type", "meaning"), rows),
+            *_table(("column", "type", "meaning"), rows(COLUMNS)),
+            "",
+            "## Columns of an attack",
+            "",
+            "A row is one attempt at one attacked point, in a directory of `srs-ray attack`. `srs_ray.load_attacks` "
+            "reads the rows that count. Distances and radii are l2, in pixel units of [0, 1].",
+            "",
+            *_table(("column", "type", "meaning"), rows(ATTACK_COLUMNS)),
             "",
         ]
     )

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from srs_ray.analysis.accuracy import certified_accuracy, certified_radii
+from srs_ray.analysis.attacks import AttackInfo, attack_radii, attacked_accuracy, matched
 from srs_ray.analysis.comparison import run_labels
 from srs_ray.analysis.pairing import different_points
 from srs_ray.analysis.run_info import RunInfo
@@ -66,6 +67,7 @@ def plot_curves(
     output: str | Path,
     max_radius: float | None = None,
     *,
+    attacks: Sequence[pd.DataFrame] = (),
     min_radius: float = 0.0,
     title: str | None = None,
     labels: Sequence[str] | None = None,
@@ -73,11 +75,12 @@ def plot_curves(
 ) -> Path:
     """Draw one step curve with its 95 % band for each frame of `load_points` or `recertify`; returns the file written.
 
-    The file's kind goes by its suffix: .png (200 dpi), .svg or .pdf. The radius axis, in pixel units of [0, 1], begins
+    The suffix chooses the file's kind: .png (200 dpi), .svg or .pdf. The radius axis, in pixel units of [0, 1], begins
     at `min_radius` and ends at `max_radius`, by default a little beyond the largest certified radius. Dotted vertical
     lines mark caps in view. `labels` stand in the legend in place of setting, certificate and name, one for each run;
     of an unsound certificate it is said all the same.
     A curve by looks has dots at its target radii, and is thin, dotted and without a band beyond them: a floor.
+    `attacks` are frames of `load_attacks`, each on one of the runs: a thin dashed line of its colour is its ceiling.
     Raises SrsRayError for another suffix, no frames, a frame that does not know its run, an unwritable file.
     """
     output = drawable(output)
@@ -95,12 +98,13 @@ def plot_curves(
     names = run_labels(infos) if labels is None else [printable(label) for label in labels]
     for warning in filter(None, different_points(names, frames)):
         log.warning("%s", warning)
-    end = _end_of_axis(frames, infos) if max_radius is None else max_radius
+    ceilings = matched(frames, attacks)
+    end = _end_of_axis(frames, infos, attacks) if max_radius is None else max_radius
     if not 0 <= min_radius < end:
         raise SrsRayError(f"cannot draw radii from {min_radius:g} to {end:g}: expected the first below the second")
-    subtitle, notes = _subtitle(frames, infos, names), _footnotes(frames, infos, names, bands)
+    subtitle, notes = _subtitle(frames, infos, names), _footnotes(frames, infos, names, ceilings, bands)
     # The text above and below takes the room its lines need, in inches; the axes keep their size.
-    above = 0.42 + 0.155 * len(subtitle) + 0.19 * len(frames)
+    above = 0.42 + 0.155 * len(subtitle) + 0.19 * (len(frames) + len(attacks))
     below = 0.58 + 0.125 * len(notes)
     height = above + AXES_HEIGHT + below
     with rc_context(STYLE):
@@ -111,16 +115,44 @@ def plot_curves(
             _legend(info, name) if labels is None else _own_legend(info, name)
             for info, name in zip(infos, names, strict=True)
         ]
-        _draw_curves(axes, frames, infos, legend, end, bands)
+        _draw_curves(axes, frames, infos, legend, end, bands=bands)
+        _draw_ceilings(axes, ceilings, names, end)
         _mark_caps(axes, infos, min_radius, end)
         left, top = 0.12 / WIDTH, 1 - 0.1 / height
-        figure.text(
-            left, top, _title(infos) if title is None else printable(title), va="top", fontsize=10.5, fontweight="bold"
-        )
+        heading = _title(infos) if title is None else printable(title)
+        figure.text(left, top, heading, va="top", fontsize=10.5, fontweight="bold")
         figure.text(left, top - 0.22 / height, "\n".join(subtitle), va="top", fontsize=8, color=GREY, linespacing=1.25)
         figure.legend(loc="upper left", bbox_to_anchor=(left, top - (0.25 + 0.155 * len(subtitle)) / height), **LEGEND)
         figure.text(left, 0.08 / height, "\n".join(notes), va="bottom", fontsize=6.8, color=GREY, linespacing=1.25)
         return save_figure(figure, output)
+
+
+def curves_figure(
+    frames: Sequence[pd.DataFrame],
+    labels: Sequence[str],
+    most: int | None = None,
+    attacks: Sequence[pd.DataFrame] = (),
+) -> Any:
+    """The axes of `plot_curves` with a legend, as a matplotlib figure without a background: for a page that has the
+    words beside it. Each curve steps at `most` radii at most; left-out steps are taken early, so it is never too high.
+    """
+    from matplotlib.figure import Figure
+
+    infos = [RunInfo.of(df) for df in frames]
+    above = 0.12 + 0.19 * (len(frames) + len(attacks))
+    height = above + AXES_HEIGHT + 0.5
+    figure = Figure(figsize=(WIDTH, height))
+    figure.patch.set_visible(False)
+    axes = figure.add_axes((0.8 / WIDTH, 0.5 / height, 1 - 0.95 / WIDTH, AXES_HEIGHT / height))
+    axes.patch.set_visible(False)
+    end = _end_of_axis(frames, infos, attacks)
+    _draw_axes(axes, 0.0, end)
+    legend = [_legend(info, label) for info, label in zip(infos, labels, strict=True)]
+    _draw_curves(axes, frames, infos, legend, end, most)
+    _draw_ceilings(axes, matched(frames, attacks), labels, end)
+    _mark_caps(axes, infos, 0.0, end)
+    figure.legend(loc="upper left", bbox_to_anchor=(0.05 / WIDTH, 1 - 0.03 / height), labelcolor=GREY, **LEGEND)
+    return figure
 
 
 def drawable(output: str | Path) -> Path:
@@ -159,7 +191,8 @@ def _draw_curves(
     infos: Sequence[RunInfo],
     legend: Sequence[str],
     end: float,
-    bands: bool,
+    most: int | None = None,
+    bands: bool = True,
 ) -> None:
     for i, (df, info, label) in enumerate(zip(frames, infos, legend, strict=True)):
         colour, dashes = COLOURS[i % len(COLOURS)], DASHES[i % len(DASHES)]
@@ -170,7 +203,7 @@ def _draw_curves(
         style: dict[str, Any] = {"where": "pre", "color": colour, "label": label}
         until = max(full, default=0.0) if info.by_looks else last
         if until > 0:
-            curve = _curve(df, 0.0, until)
+            curve = _curve(df, 0.0, until, most)
             radius, share = curve["radius"], curve["certified_accuracy"]
             if bands:
                 band = {"step": "pre", "color": colour, "alpha": 0.14, "linewidth": 0, "gid": f"band-{i}"}
@@ -182,22 +215,42 @@ def _draw_curves(
             dots = {"color": colour, "linestyle": "none", "marker": "o", "markersize": 3.6, "gid": f"full-{i}"}
             axes.plot(at["radius"], at["certified_accuracy"], **dots)
         if until < last:
-            curve = _curve(df, until, last)
+            curve = _curve(df, until, last, most)
             shown = {"linestyle": (0, (1, 1.6)), "linewidth": 1.0, "gid": f"floor-{i}"}
             axes.step(curve["radius"], curve["certified_accuracy"], **shown, **style)
 
 
-def _curve(df: pd.DataFrame, start: float, end: float) -> pd.DataFrame:
-    """Certified accuracy at `start`, at `end`, and at every radius between at which it changes."""
+def _curve(df: pd.DataFrame, start: float, end: float, most: int | None = None) -> pd.DataFrame:
+    """Certified accuracy at `start`, at `end`, and at every radius between at which it changes, at `most` of them."""
     radii = certified_radii(df)
-    return certified_accuracy(df, np.unique([start, *radii[(start < radii) & (radii < end)], end]))
+    between = np.unique(radii[(start < radii) & (radii < end)])
+    if most is not None and len(between) > most:
+        between = between[np.linspace(0, len(between) - 1, most).astype(int)]
+    return certified_accuracy(df, np.unique([start, *between, end]))
 
 
-def _end_of_axis(frames: Sequence[pd.DataFrame], infos: Sequence[RunInfo]) -> float:
-    """A little beyond the largest certified radius, and beyond each cap that is not far from it."""
+def _draw_ceilings(axes: Any, ceilings: Sequence[pd.DataFrame | None], labels: Sequence[str], end: float) -> None:
+    """Attacked accuracy of the runs that were attacked, up to the largest radius of the attack."""
+    for i, (df, label) in enumerate(zip(ceilings, labels, strict=True)):
+        if df is None:
+            continue
+        last = min(end, max(attack_radii(df)))
+        found = df["distance"].to_numpy(dtype=float, na_value=np.nan)
+        curve = attacked_accuracy(df, np.unique([0.0, *found[found < last], last]))
+        style: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "linestyle": (0, (3, 2)), "linewidth": 1.1}
+        # A point is broken from its distance on, hence steps behind the points.
+        shown = {"where": "post", "label": f"attacked, a ceiling: {label}", "gid": f"ceiling-{i}"}
+        axes.step(curve["radius"], curve["attacked_accuracy"], **style, **shown)
+
+
+def _end_of_axis(
+    frames: Sequence[pd.DataFrame], infos: Sequence[RunInfo], attacks: Sequence[pd.DataFrame] = ()
+) -> float:
+    """A little beyond the largest certified and attacked radius, and beyond each cap that is not far from it."""
     largest = max(certified_radii(df).max(initial=0.0) for df in frames)
     caps = [info.radius_cap for info in infos if info.radius_cap <= 1.2 * largest]
-    return float(1.03 * max([largest, *caps])) or 1.0
+    attacked = [max(attack_radii(df)) for df in attacks]
+    return float(1.03 * max([largest, *caps, *attacked])) or 1.0
 
 
 def _legend(info: RunInfo, label: str) -> str:
@@ -247,7 +300,11 @@ def _false_line(df: pd.DataFrame, info: RunInfo) -> str:
 
 
 def _footnotes(
-    frames: Sequence[pd.DataFrame], infos: Sequence[RunInfo], labels: Sequence[str], bands: bool
+    frames: Sequence[pd.DataFrame],
+    infos: Sequence[RunInfo],
+    labels: Sequence[str],
+    ceilings: Sequence[pd.DataFrame | None],
+    bands: bool,
 ) -> list[str]:
     lines = [
         *per_run("Certificate", labels, [certificate_line(info) for info in infos]),
@@ -256,6 +313,12 @@ def _footnotes(
         + "Points in error count as not certified. A curve ends at its cap: beyond it no counts could have certified "
         "anything.",
     ]
+    attacked = [(label, df) for label, df in zip(labels, ceilings, strict=True) if df is not None]
+    lines += per_run(
+        "Attacked (a ceiling)",
+        [label for label, _ in attacked],
+        [f"{len(df)} points, {AttackInfo.of(df).describe()}" for _, df in attacked],
+    )
     floors = [floor_line(info) for info in infos]
     if any(floors):
         # Named one by one: the curves of other runs are no floors.

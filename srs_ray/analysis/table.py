@@ -29,19 +29,20 @@ def comparison_table(
     form: str = "table",
     of: str = "ended",
     project_n: int | None = None,
+    attacks: Sequence[pd.DataFrame] = (),
     latex: LatexStyle | None = None,
 ) -> str:
     """The runs of `frames` at `radii` as text of the form table | markdown | latex | csv | json.
 
     Certified accuracy is in percent, to be read with the notes underneath (in CSV and JSON: a share, with the notes'
-    facts as columns); `of` and `project_n` as in `compare`. `latex` needs the package booktabs, and takes a style.
-    Raises SrsRayError for an unknown form, for a style beside another form, and as `compare` does.
+    facts as columns); `of`, `project_n` and `attacks` as in `compare`. `latex` needs the package booktabs, and takes a
+    style. Raises SrsRayError for an unknown form, for a style beside another form, and as `compare` does.
     """
     if form not in FORMS:
         raise SrsRayError(f"no table form {form!r}; choose {' | '.join(FORMS)}")
     if latex is not None and form != "latex":
         raise SrsRayError(f"intervals, caption and label are those of the form latex, found {form!r}")
-    results = compare(frames, radii, of, project_n)
+    results = compare(frames, radii, of, project_n, attacks)
     return FORMS[form](results) if latex is None else latex_table(results, latex)
 
 

@@ -126,7 +126,7 @@ def _run(inputs: JobInputs, backend: Backend, lease: Lease, console: Console) ->
         run,
         lease,
         inputs.indices,
-        lambda indices: _with_sources(_rows(run, backend, spec, inputs.cargo, indices), inputs.dataset),
+        lambda indices: with_sources(recorded_rows(run, backend, spec, inputs.cargo, indices), inputs.dataset),
         lambda: backend.ready,
         _watched(job),
         console,
@@ -170,7 +170,7 @@ def _watched(job: Job) -> Tally:
 def _started(
     inputs: JobInputs, spec: WorkerSpec, workers: int, console: Console, accelerators: Sequence[str] = ()
 ) -> RunDirectory:
-    """The run directory, open for writing, once all that is to be said of it was said."""
+    """The run directory, open for writing, after its warnings are printed."""
     job = inputs.job
     fingerprint = fingerprint_of(spec, inputs.source)
     for warning in _chosen_on_this_noise(job.output, fingerprint):
@@ -189,7 +189,7 @@ def _started(
     return run
 
 
-def _rows(run: RunDirectory, backend: Backend, spec: WorkerSpec, cargo: Cargo, indices: Sequence[int]) -> Rows:
+def recorded_rows(run: RunDirectory, backend: Backend, spec: WorkerSpec, cargo: Cargo, indices: Sequence[int]) -> Rows:
     """The backend's rows; what its workers' rehearsals say is kept in run.json before the rows that follow them."""
     kept: dict[str, str] = {}
     with closing(backend.rows(spec, cargo, indices)) as rows:
@@ -215,7 +215,7 @@ def _chosen_on_this_noise(path: str, fingerprint: dict[str, Any]) -> list[str]:
     return warnings
 
 
-def _with_sources(rows: Rows, dataset: PointDataset) -> Rows:
+def with_sources(rows: Rows, dataset: PointDataset) -> Rows:
     """The rows, each with its image's source: one of a worker that died has none."""
     with closing(rows):
         for row in rows:
@@ -253,6 +253,7 @@ def finish(
     workers: Callable[[], int],
     tally: Tally,
     console: Console,
+    verb: str = "certifying",
 ) -> RunSummary:
     """Does what a run directory lacks of the points `indices`, and keeps each row that `rows_of` yields.
 
@@ -261,10 +262,10 @@ def finish(
     """
     finished_before = run.finished()
     todo = [index for index in indices if index not in finished_before]
-    _count_earlier(run, set(indices), tally)
+    counted(run, set(indices), tally)
     console.print(f"{len(todo)} of {len(indices)} points to do", highlight=False)
     finished = 0
-    with StopRequest() as stop, RowWriter(run) as writer, RunProgress(console, len(indices), tally) as progress:
+    with StopRequest() as stop, RowWriter(run) as writer, RunProgress(console, len(indices), tally, verb) as progress:
         if todo:
             with closing(rows_of(todo)) as rows:
                 for row in rows:
@@ -297,9 +298,10 @@ def _report(row: Row) -> None:
         log.warning("point %d: %s", row["index"], row["error"])
 
 
-def _count_earlier(run: RunDirectory, asked: set[int], tally: Tally) -> None:
-    """Counts the points asked for that earlier sessions finished, in the order in which they ended."""
-    columns = ["index", "status", "predicted", "correct", "radius", "audited", "disagreed", "finished_at"]
-    for row in run.rows(columns).sort_by("finished_at").to_pylist():
+def counted(run: RunDirectory, asked: set[int], tally: Tally) -> Tally:
+    """The tally with the points asked for that earlier sessions finished, in the order in which they ended."""
+    rows = run.rows(list(dict.fromkeys(["index", "status", "finished_at", *tally.columns])))
+    for row in rows.sort_by("finished_at").to_pylist():
         if row["index"] in asked and row["status"] == "ok":
             tally.add(row)
+    return tally

@@ -8,6 +8,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
+from typing import ClassVar
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
@@ -43,6 +44,9 @@ class Tally:
     `radius` is one to look at, `radii` are all that are told at length, and `targets` the wanted certified accuracy by
     radius.
     """
+
+    # What is counted of rows:
+    columns: ClassVar[tuple[str, ...]] = ("predicted", "correct", "radius", "audited", "disagreed")
 
     radius: float
     done: int = 0
@@ -129,7 +133,7 @@ class _Bar(Progress):
 class RunProgress:
     """Shows the points of a run going by. The time to go is that of this session's points, resumed ones apart."""
 
-    def __init__(self, console: Console, asked: int, tally: Tally) -> None:
+    def __init__(self, console: Console, asked: int, tally: Tally, verb: str = "certifying") -> None:
         self.tally = tally
         self.asked = asked
         self.resumed = tally.done
@@ -142,7 +146,7 @@ class RunProgress:
         self._detailed, self._details = -DETAIL_SECONDS, list[str]()
         self._warned: dict[float, bool] = {}  # targets by radius: whether the graver warning was given
         self.bar = _Bar(
-            TextColumn("[bold]certifying"),
+            TextColumn(f"[bold]{verb}"),
             BarColumn(bar_width=20 if console.width >= WIDE else 10),
             MofNCompleteColumn(),
             TaskProgressColumn(),

@@ -55,6 +55,19 @@ class WorkerSpec:
     noise_check: str
     sampling_version: int
 
+    @property
+    def samples(self) -> int:
+        """How many noisy samples one point takes at most."""
+        return self.job.sampling.n0 + self.job.sampling.n
+
+    def open(self, cargo: Cargo, threads: int) -> PointWorker:
+        """What does the points, in this process."""
+        return PointWorker(self, cargo, threads)
+
+    def failed_row(self, index: int, attempts: int, reason: object) -> Row:
+        """The row of a point that was tried `attempts` times and given up."""
+        return failed_row(self.job.noise.sigma, index, attempts, reason)
+
 
 @dataclass(frozen=True)
 class Cargo:
@@ -86,6 +99,8 @@ def measure_batch(spec: WorkerSpec, cargo: Cargo, threads: int) -> MeasuredBatch
 
 class PointWorker:
     """Certifies points of one job. A point that cannot be read becomes an error row."""
+
+    error_row: Callable[..., Any] = PointRow
 
     def __init__(self, spec: WorkerSpec, cargo: Cargo, threads: int) -> None:
         job = spec.job
@@ -152,10 +167,11 @@ class PointWorker:
         label: int | None = None
         try:
             label = self.dataset.label(index)
-            row = self._certify_in_memory(self.dataset.image(index), index, label)
+            row = self._done_in_memory(self.dataset.image(index), index, label)
         except PointError as error:
             seconds = time.perf_counter() - started
-            row = PointRow(index, label, status="error", error=_one_line(error), sigma=self.sigma, seconds=seconds)
+            error_line = _one_line(error)
+            row = self.error_row(index, label, status="error", error=error_line, sigma=self.sigma, seconds=seconds)
         return asdict(replace(row, attempt=attempt, **self._image_of(index, label)))
 
     def _image_of(self, index: int, label: int | None) -> dict[str, Any]:
@@ -164,7 +180,7 @@ class PointWorker:
         class_name = None if names is None or label is None else printable(names[label])
         return {"source": printable(self.dataset.name(index)), "class_name": class_name}
 
-    def _certify_in_memory(self, x_CHW: Tensor, index: int, label: int | None) -> PointRow:
+    def _done_in_memory(self, x_CHW: Tensor, index: int, label: int | None) -> Any:
         return self._in_memory(f"point {index}", lambda: self.judge.certify(x_CHW, index, label))
 
     def _in_memory(self, name: str, do: Callable[[], Done]) -> Done:
@@ -183,11 +199,13 @@ class PointWorker:
                 torch.cuda.empty_cache()
 
 
-def failed_row(sigma: float, index: int, attempts: int, reason: object) -> Row:
+def failed_row(
+    sigma: float, index: int, attempts: int, reason: object, error_row: Callable[..., Any] = PointRow
+) -> Row:
     """The row of a point that was tried `attempts` times and given up."""
     times = "once" if attempts == 1 else f"{attempts} times"
     error = f"given up after it failed {times}: {_one_line(reason)}"
-    return asdict(PointRow(index, None, status="error", error=error, sigma=sigma, attempt=attempts))
+    return asdict(error_row(index, None, status="error", error=error, sigma=sigma, attempt=attempts))
 
 
 def _one_line(reason: object) -> str:
