@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -12,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ray_workers import kill_a_worker
 
 from srs_ray import cli
 from srs_ray.attacks.settings import AttackSettings
@@ -96,14 +95,8 @@ def test_ray_and_this_process_give_the_same_rows_also_where_a_worker_is_killed(c
     class Backend(RayBackend):
         def rows(self, *arguments):
             for row in super().rows(*arguments):
-                for folder in Path("/proc").glob("[0-9]*") if not dead else ():
-                    try:
-                        if (folder / "cmdline").read_bytes().startswith(b"ray::CertifierActor.certify"):
-                            dead.append(int(folder.name))
-                            os.kill(dead[0], signal.SIGKILL)
-                            break
-                    except OSError:
-                        continue
+                if not dead:
+                    kill_a_worker(cluster, dead)
                 yield row
 
     job = certified.model_copy(update={"execution": certified.execution.model_copy(update={"workers": 2})})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import time
 from dataclasses import replace
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 import ray
 from ray.cluster_utils import Cluster
+from ray_workers import kill_a_worker, workers_at_work
 
 from srs_ray.errors import JobError, SrsRayError
 from srs_ray.runner.certification import certify
@@ -20,29 +20,6 @@ from srs_ray.runner.ray_backend import RayBackend, in_a_process_of_its_own
 from srs_ray.runs import RunDirectory
 
 LONG = 4000  # samples for a point that takes several looks of the driver, so that a worker is found at work
-
-
-def workers_at_work(cluster: str) -> list[int]:
-    """Process ids of this cluster's actors that are certifying a point right now."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if (folder / "cmdline").read_bytes().startswith(b"ray::CertifierActor.certify"):
-                parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
-                if cluster in (Path("/proc") / parent / "cmdline").read_text():
-                    found.append(int(folder.name))
-        except OSError:
-            continue  # it ended meanwhile
-    return found
-
-
-def kill_a_worker(cluster: str, dead: list[int]) -> None:
-    """Kills one that is at work and was not killed before, if there is one at the moment."""
-    for pid in workers_at_work(cluster):
-        if pid not in dead:
-            dead.append(pid)
-            os.kill(pid, signal.SIGKILL)
-            return
 
 
 def test_one_worker_two_workers_and_this_process_give_the_same_rows(
