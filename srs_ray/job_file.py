@@ -15,14 +15,14 @@ from pydantic_core import ErrorDetails
 
 import srs_ray
 from srs_ray.errors import JobError
-from srs_ray.job import Job
+from srs_ray.job import AnyJob, Job, LipschitzJob, kind_of_job
 from srs_ray.job_yaml import LARGEST_FILE, read_yaml
 from srs_ray.models.settings import ArchitectureSettings, ImportedModelSettings, ModelSettings
 from srs_ray.regular_files import read_regular
 from srs_ray.settings import Settings, home_expanded
 from srs_ray.training.settings import TrainJob
 
-JobType = TypeVar("JobType", Job, TrainJob)
+JobType = TypeVar("JobType", Job, LipschitzJob, TrainJob)
 # Parts of an error's place that pydantic puts there.
 _NO_SETTINGS = ("int", "constrained-int", "constrained-float", "literal['auto']", "literal['unlimited']")
 
@@ -36,12 +36,26 @@ def load_job(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Jo
 
     `path` may also be the name of a job that comes with the package, such as digits-srs.
     """
-    return _load(Job, _found(path), overrides or {})
+    file, given = _found(path), overrides or {}
+    raw = _raw(file, given)
+    if kind_of_job(raw) is LipschitzJob:
+        raise JobError(f"{path}: certificate.kind lipschitz draws no samples, and this is for jobs that do")
+    return _validated(Job, file, raw)
+
+
+def load_any_job(path: str | Path, overrides: Mapping[str, Any] | None = None) -> AnyJob:
+    """As `load_job`, also a certification without noise."""
+    file = _found(path)
+    raw = _raw(file, overrides or {})
+    if kind_of_job(raw) is LipschitzJob:
+        return _validated(LipschitzJob, file, raw)
+    return _validated(Job, file, raw)
 
 
 def load_train_job(path: str | Path, overrides: Mapping[str, Any] | None = None) -> TrainJob:
     """The training in a YAML file or of that name, as `load_job` has it."""
-    return _load(TrainJob, _found(path), overrides or {})
+    file = _found(path)
+    return _validated(TrainJob, file, _raw(file, overrides or {}))
 
 
 def shipped_jobs() -> dict[str, Path]:
@@ -84,7 +98,8 @@ def parse_override(text: str) -> tuple[str, Any]:
         raise JobError(f"--set {text!r}: {value!r} is not a YAML value") from error
 
 
-def _load(kind: type[JobType], path: Path, overrides: Mapping[str, Any]) -> JobType:
+def _raw(path: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The file as it is, with settings overridden."""
     try:
         raw = read_yaml(read_regular(path, LARGEST_FILE).decode())
     except FileNotFoundError as error:
@@ -114,6 +129,10 @@ def _load(kind: type[JobType], path: Path, overrides: Mapping[str, Any]) -> JobT
             section[name] = {**nested}  # a copy: an alias would carry the change into another section
             section = section[name]
         section[last] = value
+    return raw
+
+
+def _validated(kind: type[JobType], path: Path, raw: Mapping[str, Any]) -> JobType:
     try:
         return kind.model_validate(raw)
     except ValidationError as error:

@@ -14,7 +14,7 @@ from rich.markup import escape
 
 from srs_ray.data import PointDataset
 from srs_ray.errors import RunDirectoryError
-from srs_ray.job import Job
+from srs_ray.job import AnyJob, Job
 from srs_ray.runner.backend import Backend, Rows
 from srs_ray.runner.feasibility import check_feasible
 from srs_ray.runner.preparation import JobInputs, begun_with, fingerprint_of, session_record
@@ -61,7 +61,7 @@ class RunSummary:
         return 3 if self.missing else 0
 
 
-def certify(job: Job, open_backend: Callable[[], Backend], console: Console, download: bool = False) -> RunSummary:
+def certify(job: AnyJob, open_backend: Callable[[], Backend], console: Console, download: bool = False) -> RunSummary:
     """Runs a job, or continues it: certifies the points that its run directory does not hold yet.
 
     Everything is read and checked before the backend is opened, and where nothing is to do it is not. Rows are kept as
@@ -72,7 +72,7 @@ def certify(job: Job, open_backend: Callable[[], Backend], console: Console, dow
     inputs = JobInputs.read(job, download)
     job = inputs.job
     trained_at = inputs.source.card.get("sigma")
-    if trained_at is not None and trained_at != job.noise.sigma:
+    if isinstance(job, Job) and trained_at is not None and trained_at != job.noise.sigma:
         console.print(
             f"[yellow]warning:[/] the weights were trained at sigma {trained_at}, the job's noise.sigma is "
             f"{job.noise.sigma:g}: certificates are valid, but radii are usually best at the sigma of the training",
@@ -134,7 +134,7 @@ def _no_rows(indices: Sequence[int]) -> Rows:
     raise AssertionError(f"points {list(indices)} were to be finished")
 
 
-def _watched_radius(job: Job) -> float:
+def _watched_radius(job: AnyJob) -> float:
     return median_low(job.report.radii) if job.report.radii else 0.0
 
 
@@ -202,7 +202,7 @@ def _with_batch(inputs: JobInputs, spec: WorkerSpec, backend: Backend, console: 
     that is measured to be fastest, if the run is long enough to be worth that, else the rule's.
     """
     job = inputs.job
-    if job.execution.batch == "auto":
+    if isinstance(job, Job) and job.execution.batch == "auto":
         run = RunDirectory.find(job.output)
         for session in reversed(run.sessions if run is not None else []):
             same = session.get("accelerators", list(backend.accelerators)) == list(backend.accelerators)

@@ -135,7 +135,7 @@ class RayBackend:
             return None
 
     def rows(self, spec: WorkerSpec, cargo: Cargo, indices: Sequence[int]) -> Rows:
-        wanted, sampling = self.execution.workers, spec.job.sampling
+        wanted = self.execution.workers
         # A worker that dies is replaced by a new actor, which Ray places wherever there is room, and at once.
         actor_class = ray.remote(CertifierActor).options(**self._options(), max_restarts=0)
         self._pool = WorkerPool(
@@ -144,9 +144,9 @@ class RayBackend:
             indices,
             room=self._room if wanted == "auto" else lambda: wanted,
             attempts=self.execution.attempts,
-            point_seconds=self.execution.seconds_of_a_point(self.device, sampling.n0 + sampling.n),
+            point_seconds=self.execution.seconds_of_a_point(self.device, spec.job.samples),
             start_seconds=START_SECONDS if self.device == "cuda" else None,
-            failed_row=partial(failed_row, spec.job.noise.sigma),
+            failed_row=partial(failed_row, spec.job.sigma),
             admit=self._admit,
         )
         metrics = RunMetrics(spec.job.output)

@@ -79,9 +79,10 @@ def test_part_of_another_run_is_quarantined(part, start, ok_row, tmp_path, caplo
 @pytest.mark.parametrize(
     ("version", "drop", "reason"),
     [
-        (b"6", [], "schema version is 6, expected 5 or less"),
-        (b"5", ["radius"], "columns are not those of the row schema"),
-        (b"5", ["look_found"], "columns are not those of the row schema"),
+        (b"7", [], "schema version is 7, expected 6 or less"),
+        (b"6", ["radius"], "columns are not those of the row schema"),
+        (b"6", ["look_found"], "columns are not those of the row schema"),
+        (b"5", [], "columns are not those of the row schema"),
         (b"4", [], "columns are not those of the row schema"),
         (b"3", ["pixels"], "columns are not those of the row schema"),
         (b"3", [], "columns are not those of the row schema"),

@@ -47,8 +47,7 @@ class MonotoneNetwork:
         self.mean = torch.tensor(config.mean, dtype=torch.float64).to(device, dtype).view(channels, 1, 1)
         self.std = torch.tensor(config.std, dtype=torch.float64).to(device, dtype).view(channels, 1, 1)
         self.dtype, self.device = dtype, device
-        with torch.no_grad():
-            self.step_size = self._step_size()
+        self.step_size = self._step_size()
         self.mask: Tensor | None = None
 
     # Equilibrium
@@ -158,7 +157,7 @@ class DenseNetwork(MonotoneNetwork):
         H = (self.factors["Psi"] * self.M(eye)).T
         root = self.factors["Psi"].sqrt()
         metric = H / root[:, None] * root
-        values = torch.linalg.svdvals(metric.double())
+        values = torch.linalg.svdvals(metric.detach().double())
         step = float((values[0] * values[-1].clamp(min=1e-6 * values[0])) ** -0.5)
         self.resolvent = torch.linalg.inv(eye.double() + step * H.double()).to(self.dtype)
         return step
@@ -253,6 +252,7 @@ class ConvolutionalNetwork(MonotoneNetwork):
         last = self._tiers(z_BD)[-1]
         return functional.avg_pool2d(last, self.config.pool).flatten(1) @ factors["G"].T + factors["c"]
 
+    @torch.no_grad()
     def _step_size(self) -> float:
         """Near the best step for the layer's estimated spectrum; it matters for speed alone."""
         if self.config.kind == "lben-conv":
