@@ -25,7 +25,8 @@ class RunMetrics:
         """Counts one row."""
         self._points.inc(1, {"status": row["status"]})
         if row["status"] == "ok":
-            self._evaluations.inc(row["function_evaluations"], {"by": "sampler"})
-            if row["reference_evaluations"]:  # Ray takes no step of zero
+            sampler = row["layer_evaluations"] if "layer_evaluations" in row else row["function_evaluations"]
+            self._evaluations.inc(sampler, {"by": "sampler"})
+            if row.get("reference_evaluations"):  # Ray takes no step of zero
                 self._evaluations.inc(row["reference_evaluations"], {"by": "audit"})
             self._seconds.observe(row["seconds"])

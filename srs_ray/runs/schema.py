@@ -140,7 +140,8 @@ EVIDENCE = {  # columns by kind of evidence
     "sampling": tuple(column.name for column in _SAMPLING_COLUMNS),
     "lipschitz": tuple(column.name for column in _LIPSCHITZ_COLUMNS),
 }
-RESULT_COLUMNS = (*CORE_COLUMNS, *(name for columns in EVIDENCE.values() for name in columns))
+RESULT_COLUMNS = (*CORE_COLUMNS, *EVIDENCE["sampling"])
+LIPSCHITZ_COLUMNS = EVIDENCE["lipschitz"]
 BY_LOOKS_COLUMNS = tuple(column.name for column in _BY_LOOKS_COLUMNS)
 MISSES_COLUMNS = tuple(column.name for column in (*_MISSES_COLUMNS, *_MISSES_BY_LOOKS_COLUMNS))
 STEPS_COLUMNS = tuple(column.name for column in _STEPS_COLUMNS)
@@ -150,7 +151,10 @@ _WHOLE = [field.name for field in ROW_SCHEMA if pa.types.is_integer(field.type)]
 _LISTS_OF_WHOLE = [field.name for field in ROW_SCHEMA if pa.types.is_list(field.type)]
 _ALWAYS = ("index", "status", "attempt", "finished_at")
 _NEEDED = {"ok": (*_ALWAYS, "label", *CORE_COLUMNS), "error": (*_ALWAYS, "error")}
-_FORBIDDEN = {"ok": ("error",), "error": (*RESULT_COLUMNS, *BY_LOOKS_COLUMNS, *MISSES_COLUMNS, *STEPS_COLUMNS)}
+_FORBIDDEN = {
+    "ok": ("error",),
+    "error": (*RESULT_COLUMNS, *BY_LOOKS_COLUMNS, *MISSES_COLUMNS, *STEPS_COLUMNS, *LIPSCHITZ_COLUMNS),
+}
 
 
 def schema_of(version: int) -> pa.Schema:

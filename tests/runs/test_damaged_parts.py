@@ -14,7 +14,14 @@ import pytest
 
 from srs_ray.runs import RunDirectory
 from srs_ray.runs.parts import encode_part
-from srs_ray.runs.schema import BY_LOOKS_COLUMNS, IMAGE_COLUMNS, MISSES_COLUMNS, STEPS_COLUMNS, rows_to_table
+from srs_ray.runs.schema import (
+    BY_LOOKS_COLUMNS,
+    IMAGE_COLUMNS,
+    LIPSCHITZ_COLUMNS,
+    MISSES_COLUMNS,
+    STEPS_COLUMNS,
+    rows_to_table,
+)
 
 
 @pytest.fixture
@@ -102,10 +109,11 @@ def test_part_of_another_schema_is_quarantined(part, start, ok_row, tmp_path, ca
 @pytest.mark.parametrize(
     ("version", "missing"),
     [
-        (b"1", BY_LOOKS_COLUMNS + MISSES_COLUMNS + IMAGE_COLUMNS + STEPS_COLUMNS),
-        (b"2", MISSES_COLUMNS + IMAGE_COLUMNS + STEPS_COLUMNS),
-        (b"3", MISSES_COLUMNS[2:] + STEPS_COLUMNS),
-        (b"4", STEPS_COLUMNS),
+        (b"1", BY_LOOKS_COLUMNS + MISSES_COLUMNS + IMAGE_COLUMNS + STEPS_COLUMNS + LIPSCHITZ_COLUMNS),
+        (b"2", MISSES_COLUMNS + IMAGE_COLUMNS + STEPS_COLUMNS + LIPSCHITZ_COLUMNS),
+        (b"3", MISSES_COLUMNS[2:] + STEPS_COLUMNS + LIPSCHITZ_COLUMNS),
+        (b"4", STEPS_COLUMNS + LIPSCHITZ_COLUMNS),
+        (b"5", LIPSCHITZ_COLUMNS),
     ],
 )
 def test_part_written_before_there_were_some_columns_is_read_with_nulls_for_them(
