@@ -6,7 +6,7 @@ READY  := $(VENV)/.ready
 DOCS   := $(VENV)/.docs-ready
 INSTALL = UV_HTTP_TIMEOUT=300 $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt
 
-.PHONY: setup demo test test-slow lint typecheck benchmark docs dist clean
+.PHONY: setup demo test test-slow lint typecheck benchmark gpu-check docs dist clean
 
 setup: $(READY)
 
@@ -42,6 +42,10 @@ typecheck: $(READY)
 
 benchmark: $(READY)
 	$(BIN)/python benchmarks/point.py
+
+gpu-check: $(READY)
+	$(BIN)/python -m pytest -m cuda
+	$(BIN)/python benchmarks/gpu_check.py --output gpu-check
 
 docs: $(DOCS)
 	$(BIN)/mkdocs build --strict

@@ -1,10 +1,10 @@
-"""Trains the LBEN that ships as lben-tiny-digits-gamma2, on the digits that come with scikit-learn, in a minute on a CPU.
+"""Trains the LBEN that ships as lben-tiny-digits-gamma2, on scikit-learn's digits, in a minute on a CPU.
 
     python examples/train_lben_digits.py lben-digits.safetensors
 
-The loss is a cross-entropy after the label's logit was lowered by what an l2 perturbation of EPSILON can take from it by
-the model's own constant. The gradient at the equilibrium is that of a few last steps. What the parametrisation promises is
-proved again of the file by `srs-ray weights verify`.
+The loss is a cross-entropy after the label's logit was lowered by what an l2 perturbation of EPSILON can take from it
+by the model's own constant. The gradient at the equilibrium is that of a few last steps. What the parametrisation
+promises is proved again of the file by `srs-ray weights verify`.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ SOLVER = SolverSetting.named("naive", 60, 1e-4)
 
 
 def main(target: Path) -> None:
+    """Trains, proves, and writes the weights."""
     torch.manual_seed(SEED)
     config = monotone(ARCH)
     x_NCHW, y_N = load_all(Digits("train", config.input_shape))

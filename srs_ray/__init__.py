@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     __version__: str
     from srs_ray.analysis import (
+        attacked_accuracy,
         average_certified_radius,
         certified_accuracy,
+        load_attacks,
         load_points,
         p_lower_quantiles,
         paired_difference,
@@ -37,8 +39,10 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "srs_ray.analysis": (
+        "attacked_accuracy",
         "average_certified_radius",
         "certified_accuracy",
+        "load_attacks",
         "load_points",
         "p_lower_quantiles",
         "paired_difference",
@@ -68,12 +72,14 @@ __all__ = [
     "PointRow",
     "Prediction",
     "SolverSetting",
+    "attacked_accuracy",
     "average_certified_radius",
     "certified_accuracy",
     "certify_point",
     "certify_points",
     "clopper_pearson_lower",
     "exact_p_lower",
+    "load_attacks",
     "load_model",
     "load_points",
     "open_model",

@@ -20,6 +20,7 @@ from rich.markup import escape
 from rich.text import Text
 
 import srs_ray
+from srs_ray.cli_attack import ATTACK_EXAMPLE, attack
 from srs_ray.cli_options import (
     AddressOption,
     App,
@@ -196,6 +197,7 @@ app.command(epilog=AGGREGATE_EXAMPLE)(aggregate)
 app.command(epilog=PLOT_EXAMPLE)(plot)
 app.command(epilog=EXPORT_EXAMPLE)(export)
 app.command(epilog=VERIFY_EXAMPLE)(verify)
+app.command(epilog=ATTACK_EXAMPLE)(attack)
 
 
 @app.command(epilog="Example: srs-ray status runs/a --json")
@@ -229,10 +231,12 @@ def status(
 
 @app.command(epilog="Example: srs-ray compact runs/a")
 def compact(run: Run) -> None:
-    """Merge the small Parquet files of a run that nobody writes now; `certify` does it by itself as it goes."""
+    """Merge the small Parquet files of a run or an attack that nobody writes now; `certify` and `attack` do it as they
+    go."""
     from srs_ray.runs import Lease, RunDirectory
+    from srs_ray.runs.record import FORMATS
 
-    directory = RunDirectory.open(run)
+    directory = RunDirectory.open(run, FORMATS)
     with Lease.acquire(run):
         before, after = directory.compact()
     typer.echo(f"{before} {'part' if before == 1 else 'parts'} before, {after} now")

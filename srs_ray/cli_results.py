@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,6 +34,14 @@ RadiiOption = Annotated[
 ]
 
 
+AttackOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="DIRECTORY", help="The directory of an attack on one of the runs: its ceiling too. May be repeated."
+    ),
+]
+
+
 def _frames(runs: list[str], certificate: str | None, alpha: float | None) -> list[Any]:
     from srs_ray.analysis import load_points, recertify
 
@@ -57,13 +66,14 @@ def print_table(
     alpha: float | None = None,
     of: str = "ended",
     project_n: int | None = None,
+    attacks: Sequence[str] = (),
 ) -> None:
     """Print the table of runs, recomputed if asked, in a form of `aggregate`."""
-    from srs_ray.analysis import comparison_table, point_warnings
+    from srs_ray.analysis import comparison_table, load_attacks, point_warnings
 
     frames = _frames(runs, certificate, alpha)
     shown = radii if radii is not None else _default_radii(runs[0])
-    typer.echo(comparison_table(frames, shown, form, of, project_n), nl=False)
+    typer.echo(comparison_table(frames, shown, form, of, project_n, list(map(load_attacks, attacks))), nl=False)
     for warning in point_warnings(frames) if form in ("csv", "json") else ():  # other forms have it below the table
         open_console(stderr=True).print(f"[yellow]warning:[/] {escape(warning)}", highlight=False)
 
@@ -87,9 +97,10 @@ def aggregate(
             help="Also show what points would be certified at this n if their rates of hits stayed: no certificate."
         ),
     ] = None,
+    attack: AttackOption = None,
 ) -> None:
     """Certified accuracy, abstentions, cost and bounds of runs, side by side, and point by point beside the first."""
-    print_table(runs, radii, form, certificate, alpha, of, project_n)
+    print_table(runs, radii, form, certificate, alpha, of, project_n, attack or ())
     refuse_lost_output()
 
 
@@ -98,11 +109,13 @@ def plot(
     output: Annotated[Path, typer.Option(help="The picture: .png, .svg or .pdf.")],
     certificate: CertificateOption = None,
     alpha: AlphaOption = None,
+    attack: AttackOption = None,
 ) -> None:
     """Certified accuracy against radius, one curve for each run, with 95 % bands."""
-    from srs_ray.analysis import plot_curves
+    from srs_ray.analysis import load_attacks, plot_curves
 
-    typer.echo(f"wrote {plot_curves(_frames(runs, certificate, alpha), output)}")
+    attacks = list(map(load_attacks, attack or ()))
+    typer.echo(f"wrote {plot_curves(_frames(runs, certificate, alpha), output, attacks=attacks)}")
 
 
 def export(

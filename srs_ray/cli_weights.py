@@ -179,7 +179,7 @@ def calibrate(
     )
     write_weights(made, target)
     write_card(made, target)
-    typer.echo(f"on {evaluated:,} noisy training images, sigma {sigma:g} (of which the start is not made):")
+    typer.echo(f"on {evaluated:,} noisy training images, sigma {sigma:g} (other images than those of the start):")
     typer.echo(f"{'start':>8}{'steps':>7}{'accuracy':>10}{'unlike full':>13}")
     full = f"{config.reference}, {found.full_evaluations:.1f} evaluations"
     typer.echo(f"{'zero':>8}{'full':>7}{found.full_accuracy:>10.1%}{'':>13}  {full}")

@@ -101,9 +101,9 @@ def certify_point(
     `index` is the image's number; it keys the noise. It may be left out for one image: a second one with the same seed
     needs it, because certificates of different images must not share their noise.
 
-    Raises ValueError for settings that are out of range or do not go together, for what is no image in [0, 1], for a
-    label that is no class, and for a model in training mode; PointError where more than a share `max_nonfinite` of the
-    samples of a stage have no finite logits.
+    Raises ValueError for settings that are out of range or do not go together, for something other than an image in
+    [0, 1], for a label that is no class, and for a model in training mode; PointError where more than a share
+    `max_nonfinite` of the samples of a stage have no finite logits.
     """
     shape = _shape_of(image) if not isinstance(model, Opened | MDEQ) else None
     ready = as_opened(model, shape).with_reference(reference)

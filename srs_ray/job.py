@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
 
+from srs_ray.attacks.settings import AttackSettings
 from srs_ray.data.settings import DataSettings
 from srs_ray.errors import JobError
 from srs_ray.execution import ExecutionSettings
@@ -44,6 +45,10 @@ class Job(Settings):
     certificate: Certificate = Field(description="How counts become a radius.")
     execution: ExecutionSettings = Field(ExecutionSettings(), description="Where and how the job runs.")
     report: ReportSettings = Field(ReportSettings(), description="What tables show.")
+    attack: AttackSettings | None = Field(
+        None,
+        description="What `srs-ray attack` tries on the points; certification takes no notice. null: the defaults.",
+    )
     output: PathOrName = Field(description="The run directory: a path, or a URI such as s3://bucket/run.")
 
     @model_validator(mode="before")
@@ -102,9 +107,7 @@ class LipschitzJob(Settings):
             return raw
         for section in ("noise", "sampling"):
             if section in raw:
-                raise ValueError(
-                    f"{section}: certificate.kind lipschitz is deterministic and draws no samples: leave the section out"
-                )
+                raise ValueError(f"{section}: certificate.kind lipschitz draws no samples: leave the section out")
         execution = raw.get("execution", {})
         if isinstance(execution, Mapping) and execution.get("device", "auto") == "auto":
             return {**raw, "execution": {**execution, "device": "cpu"}}
@@ -156,8 +159,8 @@ def _reference_of(model: Any) -> dict[str, Any] | None:
 def completed(job: Job, source: ModelSource) -> Job:
     """The job with the solver settings that only its model can tell.
 
-    Raises JobError where the model lacks what the way of sampling needs, and for solver settings of a model that has no
-    equilibrium.
+    Raises JobError where the model lacks a part that the sampling method needs, and for solver settings of a model
+    that has no equilibrium.
     """
     from srs_ray.models.opened import lacking_start
     from srs_ray.smoothing.judge import lacking_parts

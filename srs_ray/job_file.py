@@ -36,26 +36,26 @@ def load_job(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Jo
 
     `path` may also be the name of a job that comes with the package, such as digits-srs.
     """
-    file, given = _found(path), overrides or {}
-    raw = _raw(file, given)
+    file = _found(path)
+    raw = _overridden(_raw(file), overrides or {}, str(file))
     if kind_of_job(raw) is LipschitzJob:
         raise JobError(f"{path}: certificate.kind lipschitz draws no samples, and this is for jobs that do")
-    return _validated(Job, file, raw)
+    return _validated(Job, raw, str(file))
 
 
 def load_any_job(path: str | Path, overrides: Mapping[str, Any] | None = None) -> AnyJob:
     """As `load_job`, also a certification without noise."""
     file = _found(path)
-    raw = _raw(file, overrides or {})
+    raw = _overridden(_raw(file), overrides or {}, str(file))
     if kind_of_job(raw) is LipschitzJob:
-        return _validated(LipschitzJob, file, raw)
-    return _validated(Job, file, raw)
+        return _validated(LipschitzJob, raw, str(file))
+    return _validated(Job, raw, str(file))
 
 
 def load_train_job(path: str | Path, overrides: Mapping[str, Any] | None = None) -> TrainJob:
     """The training in a YAML file or of that name, as `load_job` has it."""
     file = _found(path)
-    return _validated(TrainJob, file, _raw(file, overrides or {}))
+    return _validated(TrainJob, _overridden(_raw(file), overrides or {}, str(file)), str(file))
 
 
 def shipped_jobs() -> dict[str, Path]:
@@ -98,8 +98,8 @@ def parse_override(text: str) -> tuple[str, Any]:
         raise JobError(f"--set {text!r}: {value!r} is not a YAML value") from error
 
 
-def _raw(path: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The file as it is, with settings overridden."""
+def _raw(path: Path) -> dict[str, Any]:
+    """The settings of a file as they are."""
     try:
         raw = read_yaml(read_regular(path, LARGEST_FILE).decode())
     except FileNotFoundError as error:
@@ -119,25 +119,37 @@ def _raw(path: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
         raise JobError(f"{path} is not readable as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):
         raise JobError(f"{path}: expected a mapping of settings, found {type(raw).__name__}")
+    return raw
+
+
+def changed_job(job: Job, overrides: Mapping[str, Any]) -> Job:
+    """A job with dotted settings overridden; JobError names each setting that is wrong."""
+    raw = job.model_dump(mode="json", by_alias=True)
+    given = {name: value for name, value in raw.items() if value is not None}
+    return _validated(Job, _overridden(given, overrides, "the run's job"), "the run's job")
+
+
+def _overridden(raw: dict[str, Any], overrides: Mapping[str, Any], name_of_job: str) -> dict[str, Any]:
+    """The raw settings with dotted ones overridden."""
     for key, value in overrides.items():
         *sections, last = key.split(".")
         section = raw
         for name in sections:
             nested = section.get(name, {})
             if not isinstance(nested, dict):
-                raise JobError(f"{path}: cannot set {key}: {name} is not a section")
+                raise JobError(f"{name_of_job}: cannot set {key}: {name} is not a section")
             section[name] = {**nested}  # a copy: an alias would carry the change into another section
             section = section[name]
         section[last] = value
     return raw
 
 
-def _validated(kind: type[JobType], path: Path, raw: Mapping[str, Any]) -> JobType:
+def _validated(kind: type[JobType], raw: Mapping[str, Any], name_of_job: str) -> JobType:
     try:
         return kind.model_validate(raw)
     except ValidationError as error:
         problems = "\n".join(f"  {_explain(kind, detail)}" for detail in error.errors())
-        raise JobError(f"{path}:\n{problems}") from error
+        raise JobError(f"{name_of_job}:\n{problems}") from error
 
 
 def _explain(kind: type[Settings], detail: ErrorDetails) -> str:

@@ -22,7 +22,7 @@ _BASE_8 = re.compile(r"[-+]?0[0-7_]+")
 def read_yaml(text: str) -> Any:
     """The values of a YAML text: mappings, lists, text, numbers, true and false, null and dates.
 
-    Raises yaml.YAMLError with the place for what is no YAML, a name set twice, nesting below DEEPEST, aliases that
+    Raises yaml.YAMLError with the place for text that is no YAML, a name set twice, nesting below DEEPEST, aliases that
     stand for more than MOST_VALUES values or for themselves, and numbers in base 60 or 8 (1:30, 0100).
     """
     loader = _Loader(text)

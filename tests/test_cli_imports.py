@@ -223,12 +223,12 @@ def test_rows_are_equal_for_any_workers(job, srs_ray_command, cluster, result_ro
     else:
         path = job()
     rows = []
-    for number, how in enumerate((["--no-ray"], ["--workers", 1], ["--workers", 2])):
+    for number, how in enumerate((["--no-ray"], ["--workers", 2])):
         where = how if how == ["--no-ray"] else [*how, "--address", cluster]
         code, out, err = srs_ray_command("certify", path, "--output", f"run-{number}", *where)
         assert code == 0, out + err
         rows.append(result_rows(f"run-{number}"))
-    assert rows[0] == rows[1] == rows[2]
+    assert rows[0] == rows[1]
     assert all(row["status"] == "ok" for row in rows[0])
 
 

@@ -41,6 +41,7 @@ def srs_ray(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
+@pytest.mark.slow
 def test_sigterm_keeps_a_checkpoint_and_the_same_command_goes_on_to_the_weights_of_an_unbroken_training(
     folder: Path,
 ) -> None:

@@ -13,8 +13,10 @@ import pytest
 import yaml
 
 import srs_ray
+from srs_ray.attacks.row import AttackRow
 from srs_ray.job import Job
 from srs_ray.lipschitz.row import LipschitzRow
+from srs_ray.runs.attack_schema import ATTACK_COLUMNS
 from srs_ray.runs.schema import COLUMNS
 from srs_ray.smoothing.row import PointRow
 from srs_ray.training.settings import TrainJob
@@ -114,10 +116,18 @@ def test_every_column_is_a_field_of_a_row_and_has_its_meaning(code_reference):
         assert column.meaning in text
 
 
+def test_every_column_of_an_attack_is_a_field_of_a_row_and_has_its_meaning(code_reference):
+    assert {column.name for column in ATTACK_COLUMNS} == set(AttackRow.__dataclass_fields__)
+    text = code_reference.pages()["reference/columns.md"].partition("## Columns of an attack")[2]
+    for column in ATTACK_COLUMNS:
+        assert column.meaning.endswith(".")
+        assert column.meaning in text
+
+
 def test_every_command_is_on_the_page_with_its_options(code_reference):
     text = code_reference.pages()["reference/commands.md"]
     names = [name for name, _ in code_reference.commands()]
-    assert {"certify", "verify", "train", "weights calibrate"} <= set(names)
+    assert {"certify", "verify", "attack", "train", "weights calibrate"} <= set(names)
     assert all(f"## srs-ray {name}\n" in text for name in names)
     assert "| `--target-radius` |" in text
 

@@ -13,18 +13,28 @@ import pytest
 import srs_ray
 
 PACKAGE = Path(srs_ray.__file__).parent
-# cli -> planning, analysis -> runner -> training -> runs -> smoothing, lipschitz, data -> models -> solvers: a room
-# imports from those above its own row here, and not from its neighbours in it. Some lie beside the runner.
+# cli -> planning, analysis -> runner -> training -> runs, attacks -> smoothing, lipschitz, data -> models -> solvers:
+# a room imports from those above its own row here, and not from its neighbours in it. Some lie beside the runner.
 ROWS = [
     {"settings", "errors", "regular_files", "job_yaml"},
     {"solvers"},
     {"models"},
     {"smoothing", "lipschitz", "data", "execution"},
-    {"runs"},  # whose rows are held against the bounds of their counts
+    {"runs", "attacks"},  # rows of runs are held against the bounds of their counts
     {"training"},
     {"runner", "job", "job_file", "interface"},
     {"planning", "analysis", "image_files"},
-    {"cli", "cli_options", "cli_output", "cli_plan", "cli_predict", "cli_results", "cli_verify", "cli_weights"},
+    {
+        "cli",
+        "cli_attack",
+        "cli_options",
+        "cli_output",
+        "cli_plan",
+        "cli_predict",
+        "cli_results",
+        "cli_verify",
+        "cli_weights",
+    },
     {"__main__"},
 ]
 ROW_OF = {room: row for row, rooms in enumerate(ROWS) for room in rooms}
@@ -34,8 +44,10 @@ BESIDE = {
     "srs_ray.interface": {"srs_ray.job", "srs_ray.job_file"},
     "srs_ray.runner": {"srs_ray.job"},
     "srs_ray.cli": {
-        f"srs_ray.cli_{name}" for name in ("options", "output", "plan", "predict", "results", "verify", "weights")
+        f"srs_ray.cli_{name}"
+        for name in ("attack", "options", "output", "plan", "predict", "results", "verify", "weights")
     },
+    "srs_ray.cli_attack": {"srs_ray.cli_options", "srs_ray.cli_output"},
     "srs_ray.cli_plan": {"srs_ray.cli_options"},
     "srs_ray.cli_predict": {"srs_ray.cli_options"},
     "srs_ray.cli_weights": {"srs_ray.cli_options"},

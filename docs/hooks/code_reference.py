@@ -12,7 +12,9 @@ from pydantic.fields import FieldInfo
 
 import srs_ray
 from srs_ray.cli import app
-from srs_ray.job import Job
+from srs_ray.job import Job, LipschitzJob
+from srs_ray.runs.attack_schema import ATTACK_COLUMNS
+from srs_ray.runs.row_format import Column
 from srs_ray.runs.schema import COLUMNS, SCHEMA_VERSION
 from srs_ray.settings import Settings
 from srs_ray.training.settings import TrainJob
@@ -36,6 +38,8 @@ FUNCTIONS = {
         "projected_radii",
         "paired_difference",
         "recertify",
+        "load_attacks",
+        "attacked_accuracy",
     ),
     "Bounds": (
         "clopper_pearson_lower",
@@ -55,6 +59,9 @@ def pages() -> dict[str, str]:
     """Every reference page by its place in the site."""
     return {
         "reference/job.md": settings_page(Job, "Settings of a job", "a job file for `srs-ray certify`"),
+        "reference/lipschitz.md": settings_page(
+            LipschitzJob, "Settings of a job without noise", "a job file whose `certificate.kind` is `lipschitz`"
+        ),
         "reference/training.md": settings_page(TrainJob, "Settings of a training", "a job file for `srs-ray train`"),
         "reference/columns.md": columns_page(),
         "reference/commands.md": commands_page(),
@@ -182,7 +189,7 @@ def _default(name: str, field: FieldInfo) -> str:
     if isinstance(default, Settings):
         return "its defaults"
     if isinstance(default, tuple):
-        return "`[" + ", ".join(f"{each:g}" for each in default) + "]`"
+        return "`[" + ", ".join(each if isinstance(each, str) else f"{each:g}" for each in default) + "]`"
     return "`null`" if default is None else f"`{default}`"
 
 
@@ -239,10 +246,14 @@ def _limits(metadata: Iterable[Any]) -> Iterator[tuple[str, float]]:
 
 
 def columns_page() -> str:
-    """The columns of a run's rows."""
-    rows = [
-        (f"`{column.name}`", re.sub(r"<\w+: (\w+)>", r" of \1", f"{column.type}"), column.meaning) for column in COLUMNS
-    ]
+    """The columns of a run's rows, and of an attack's."""
+
+    def rows(columns: Iterable[Column]) -> list[tuple[str, str, str]]:
+        return [
+            (f"`{column.name}`", re.sub(r"<\w+: (\w+)>", r" of \1", f"{column.type}"), column.meaning)
+            for column in columns
+        ]
+
     return "\n".join(
         [
             "# Columns of a run",
@@ -251,7 +262,14 @@ def columns_page() -> str:
             " that count: of each index the newest row with status `ok`, else the newest error. Rows in error have no "
             "result. A *hit* is a sample that voted for the candidate class.",
             "",
-            *_table(("column", "type", "meaning"), rows),
+            *_table(("column", "type", "meaning"), rows(COLUMNS)),
+            "",
+            "## Columns of an attack",
+            "",
+            "A row is one attempt at one attacked point, in a directory of `srs-ray attack`. `srs_ray.load_attacks` "
+            "reads the rows that count. Distances and radii are l2, in pixel units of [0, 1].",
+            "",
+            *_table(("column", "type", "meaning"), rows(ATTACK_COLUMNS)),
             "",
         ]
     )

@@ -1,6 +1,7 @@
 """Reading what runs have found: certified accuracy, tables, curves and exports, from run directories alone."""
 
 from srs_ray.analysis.accuracy import average_certified_radius, certified_accuracy, summary
+from srs_ray.analysis.attacks import attacked_accuracy, load_attacks
 from srs_ray.analysis.comparison import point_warnings
 from srs_ray.analysis.export import cohen_export, write_cohen_export, write_text
 from srs_ray.analysis.pairing import paired_difference
@@ -15,10 +16,12 @@ from srs_ray.analysis.table import comparison_table
 from srs_ray.analysis.training_curves import plot_training
 
 __all__ = [
+    "attacked_accuracy",
     "average_certified_radius",
     "certified_accuracy",
     "cohen_export",
     "comparison_table",
+    "load_attacks",
     "load_points",
     "p_lower_quantiles",
     "paired_difference",

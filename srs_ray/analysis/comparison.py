@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from srs_ray.analysis.accuracy import Summary, certified_accuracy, points_asked, summary
+from srs_ray.analysis.attacks import AttackedAt, attacked_at, contradicted, matched
 from srs_ray.analysis.pairing import different_points, paired_difference, shares_points
 from srs_ray.analysis.projection import QUANTILES, p_lower_quantiles, projected_shares
 from srs_ray.analysis.radii import Radius, parse_radii
@@ -112,6 +113,8 @@ class RunResults:
     paired: Paired | None = None  # with the first run; None for itself, and where no point is shared
     projection: Projection | None = None
     warning: str | None = None  # where the run is not over the points of the first
+    attacked: tuple[AttackedAt, ...] | None = None  # by radius; None: no attack on it was given
+    contradicted: tuple[int, ...] = ()  # points whose certificates the attack contradicts
 
     @property
     def acr_is_floor(self) -> bool:
@@ -130,12 +133,17 @@ class RunResults:
 
 
 def compare(
-    frames: Sequence[pd.DataFrame], radii: str | Iterable[str | float], of: str = "ended", project_n: int | None = None
+    frames: Sequence[pd.DataFrame],
+    radii: str | Iterable[str | float],
+    of: str = "ended",
+    project_n: int | None = None,
+    attacks: Sequence[pd.DataFrame] = (),
 ) -> list[RunResults]:
     """The frames of `load_points` or `recertify`, one for each run, at the same radii, in the order given.
 
     Shares are `of` the points that ended, or of all asked for (see `certified_accuracy`). Each run after the first is
     compared with it on the points of both, and with `project_n` each is projected to that n (see `projected_radii`).
+    `attacks` are frames of `load_attacks`, each on one of the runs.
     Raises SrsRayError where there is no frame, a frame does not know its run, or a radius is not usable.
     """
     if not frames:
@@ -156,8 +164,12 @@ def compare(
             paired=None if df is frames[0] else _paired(labels[0], frames[0], df, parsed),
             projection=None if project_n is None else Projection(project_n, _projected(df, project_n, parsed)),
             warning=warning,
+            attacked=None if attack is None else attacked_at(attack, parsed),
+            contradicted=() if attack is None else tuple(contradicted(attack)),
         )
-        for label, info, df, warning in zip(labels, infos, frames, warnings, strict=True)
+        for label, info, df, warning, attack in zip(
+            labels, infos, frames, warnings, matched(frames, attacks), strict=True
+        )
     ]
 
 
@@ -188,7 +200,7 @@ def _projected(df: pd.DataFrame, n: int, radii: Sequence[Radius]) -> tuple[float
 
 
 def accuracies(df: pd.DataFrame, radii: Sequence[Radius], of: str = "ended") -> tuple[AccuracyAt, ...]:
-    """`certified_accuracy` as plain values, each with its radius' label and what is to be said of it."""
+    """`certified_accuracy` as plain values, each with its radius' label and its remarks."""
     info, asked = RunInfo.of(df), points_asked(df)
     table = certified_accuracy(df, radii, of)
     columns = [table[name].tolist() for name in ("certified_accuracy", "low", "high", "certified")]
@@ -249,6 +261,7 @@ def notes(results: Sequence[RunResults], intervals: bool) -> list[str]:
         *each("Pending", [_pending_line(result) for result in results]),
         *_paired_notes(results, radii),
         *_projection_notes(results, radii),
+        *_attack_notes(results),
         "NFE: calls of the layer per noisy sample (n0 + n), by the sampler and by the audit; the cost is their sum",
         *per_run(
             "s/point",
@@ -317,5 +330,28 @@ def _projection_notes(results: Sequence[RunResults], radii: Sequence[str]) -> li
             0,
             "Projection: certified accuracy (%) of the points that ended, if their rates of hits and disagreement "
             "stayed what they are at this n; nothing is proved of it",
+        )
+    return lines
+
+
+def _attack_notes(results: Sequence[RunResults]) -> list[str]:
+    lines = []
+    for result in results:
+        if result.attacked is not None:
+            texts = [f"r = {at.radius_label}: {at.text()}" for at in result.attacked]
+            points = f"{result.attacked[0].points if result.attacked else 0:,} points"
+            lines.append(f"Attacked accuracy, a ceiling ({result.label}, {points}): {'; '.join(texts)}")
+        if result.contradicted:
+            shown = ", ".join(map(str, result.contradicted[:10]))
+            lines.append(
+                f"WARNING: CERTIFICATES CONTRADICTED ({result.label}): the attack broke {len(result.contradicted)} "
+                f"points inside their certified radius ({shown})"
+            )
+    if lines:
+        lines.insert(
+            0,
+            "Attacked accuracy: share (%) of the attacked points that are right and that no attack broke within this "
+            "radius, and its 95 % interval; robust accuracy of the smoothed classifier lies between certified accuracy "
+            "and this",
         )
     return lines

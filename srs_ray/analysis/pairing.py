@@ -43,7 +43,7 @@ def paired_difference(first: pd.DataFrame, second: pd.DataFrame, radii: Iterable
 
 
 def score_interval(more: int, less: int, pairs: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Two-sided score interval of a difference of paired shares: of `pairs`, `more` speak for it and `less` against it.
+    """Two-sided score interval of a difference of paired shares: of `pairs`, `more` favour it and `less` oppose it.
 
     The differences whose score statistic, with the nuisance parameter at its constrained maximum-likelihood estimate,
     is at most the normal quantile. Its coverage is near `confidence`, not guaranteed. Source: Tango, Statistics in

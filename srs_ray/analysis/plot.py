@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from srs_ray.analysis.accuracy import certified_accuracy, certified_radii
+from srs_ray.analysis.attacks import AttackInfo, attack_radii, attacked_accuracy, matched
 from srs_ray.analysis.comparison import run_labels
 from srs_ray.analysis.pairing import different_points
 from srs_ray.analysis.run_info import RunInfo
@@ -60,12 +61,18 @@ LEGEND: dict[str, Any] = {
 UNDATED: dict[str, dict[str, None]] = {".pdf": {"CreationDate": None}, ".png": {}, ".svg": {"Date": None}}
 
 
-def plot_curves(frames: Sequence[pd.DataFrame], output: str | Path, max_radius: float | None = None) -> Path:
+def plot_curves(
+    frames: Sequence[pd.DataFrame],
+    output: str | Path,
+    max_radius: float | None = None,
+    attacks: Sequence[pd.DataFrame] = (),
+) -> Path:
     """Draw one step curve with its 95 % band for each frame of `load_points` or `recertify`; returns the file written.
 
-    The file's kind goes by its suffix: .png (200 dpi), .svg or .pdf. The radius axis, in pixel units of [0, 1], ends
+    The suffix chooses the file's kind: .png (200 dpi), .svg or .pdf. The radius axis, in pixel units of [0, 1], ends
     at `max_radius`, by default a little beyond the largest certified radius. Dotted vertical lines mark caps in view.
     A curve by looks has dots at its target radii, and is thin, dotted and without a band beyond them: a floor.
+    `attacks` are frames of `load_attacks`, each on one of the runs: a thin dashed line of its colour is its ceiling.
     Raises SrsRayError for another suffix, no frames, a frame that does not know its run, an unwritable file.
     """
     output = drawable(output)
@@ -81,10 +88,11 @@ def plot_curves(frames: Sequence[pd.DataFrame], output: str | Path, max_radius: 
     labels = run_labels(infos)
     for warning in filter(None, different_points(labels, frames)):
         log.warning("%s", warning)
-    end = _end_of_axis(frames, infos) if max_radius is None else max_radius
-    subtitle, notes = _subtitle(frames, infos, labels), _footnotes(frames, infos, labels)
+    ceilings = matched(frames, attacks)
+    end = _end_of_axis(frames, infos, attacks) if max_radius is None else max_radius
+    subtitle, notes = _subtitle(frames, infos, labels), _footnotes(frames, infos, labels, ceilings)
     # The text above and below takes the room its lines need, in inches; the axes keep their size.
-    above = 0.42 + 0.155 * len(subtitle) + 0.19 * len(frames)
+    above = 0.42 + 0.155 * len(subtitle) + 0.19 * (len(frames) + len(attacks))
     below = 0.58 + 0.125 * len(notes)
     height = above + AXES_HEIGHT + below
     with rc_context(STYLE):
@@ -92,6 +100,7 @@ def plot_curves(frames: Sequence[pd.DataFrame], output: str | Path, max_radius: 
         axes = figure.add_axes((0.75 / WIDTH, below / height, 1 - 0.9 / WIDTH, AXES_HEIGHT / height))
         _draw_axes(axes, end)
         _draw_curves(axes, frames, infos, labels, end)
+        _draw_ceilings(axes, ceilings, labels, end)
         _mark_caps(axes, infos, end)
         left, top = 0.12 / WIDTH, 1 - 0.1 / height
         figure.text(left, top, _title(infos), va="top", fontsize=10.5, fontweight="bold")
@@ -162,11 +171,28 @@ def _curve(df: pd.DataFrame, start: float, end: float) -> pd.DataFrame:
     return certified_accuracy(df, np.unique([start, *radii[(start < radii) & (radii < end)], end]))
 
 
-def _end_of_axis(frames: Sequence[pd.DataFrame], infos: Sequence[RunInfo]) -> float:
-    """A little beyond the largest certified radius, and beyond each cap that is not far from it."""
+def _draw_ceilings(axes: Any, ceilings: Sequence[pd.DataFrame | None], labels: Sequence[str], end: float) -> None:
+    """Attacked accuracy of the runs that were attacked, up to the largest radius of the attack."""
+    for i, (df, label) in enumerate(zip(ceilings, labels, strict=True)):
+        if df is None:
+            continue
+        last = min(end, max(attack_radii(df)))
+        found = df["distance"].to_numpy(dtype=float, na_value=np.nan)
+        curve = attacked_accuracy(df, np.unique([0.0, *found[found < last], last]))
+        style: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "linestyle": (0, (3, 2)), "linewidth": 1.1}
+        # A point is broken from its distance on, hence steps behind the points.
+        shown = {"where": "post", "label": f"attacked, a ceiling: {label}", "gid": f"ceiling-{i}"}
+        axes.step(curve["radius"], curve["attacked_accuracy"], **style, **shown)
+
+
+def _end_of_axis(
+    frames: Sequence[pd.DataFrame], infos: Sequence[RunInfo], attacks: Sequence[pd.DataFrame] = ()
+) -> float:
+    """A little beyond the largest certified and attacked radius, and beyond each cap that is not far from it."""
     largest = max(certified_radii(df).max(initial=0.0) for df in frames)
     caps = [info.radius_cap for info in infos if info.radius_cap <= 1.2 * largest]
-    return float(1.03 * max([largest, *caps])) or 1.0
+    attacked = [max(attack_radii(df)) for df in attacks]
+    return float(1.03 * max([largest, *caps, *attacked])) or 1.0
 
 
 def _legend(info: RunInfo, label: str) -> str:
@@ -215,13 +241,24 @@ def _false_line(df: pd.DataFrame, info: RunInfo) -> str:
     return false_certificates_line(info, int((df["status"] == "ok").sum()), int((df["predicted"] >= 0).sum()))
 
 
-def _footnotes(frames: Sequence[pd.DataFrame], infos: Sequence[RunInfo], labels: Sequence[str]) -> list[str]:
+def _footnotes(
+    frames: Sequence[pd.DataFrame],
+    infos: Sequence[RunInfo],
+    labels: Sequence[str],
+    ceilings: Sequence[pd.DataFrame | None],
+) -> list[str]:
     lines = [
         *per_run("Certificate", labels, [certificate_line(info) for info in infos]),
         *per_run("Guarantee", labels, [guarantee_line(info) for info in infos]),
         "Bands: 95 % Clopper-Pearson intervals over points, at each radius by itself. Points in error count as not "
         "certified. A curve ends at its cap: beyond it no counts could have certified anything.",
     ]
+    attacked = [(label, df) for label, df in zip(labels, ceilings, strict=True) if df is not None]
+    lines += per_run(
+        "Attacked (a ceiling)",
+        [label for label, _ in attacked],
+        [f"{len(df)} points, {AttackInfo.of(df).describe()}" for _, df in attacked],
+    )
     floors = [floor_line(info) for info in infos]
     if any(floors):
         # Named one by one: the curves of other runs are no floors.

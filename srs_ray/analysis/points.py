@@ -29,7 +29,7 @@ def load_points(run: str | os.PathLike[str]) -> pd.DataFrame:
 
 def points_of(directory: RunDirectory) -> pd.DataFrame:
     """`load_points` for a run directory that is already open."""
-    df = directory.rows().to_pandas(types_mapper=_NULLABLE.get).astype(_NEVER_NULL)
+    df = frame_of(directory)
     points = {name: setting_of({"points": directory.points}, f"points.{name}") for name in ("start", "stop", "every")}
     past, index = df["index"] - points["start"], df["index"]
     asked = (past >= 0) & (index < points["stop"]) & (past % points["every"] == 0)
@@ -38,3 +38,8 @@ def points_of(directory: RunDirectory) -> pd.DataFrame:
     path = directory.path if "://" in directory.path else os.path.abspath(directory.path)
     RunInfo.from_run(path, directory.job, points, outside, directory.fingerprint).attach(df)
     return df
+
+
+def frame_of(directory: RunDirectory) -> pd.DataFrame:
+    """The effective rows of a run directory of any format, with nullable integers and booleans."""
+    return directory.rows().to_pandas(types_mapper=_NULLABLE.get).astype(_NEVER_NULL)

@@ -17,7 +17,7 @@ from srs_ray.smoothing.bounds import fitting_bounds
 def recertify(df: pd.DataFrame, certificate: str | None = None, alpha: float | None = None) -> pd.DataFrame:
     """A copy of `df` with predicted, radius, p_lower and correct for another certificate or alpha (None: the run's).
 
-    Which certificate applies is to be fixed before the run, never the better of two afterwards: the frame remembers
+    Choose the certificate before the run; picking the better of two afterwards voids the guarantee: the frame remembers
     that it was recomputed, and every table and plot of it says so. `released` is unsound, and they say that too.
     Raises SrsRayError for a certificate that does not fit the sampling method (`cohen` needs independent samples, the
     others an audit, `two-sided` one of misses) and for an alpha outside (0, 1).

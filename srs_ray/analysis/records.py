@@ -47,6 +47,7 @@ def comparison_json(results: Sequence[RunResults]) -> str:
             "certified_accuracy": [asdict(at) for at in result.accuracies],
             "paired": None if result.paired is None else asdict(result.paired),
             "projection": None if result.projection is None else asdict(result.projection),
+            "attacked_accuracy": None if result.attacked is None else [asdict(at) for at in result.attacked],
             "notes": _notes(result),
         }
         for result in results
@@ -69,8 +70,10 @@ def _notes(result: RunResults) -> list[str]:
 
 
 def _beside(result: RunResults, number: int) -> dict[str, Any]:
-    """At the radius of that number the difference to the first run on the points of both, and the projection."""
+    """At the radius of that number the difference to the first run on the points of both, the projection, and the
+    attacked accuracy."""
     paired, projection = result.paired, result.projection
+    attacked = None if result.attacked is None else result.attacked[number]
     at = None if paired is None else paired.at[number]
     return {
         "paired_with": None if paired is None else paired.first,
@@ -82,13 +85,18 @@ def _beside(result: RunResults, number: int) -> dict[str, Any]:
         "paired_ceiling": None if at is None else at.ceiling,
         "projected_n": None if projection is None else projection.n,
         "projected_accuracy": None if projection is None else projection.shares[number],
+        "attacked_accuracy": None if attacked is None else attacked.attacked_accuracy,
+        "attacked_low": None if attacked is None else attacked.low,
+        "attacked_high": None if attacked is None else attacked.high,
+        "attacked_points": None if attacked is None else attacked.points,
     }
 
 
 def _settings(result: RunResults) -> dict[str, Any]:
     """The run's settings, without where it lies, and what its certificate is worth."""
     settings = asdict(result.info)
-    del settings["name"], settings["path"], settings["data_digest"]
+    for name in ("name", "path", "data_digest", "fingerprint_digest"):
+        del settings[name]
     return {
         "run": result.label,
         **settings,

@@ -53,12 +53,13 @@ class RunInfo:
     data_digest: str | None = None  # of what makes an index mean an image, where the run's fingerprint says it
     deviation: float | None = None  # of noise on the image grid from its law, for a whole image; None: float noise
     certificate_settings: dict[str, dict[str, float]] = field(default_factory=dict)  # of the run's kind alone, by kind
+    fingerprint_digest: str | None = None  # by which an attack names the run that it attacked
     candidate: str | None = None  # `label`, where no samples selected a class
     deterministic: dict[str, Any] | None = None  # the certificate's settings, where no samples are drawn
 
     @property
     def radius_cap(self) -> float:
-        """The largest radius that counts give by this certificate, alpha, n and K (by a share: hardly ever more)."""
+        """The largest radius that counts give by this certificate, alpha, n and K; by an audit share a likely one."""
         return inf if self.deterministic else certified_radius(self.smoothing.plan.p_cap, self.sigma)
 
     @property
@@ -161,6 +162,7 @@ class RunInfo:
             target_radii=None if sampling.target_radii is None else list(sampling.target_radii),
             looks=None if sampling.looks is None else sampling.looks.model_dump(),
             data_digest=_data_digest(fingerprint or {}),
+            fingerprint_digest=None if fingerprint is None else digest(fingerprint),
             deviation=(fingerprint or {}).get("noise.deviation"),
             candidate=sampling.candidate,
             certificate_settings={smoothing.certificate.kind: own} if (own := smoothing.certificate.own) else {},
@@ -268,11 +270,11 @@ def _refuse_other_settings(job: Mapping[str, Any], smoothing: Smoothing, fingerp
         said = "; ".join(
             f"{printable(name)}: {was} in its fingerprint, {now} in its job" for name, was, now in changed[:4]
         )
-        raise RunDirectoryError(f"run.json holds two minds ({said}): it has been edited; restore it from a copy")
+        raise RunDirectoryError(f"run.json contradicts itself ({said}): it has been edited; restore it from a copy")
 
 
 def _title(sampling: SamplingSettings, reference: str, fingerprint: Mapping[str, Any]) -> str:
-    """As the literature writes it; of a run that was sampled before that way of sampling became what it is, as then."""
+    """The method as the literature writes it; of a run by an older version, as that version was written."""
     former = fingerprint.get("sampling.version", sampling.version) < sampling.version
     return (sampling.former_title if former else sampling.title)(reference).strip()
 

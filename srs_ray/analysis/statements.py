@@ -8,8 +8,8 @@ from srs_ray.analysis.run_info import RunInfo
 from srs_ray.lipschitz.settings import GUARANTEE
 
 FIXED_BEFORE = (
-    "recomputed after the run, which was certified with {own}; which certificate applies is to be fixed before "
-    "the run, never the better of two afterwards"
+    "recomputed after the run, which was certified with {own}; choose the certificate before the run; "
+    "picking the better of two afterwards voids the guarantee"
 )
 ABOVE_CAP, FLOOR, CEILING = "\N{EN DASH}", ">= ", "<= "  # instead of, and before, a share
 ABOVE_CAP_NOTE = f"{ABOVE_CAP}: above the cap, where no counts could have certified anything; not a finding"
@@ -54,8 +54,8 @@ def false_certificates(info: RunInfo, judged: int) -> float | None:
     """At most so many of a run's certificates are false in expectation; None where nothing bounds them.
 
     Each of the `judged` points, certified or abstained, gets a false certificate with probability at most alpha, and
-    expectations add up. alpha times the number of certificates alone would be too few: where hardly a point can be
-    certified, most certificates that there are may be false.
+    expectations add up. alpha times the number of certificates alone would be too few: where almost no point can be
+    certified, most certificates may be false.
     """
     return info.alpha * judged if info.sound else None
 

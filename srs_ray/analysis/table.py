@@ -28,16 +28,17 @@ def comparison_table(
     form: str = "table",
     of: str = "ended",
     project_n: int | None = None,
+    attacks: Sequence[pd.DataFrame] = (),
 ) -> str:
     """The runs of `frames` at `radii` as text of the form table | markdown | latex | csv | json.
 
     Certified accuracy is in percent, to be read with the notes underneath (in CSV and JSON: a share, with the notes'
-    facts as columns); `of` and `project_n` as in `compare`. `latex` needs the package booktabs. Raises SrsRayError for
-    an unknown form and as `compare` does.
+    facts as columns); `of`, `project_n` and `attacks` as in `compare`. `latex` needs the package booktabs. Raises
+    SrsRayError for an unknown form and as `compare` does.
     """
     if form not in FORMS:
         raise SrsRayError(f"no table form {form!r}; choose {' | '.join(FORMS)}")
-    return FORMS[form](compare(frames, radii, of, project_n))
+    return FORMS[form](compare(frames, radii, of, project_n, attacks))
 
 
 def terminal_table(results: Sequence[RunResults]) -> str:

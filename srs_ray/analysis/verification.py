@@ -133,7 +133,7 @@ def verify_run(
     SrsRayError where the run's model or data are code, unless `run_code` says that this code may be run.
     """
     directory = RunDirectory.open(run)
-    job = _stored_job(directory)
+    job = stored_job(directory)
     faults = [*directory.faults(), *_contradictions(directory)]
     df = points_of(directory)
     info = RunInfo.of(df)
@@ -151,7 +151,7 @@ def verify_run(
             raise SrsRayError(f"the run's data, {info.data}, have no path that another could take the place of")
         if data is not None:
             job = job.model_copy(update={"data": job.data.model_copy(update={"path": data})})
-        _refuse_code(job, run_code)
+        refuse_code(job, run_code)
         certified = df["index"][done].tolist()
         chosen = random.Random(seed) if seed is not None else random.SystemRandom()
         repeated = _repeat(directory, job, sorted(chosen.sample(certified, min(points, len(certified)))))
@@ -172,7 +172,7 @@ def verify_run(
     )
 
 
-def _stored_job(directory: RunDirectory) -> AnyJob:
+def stored_job(directory: RunDirectory) -> AnyJob:
     """The run's job by the model of job files; RunDirectoryError for what is none. No file that it names is read."""
     from srs_ray.job import kind_of_job
 
@@ -192,13 +192,16 @@ def _stored_job(directory: RunDirectory) -> AnyJob:
         raise RunDirectoryError(f"{directory.path}: run.json holds no job: {error}") from error
 
 
-def _refuse_code(job: AnyJob, run_code: bool) -> None:
+def refuse_code(
+    job: AnyJob, run_code: bool, doing: str = "to certify points again", else_: str = "leave --points out"
+) -> None:
+    """SrsRayError where the job names code as its model or data, unless `run_code` says that it may be run."""
     imports = {"model.import": getattr(job.model, "import_", None), "data.import": job.data.import_}
     named = [f"{name}: {printable(value)}" for name, value in imports.items() if value is not None]
     if named and not run_code:
         raise SrsRayError(
-            f"to certify points again is to run the code that the run names ({', '.join(named)}), with your rights: "
-            "read that code, then allow it with --run-code, or leave --points out"
+            f"{doing} is to run the code that the run names ({', '.join(named)}), with your rights: "
+            f"read that code, then allow it with --run-code, or {else_}"
         )
 
 
@@ -233,8 +236,8 @@ def _repeat(directory: RunDirectory, job: AnyJob, indices: Sequence[int]) -> lis
 
 
 def _contradictions(directory: RunDirectory) -> list[str]:
-    """One line for each point of which two `ok` rows, sampled alike, do not say the same: samples are a function of
-    the run's settings, so that one of them was not sampled."""
+    """One line for each point with two `ok` rows that were sampled alike and differ: samples are a function of the
+    run's settings, so one of the rows was not sampled."""
     columns = [*COUNTED, "device", "dtype", "batch"]
     first: dict[int, dict[str, Any]] = {}
     found: dict[int, str] = {}

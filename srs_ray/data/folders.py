@@ -31,7 +31,7 @@ _BYTES_AT_ONCE = 2**20
 
 class FolderImages:
     """The images under `root`, one folder per class, as torchvision's ImageFolder orders them: classes by name, then
-    files by path. Hidden and machine-made entries and what is no file are left out, with a warning.
+    files by path. Hidden and machine-made entries and everything that is no file are left out, with a warning.
 
     Labels are the positions of the class names in that order, or in `classes`, which then has the names of exactly
     these folders. Raises DataError for anything else, and, without `classes`, where all names are whole numbers that

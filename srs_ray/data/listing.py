@@ -1,4 +1,4 @@
-"""Lists the images of a folder that holds one folder per class; what is no data is left out."""
+"""Lists the images of a folder that holds one folder per class; other files are left out."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def list_images(root: Path) -> Listing:
     if empty:
         raise DataError(
             f"{root} does not hold one folder of images per class: no image in {', '.join(empty[:NAMES_SHOWN])} "
-            f"(images end in {', '.join(EXTENSIONS)}): remove what is no class, or bring its images"
+            f"(images end in {', '.join(EXTENSIONS)}): remove folders that are no classes, or add their images"
         )
     return found
 

@@ -1,4 +1,4 @@
-"""Compares a PNG's checksums, of which Pillow leaves those of the pixels out."""
+"""Compares a PNG's checksums; Pillow skips those of the pixels."""
 
 from __future__ import annotations
 

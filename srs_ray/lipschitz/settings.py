@@ -12,9 +12,9 @@ LIPSCHITZ = "lipschitz"
 LIPSCHITZ_VERSION = 1  # raised when a change to the program can change a radius beyond rounding
 
 GUARANTEE = (
-    "each certificate holds for certain, for the exact equilibrium in real arithmetic: of the model that the stored "
-    "weights are, whatever solver runs it; the solver's distance to the equilibrium and a bound on the rounding of this "
-    "computation (float64, unit 2^-53) are subtracted from the margin. A solver that is deployed has a distance of its own"
+    "each certificate holds for certain, for the exact equilibrium in real arithmetic of the model that the stored "
+    "weights are; the distance of the solver here to the equilibrium and a bound on the rounding of this computation "
+    "(float64, unit 2^-53) are subtracted from the margin. A solver that is deployed has a distance of its own"
 )
 
 
@@ -30,9 +30,9 @@ class LipschitzCertificate(Settings):
     def describe(self) -> str:
         """The line that stands beside every number."""
         return (
-            "lipschitz: least over other classes of (difference of logits, less solver's and rounding's proved error) / "
-            f"proved pair constant; at most {self.steps:,} steps, to a proved error of {self.tolerance:g}; no noise, no "
-            "alpha"
+            "lipschitz: least over other classes of (difference of logits, less the proved error of solver and "
+            f"rounding) / proved pair constant; at most {self.steps:,} steps, to a proved error of {self.tolerance:g}; "
+            "no noise, no alpha"
         )
 
     def fingerprint(self) -> dict[str, Any]:

@@ -24,8 +24,8 @@ def try_out(model: Opened) -> None:
     """Raises JobError for a model whose logits are not those of one image each, naming what they depend on.
 
     Refused are submodules in training mode, logits of a wrong shape, that differ from call to call, or that depend on
-    the other images of a batch or on the place in it, also in a larger batch; of an equilibrium, parts that go by
-    anything but what they are given. What the model itself raises comes through.
+    the other images of a batch or on the place in it, also in a larger batch; of an equilibrium, parts that depend
+    on anything but their arguments. What the model itself raises comes through.
     """
     training = training_modules(model.network)
     if training:
@@ -94,7 +94,7 @@ def _same(one: Tensor, other: Tensor) -> bool:
 
 
 def _try_parts(alone: _Reference, order: Tensor) -> None:
-    """Whether f and head go by what they are given: samplers have states and injections of several batches mixed."""
+    """Whether f and head depend on their arguments alone: samplers mix states and injections of several batches."""
     model, x_BCHW = alone.model, alone.x_BCHW
     injection = model.inject(x_BCHW.clone())[order]
     z_BD = model.zero_state(IMAGES)

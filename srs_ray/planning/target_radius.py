@@ -18,7 +18,7 @@ from srs_ray.smoothing.radius import target_p
 from srs_ray.smoothing.samplers.standard import STANDARD
 
 MOST_SAMPLES = 10**7
-MARGIN = 1.1  # the true radius of the point that is to be certified, over the target
+MARGIN = 1.1  # true radius of the certified point, divided by the target
 _ROUND_NUMBERS = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)
 _FEWEST_NEIGHBOURS = 5
 
@@ -119,9 +119,10 @@ def _with_seed(job: Job, proposal: Proposal | None) -> Proposal | None:
 
 
 def expected_bound(job: Job, p: float, disagreement: float, missed: float = 0.0) -> float:
-    """The bound of the job's certificate on what n samples come to where a share p of them are hits: F's own for
-    `standard` and `auto`, else the chains', of which F does not confirm a share `disagreement`, and of whose misses a
-    share `missed` are its hits.
+    """The bound of the job's certificate where a share p of n samples are hits.
+
+    They are hits of the base classifier for `standard` and `auto`, else of the chains. The base classifier does not
+    confirm a share `disagreement` of these, and a share `missed` of the misses are its hits.
 
     Counts are rounded against the point. By looks it is the bound of the last one.
     """

@@ -24,7 +24,7 @@ def print_plan(plan: JobPlan, console: Console) -> None:
     """What the job costs and can earn, how to reach the target if there is one, and what would make it cheaper."""
 
     def say(line: str) -> None:
-        console.print(line, highlight=False, soft_wrap=True)  # what is to be pasted stays in one line
+        console.print(line, highlight=False, soft_wrap=True)  # a command to paste stays in one line
 
     say(f"[bold]{escape(printable(plan.run))}[/]: {plan.done} of {plan.points} points done, {plan.todo} to do")
     if plan.errors:

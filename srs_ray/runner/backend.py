@@ -12,7 +12,7 @@ from srs_ray.errors import JobError, SrsRayError, UserCodeError, reason_of
 from srs_ray.execution import ExecutionSettings
 from srs_ray.models.device_failure import is_device_failure
 from srs_ray.models.devices import device_name
-from srs_ray.runner.worker import Cargo, PointWorker, Row, WorkerSpec, failed_row, measure_batch
+from srs_ray.runner.worker import Cargo, PointWorker, Row, WorkerSpec, measure_batch
 from srs_ray.smoothing.batch_size import MeasuredBatch
 
 log = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ class InProcess:
         return measure_batch(spec, cargo, spec.job.execution.cpus_per_worker)
 
     def rows(self, spec: WorkerSpec, cargo: Cargo, indices: Sequence[int]) -> Rows:
-        worker = PointWorker(spec, cargo, spec.job.execution.cpus_per_worker)
+        worker = spec.open(cargo, spec.job.execution.cpus_per_worker)
         try:
             rehearsal = worker.rehearse()
         except Exception as error:
@@ -101,7 +101,7 @@ class InProcess:
         self.rehearsed[rehearsal.kind] = rehearsal.logits
         for index in indices:
             try:
-                yield _certify(worker, index, spec.job.execution.attempts)
+                yield _certify(worker, spec, index)
             except Exception as error:
                 if not is_device_failure(error):
                     raise
@@ -112,7 +112,8 @@ class InProcess:
         pass
 
 
-def _certify(worker: PointWorker, index: int, attempts: int) -> Row:
+def _certify(worker: PointWorker, spec: WorkerSpec, index: int) -> Row:
+    attempts = spec.job.execution.attempts
     reason: Exception | None = None
     for attempt in range(1, attempts + 1):
         try:
@@ -125,4 +126,4 @@ def _certify(worker: PointWorker, index: int, attempts: int) -> Row:
             told = isinstance(error, UserCodeError) and not log.isEnabledFor(logging.DEBUG)
             log.warning("point %d, attempt %d of %d: %s", index, attempt, attempts, reason_of(error), exc_info=not told)
             reason = error
-    return failed_row(worker.sigma, index, attempts, reason_of(reason))
+    return spec.failed_row(index, attempts, reason_of(reason))

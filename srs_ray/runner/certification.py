@@ -99,7 +99,7 @@ def _run(inputs: JobInputs, backend: Backend, lease: Lease, console: Console) ->
         run,
         lease,
         inputs.indices,
-        lambda indices: _with_sources(_rows(run, backend, spec, inputs.cargo, indices), inputs.dataset),
+        lambda indices: with_sources(recorded_rows(run, backend, spec, inputs.cargo, indices), inputs.dataset),
         lambda: backend.ready,
         _watched_radius(job),
         console,
@@ -141,7 +141,7 @@ def _watched_radius(job: AnyJob) -> float:
 def _started(
     inputs: JobInputs, spec: WorkerSpec, workers: int, console: Console, accelerators: Sequence[str] = ()
 ) -> RunDirectory:
-    """The run directory, open for writing, once all that is to be said of it was said."""
+    """The run directory, open for writing, after its warnings are printed."""
     job = inputs.job
     fingerprint = fingerprint_of(spec, inputs.source)
     for warning in _chosen_on_this_noise(job.output, fingerprint):
@@ -160,7 +160,7 @@ def _started(
     return run
 
 
-def _rows(run: RunDirectory, backend: Backend, spec: WorkerSpec, cargo: Cargo, indices: Sequence[int]) -> Rows:
+def recorded_rows(run: RunDirectory, backend: Backend, spec: WorkerSpec, cargo: Cargo, indices: Sequence[int]) -> Rows:
     """The backend's rows; what its workers' rehearsals say is kept in run.json before the rows that follow them."""
     kept: dict[str, str] = {}
     with closing(backend.rows(spec, cargo, indices)) as rows:
@@ -186,7 +186,7 @@ def _chosen_on_this_noise(path: str, fingerprint: dict[str, Any]) -> list[str]:
     return warnings
 
 
-def _with_sources(rows: Rows, dataset: PointDataset) -> Rows:
+def with_sources(rows: Rows, dataset: PointDataset) -> Rows:
     """The rows, each with its image's source: one of a worker that died has none."""
     with closing(rows):
         for row in rows:
@@ -224,18 +224,21 @@ def finish(
     workers: Callable[[], int],
     radius: float,
     console: Console,
+    tally: Tally | None = None,
+    verb: str = "certifying",
 ) -> RunSummary:
     """Does what a run directory lacks of the points `indices`, and keeps each row that `rows_of` yields.
 
-    `workers()` is how many are at work, and `radius` one that is watched, for who looks on. Raises RunDirectoryError
-    where rows cannot be kept, or another process has taken the lease over.
+    `workers()` is how many are at work, and `radius` one that is watched, for who looks on; `tally` is what is counted
+    of rows where they are not certificates. Raises RunDirectoryError where rows cannot be kept, or another process has
+    taken the lease over.
     """
     finished_before = run.finished()
     todo = [index for index in indices if index not in finished_before]
-    tally = _tally(run, set(indices), radius)
+    tally = counted(run, set(indices), Tally(radius) if tally is None else tally)
     console.print(f"{len(todo)} of {len(indices)} points to do", highlight=False)
     finished = 0
-    with StopRequest() as stop, RowWriter(run) as writer, RunProgress(console, len(indices), tally) as progress:
+    with StopRequest() as stop, RowWriter(run) as writer, RunProgress(console, len(indices), tally, verb) as progress:
         if todo:
             with closing(rows_of(todo)) as rows:
                 for row in rows:
@@ -267,10 +270,9 @@ def _report(row: Row) -> None:
         log.warning("point %d: %s", row["index"], row["error"])
 
 
-def _tally(run: RunDirectory, asked: set[int], radius: float) -> Tally:
-    """Counts over the points asked for that earlier sessions finished."""
-    tally = Tally(radius)
-    for row in run.rows(["index", "status", "predicted", "correct", "radius"]).to_pylist():
+def counted(run: RunDirectory, asked: set[int], tally: Tally) -> Tally:
+    """The tally with the points asked for that earlier sessions finished."""
+    for row in run.rows(["index", "status", *tally.columns]).to_pylist():
         if row["index"] in asked and row["status"] == "ok":
             tally.add(row)
     return tally

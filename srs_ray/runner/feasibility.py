@@ -9,7 +9,7 @@ from srs_ray.job import AnyJob, Job, LipschitzJob
 from srs_ray.smoothing.limits import smallest_audit, smallest_n
 
 MANY = 10**9  # hits: more than any run has
-BFLOAT16_RESIDUAL = 4e-3  # what solves in it hardly get below: half a unit of its last place
+BFLOAT16_RESIDUAL = 4e-3  # half a unit of its last place: solves stay above it
 
 
 def check_feasible(job: AnyJob) -> list[str]:

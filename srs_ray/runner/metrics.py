@@ -15,7 +15,9 @@ class RunMetrics:
     def __init__(self, run: str) -> None:
         self._points = Counter("srs_ray_points", "Points that ended, by status (ok or error).", ("run", "status"))
         self._evaluations = Counter(
-            "srs_ray_function_evaluations", "Calls of the layer, by who made them (sampler or audit).", ("run", "by")
+            "srs_ray_function_evaluations",
+            "Calls of the layer, by who made them (sampler, audit or attack).",
+            ("run", "by"),
         )
         self._seconds = Histogram("srs_ray_point_seconds", "Wall time of a point in its worker.", _SECONDS, ("run",))
         for metric in (self._points, self._evaluations, self._seconds):
@@ -25,8 +27,13 @@ class RunMetrics:
         """Counts one row."""
         self._points.inc(1, {"status": row["status"]})
         if row["status"] == "ok":
-            sampler = row["layer_evaluations"] if "layer_evaluations" in row else row["function_evaluations"]
-            self._evaluations.inc(sampler, {"by": "sampler"})
-            if row.get("reference_evaluations"):  # Ray takes no step of zero
-                self._evaluations.inc(row["reference_evaluations"], {"by": "audit"})
+            columns = (
+                ("sampler", "function_evaluations"),
+                ("solver", "layer_evaluations"),
+                ("audit", "reference_evaluations"),
+                ("attack", "evaluations"),
+            )
+            for by, column in columns:
+                if row.get(column):  # Ray takes no step of zero
+                    self._evaluations.inc(row[column], {"by": by})
             self._seconds.observe(row["seconds"])

@@ -295,7 +295,7 @@ class WorkerPool:
 
     def _ask_again(self, worker: _Worker) -> None:
         """The worker cannot be reached, and Ray does not know yet whether it lives: its points are done elsewhere."""
-        if not worker.prepared:  # it may never have heard that it is to be prepared
+        if not worker.prepared:  # the call of `prepare` may be lost
             self._replace(worker, "it was out of reach while starting", charged=False)
             return
         if worker.points:
@@ -364,7 +364,7 @@ def _reason(error: RayError) -> str:
 
 
 def _as_told(error: RayTaskError) -> SrsRayError:
-    """What prepare raised; what is no SrsRayError in one."""
+    """The error that `prepare` raised, wrapped in an SrsRayError where it is none."""
     if isinstance(error.cause, SrsRayError):
         return error.cause
     told = SrsRayError(f"a worker cannot be set up: {reason_of(error.cause)}")

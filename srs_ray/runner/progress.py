@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from types import TracebackType
+from typing import ClassVar
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
@@ -25,6 +26,8 @@ WIDE = 100  # columns of a terminal from which on the bar itself may be longer
 @dataclass
 class Tally:
     """Counts over the finished points of a run, those of earlier sessions among them; `radius` is one to look at."""
+
+    columns: ClassVar[tuple[str, ...]] = ("predicted", "correct", "radius")  # what is counted of rows
 
     radius: float
     done: int = 0
@@ -72,7 +75,7 @@ class _Bar(Progress):
 class RunProgress:
     """Shows the points of a run going by. The time to go is that of this session's points, resumed ones apart."""
 
-    def __init__(self, console: Console, asked: int, tally: Tally) -> None:
+    def __init__(self, console: Console, asked: int, tally: Tally, verb: str = "certifying") -> None:
         self.tally = tally
         self.asked = asked
         self.resumed = tally.done
@@ -80,7 +83,7 @@ class RunProgress:
         self.workers = 0
         self.started = self.last_line = time.monotonic()
         self.bar = _Bar(
-            TextColumn("[bold]certifying"),
+            TextColumn(f"[bold]{verb}"),
             BarColumn(bar_width=20 if console.width >= WIDE else 10),
             MofNCompleteColumn(),
             TaskProgressColumn(),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import ray
@@ -19,7 +18,7 @@ from srs_ray.runner.connection import attach, named_address, nodes_alive
 from srs_ray.runner.metrics import RunMetrics
 from srs_ray.runner.pool import WorkerPool
 from srs_ray.runner.rehearsal import Rehearsal
-from srs_ray.runner.worker import Cargo, PointWorker, Row, WorkerSpec, failed_row, measure_batch
+from srs_ray.runner.worker import Cargo, PointWorker, Row, WorkerSpec, measure_batch
 from srs_ray.smoothing.batch_size import MeasuredBatch
 
 log = logging.getLogger(__name__)
@@ -38,7 +37,7 @@ class CertifierActor:
 
     def prepare(self, spec: WorkerSpec, carried: Carried, threads: int) -> tuple[str, Rehearsal]:
         """Where it is, and how its rehearsal went."""
-        self.worker = PointWorker(spec, carried.open(), threads)
+        self.worker = spec.open(carried.open(), threads)
         return socket.gethostname(), self.worker.rehearse()
 
     def node(self) -> str:
@@ -113,7 +112,7 @@ class RayBackend:
     def describe(self, workers: int) -> str:
         resource, share = self._needs()
         room = self._room()
-        wait = f", of which {workers - room} wait for nodes to join" if workers > room else ""
+        wait = f", {workers - room} of them waiting for nodes to join" if workers > room else ""
         return f"{self.place}, device {self.device}, {workers} workers with {share:g} {resource} each{wait}"
 
     def _options(self) -> dict[str, float]:
@@ -144,9 +143,9 @@ class RayBackend:
             indices,
             room=self._room if wanted == "auto" else lambda: wanted,
             attempts=self.execution.attempts,
-            point_seconds=self.execution.seconds_of_a_point(self.device, spec.job.samples),
+            point_seconds=self.execution.seconds_of_a_point(self.device, spec.samples),
             start_seconds=START_SECONDS if self.device == "cuda" else None,
-            failed_row=partial(failed_row, spec.job.sigma),
+            failed_row=spec.failed_row,
             admit=self._admit,
         )
         metrics = RunMetrics(spec.job.output)

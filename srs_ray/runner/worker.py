@@ -58,6 +58,19 @@ class WorkerSpec:
     noise_check: str
     sampling_version: int
 
+    @property
+    def samples(self) -> int:
+        """How many noisy samples one point takes at most."""
+        return self.job.samples
+
+    def open(self, cargo: Cargo, threads: int) -> PointWorker:
+        """What does the points, in this process."""
+        return PointWorker(self, cargo, threads)
+
+    def failed_row(self, index: int, attempts: int, reason: object) -> Row:
+        """The row of a point that was tried `attempts` times and given up."""
+        return failed_row(self.job.sigma, index, attempts, reason)
+
 
 @dataclass(frozen=True)
 class Cargo:
@@ -90,6 +103,8 @@ def measure_batch(spec: WorkerSpec, cargo: Cargo, threads: int) -> MeasuredBatch
 
 class PointWorker:
     """Certifies points of one job. A point that cannot be read becomes an error row."""
+
+    error_row: Callable[..., Any] = PointRow
 
     def __init__(self, spec: WorkerSpec, cargo: Cargo, threads: int) -> None:
         job = spec.job
@@ -150,13 +165,13 @@ class PointWorker:
         """The row of one point."""
         started = time.perf_counter()
         label: int | None = None
-        row: PointRow | LipschitzRow
         try:
             label = self.dataset.label(index)
-            row = self._certify_in_memory(self.dataset.image(index), index, label)
+            row = self._done_in_memory(self.dataset.image(index), index, label)
         except PointError as error:
             seconds = time.perf_counter() - started
-            row = PointRow(index, label, status="error", error=_one_line(error), sigma=self.sigma, seconds=seconds)
+            error_line = _one_line(error)
+            row = self.error_row(index, label, status="error", error=error_line, sigma=self.sigma, seconds=seconds)
         return asdict(replace(row, attempt=attempt, **self._image_of(index, label)))
 
     def _image_of(self, index: int, label: int | None) -> dict[str, Any]:
@@ -165,7 +180,7 @@ class PointWorker:
         class_name = None if names is None or label is None else printable(names[label])
         return {"source": printable(self.dataset.name(index)), "class_name": class_name}
 
-    def _certify_in_memory(self, x_CHW: Tensor, index: int, label: int | None) -> PointRow | LipschitzRow:
+    def _done_in_memory(self, x_CHW: Tensor, index: int, label: int | None) -> Any:
         row = self._in_memory(f"point {index}", lambda: self.judge.certify(x_CHW, index, label))
         return replace(row, pixels=pixel_digest(x_CHW)) if isinstance(row, LipschitzRow) else row
 
@@ -198,11 +213,13 @@ def judge_of(spec: WorkerSpec, job: AnyJob, source: ModelSource) -> SmoothingJud
     )
 
 
-def failed_row(sigma: float | None, index: int, attempts: int, reason: object) -> Row:
+def failed_row(
+    sigma: float | None, index: int, attempts: int, reason: object, error_row: Callable[..., Any] = PointRow
+) -> Row:
     """The row of a point that was tried `attempts` times and given up."""
     times = "once" if attempts == 1 else f"{attempts} times"
     error = f"given up after it failed {times}: {_one_line(reason)}"
-    return asdict(PointRow(index, None, status="error", error=error, sigma=sigma, attempt=attempts))
+    return asdict(error_row(index, None, status="error", error=error, sigma=sigma, attempt=attempts))
 
 
 def _one_line(reason: object) -> str:

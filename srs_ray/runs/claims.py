@@ -200,6 +200,7 @@ def _likely(drawn: int, of: int, share: float) -> bool:
 
 
 def expect(holds: bool, what: str) -> None:
+    """Raises ValueError that names what does not hold."""
     if not holds:
         raise ValueError(what)
 

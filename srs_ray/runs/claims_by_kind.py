@@ -25,7 +25,7 @@ def claims_of(fingerprint: Mapping[str, Any]) -> Claims | DeterministicClaims | 
 
 @dataclass(frozen=True)
 class DeterministicClaims:
-    """A row's radius follows from its margin, allowance and constant; those are proved by certifying its point again."""
+    """A row's radius follows from its margin, allowance and constant; certifying its point again proves those."""
 
     images: int | None = None
 

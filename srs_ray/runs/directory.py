@@ -25,7 +25,8 @@ from srs_ray.runs.lease import LEASE_JSON
 from srs_ray.runs.parts import LARGEST_FILE, UnreadablePartError, decode_part, encode_part
 from srs_ray.runs.printable import printable, printable_table
 from srs_ray.runs.record import Json, RunRecord, UnreadableRecordError, session_changes
-from srs_ray.runs.schema import ROW_SCHEMA, Row, rows_to_table
+from srs_ray.runs.row_format import Row, RowFormat
+from srs_ray.runs.schema import CERTIFICATES
 from srs_ray.runs.storage import FileTooLargeError, Storage, naming_errors, open_storage
 
 log = logging.getLogger(__name__)
@@ -60,9 +61,10 @@ class RunDirectory:
         self._not_compared: list[str] = []
 
     @staticmethod
-    def open(path: str | os.PathLike[str]) -> RunDirectory:
-        """Open an existing run to read it. Raises RunDirectoryError where there is none that this version reads."""
-        run = RunDirectory.find(path)
+    def open(path: str | os.PathLike[str], forms: Sequence[RowFormat] = (CERTIFICATES,)) -> RunDirectory:
+        """Open an existing run to read it. Raises RunDirectoryError where there is none that this version reads, or its
+        rows are of none of these formats."""
+        run = RunDirectory.find(path, forms)
         if run is None:
             raise RunDirectoryError(
                 f"{open_storage(path).location}: no run here ({_RUN_JSON} not found); "
@@ -71,10 +73,10 @@ class RunDirectory:
         return run
 
     @staticmethod
-    def find(path: str | os.PathLike[str]) -> RunDirectory | None:
+    def find(path: str | os.PathLike[str], forms: Sequence[RowFormat] = (CERTIFICATES,)) -> RunDirectory | None:
         """`open`, but None where there is no run."""
         storage = open_storage(path)
-        record = _read_record(storage)
+        record = _read_record(storage, forms)
         return None if record is None else RunDirectory(storage, record)
 
     @staticmethod
@@ -85,23 +87,24 @@ class RunDirectory:
         points: Json,
         session: Json,
         verified: Collection[str] = (),
+        form: RowFormat = CERTIFICATES,
     ) -> RunDirectory:
-        """Start a run, or continue the one that is there, and open it for writing.
+        """Start a run of rows of that format, or continue the one that is there, and open it for writing.
 
         `points` holds start, stop and every; `session` is any JSON on this start (started_at, versions, device, ...).
         `verified` names settings of the fingerprint that may differ: the caller has compared what they stand for.
         Parts that cannot be read, or have a row that claims other than its counts give, are moved to quarantine/ with
-        a logged warning: their points are to be done again.
+        a logged warning: their points are done again.
         Raises RunDirectoryError, with nothing changed, where the fingerprint differs from the one that is there, the
         folder belongs to something else, or it cannot be written. It keeps no other process out: a Lease does.
         """
         storage = open_storage(path)
-        before = _read_record(storage)
+        before = _read_record(storage, (form,))
         _refuse_links(storage)
         if before is None:
             _check_unused(storage)
             now = datetime.now(UTC).isoformat(timespec="seconds")
-            record = RunRecord(job=job, fingerprint=fingerprint, created_at=now, points=points, sessions=[session])
+            record = RunRecord(job, fingerprint, now, points, [session], form)
         else:
             _check_fingerprint(storage, before.fingerprint, fingerprint, verified)
             record = before.continued(job, points, session)
@@ -110,7 +113,7 @@ class RunDirectory:
             storage.make_folder("")
             storage.put(_RUN_JSON, text)  # before points/: a folder of ours is never without it
             storage.make_folder(_POINTS)
-        run = RunDirectory(storage, RunRecord.from_json(text))
+        run = RunDirectory(storage, RunRecord.from_json(text, (form,)))
         run._not_compared = not_compared(run.fingerprint, fingerprint)
         run._clean()
         return run
@@ -119,6 +122,11 @@ class RunDirectory:
     def path(self) -> str:
         """Where the run is, as it was given."""
         return self._storage.location
+
+    @property
+    def form(self) -> RowFormat:
+        """What its rows are."""
+        return self._record.form
 
     @property
     def job(self) -> Json:
@@ -171,14 +179,14 @@ class RunDirectory:
     def rows(self, columns: Sequence[str] | None = None) -> pa.Table:
         """The effective rows, sorted by index: per index its newest `ok` row, else its newest `error` row.
 
-        All of ROW_SCHEMA, or only the named columns in that order; in text, characters that do not show are escaped.
+        All of the format's, or only the named columns in that order; in text, characters that do not show are escaped.
         Raises ValueError for an unknown column, RunDirectoryError where the files cannot be reached; unreadable parts,
         and those with a row that claims other than its counts give, are skipped with a logged warning.
         """
-        wanted = ROW_SCHEMA.names if columns is None else list(columns)
-        unknown = [name for name in wanted if name not in ROW_SCHEMA.names]
+        wanted = self.form.schema.names if columns is None else list(columns)
+        unknown = [name for name in wanted if name not in self.form.schema.names]
         if unknown:
-            raise ValueError(f"rows have no column {', '.join(unknown)}; they have {', '.join(ROW_SCHEMA.names)}")
+            raise ValueError(f"rows have no column {', '.join(unknown)}; they have {', '.join(self.form.schema.names)}")
         table = self._all_rows(list(dict.fromkeys([*wanted, *ORDER_COLUMNS])))
         if "pixels" in wanted:
             self._warn_of_other_pixels(table)
@@ -207,13 +215,13 @@ class RunDirectory:
 
         Raises RunDirectoryError where the files cannot be reached.
         """
-        _, unreadable = self._read_parts(ROW_SCHEMA.names)
+        _, unreadable = self._read_parts(self.form.schema.names)
         self._reported.update(unreadable)
         return [f"{self._storage.where(name)}: {reason}" for name, reason in sorted(unreadable.items())]
 
     def attempts(self) -> pa.Table:
         """Every row that can be read, also those that another of the same index outdoes; all columns."""
-        return self._all_rows(ROW_SCHEMA.names)
+        return self._all_rows(self.form.schema.names)
 
     def append(self, rows: Sequence[Row]) -> None:
         """Keep rows: on return they are durable, as one new part.
@@ -225,7 +233,7 @@ class RunDirectory:
             return
         advice = "make room or repair access, then run the same command again"
         with naming_errors(self._storage, f"cannot write {len(rows)} rows to {_POINTS}/", advice):
-            self._put_part(rows_to_table(rows))
+            self._put_part(self.form.table(rows))
 
     def compact(self, at_least: int = 2) -> tuple[int, int]:
         """Merge small parts, if there are `at_least` so many; returns the numbers of parts before and after.
@@ -251,14 +259,16 @@ class RunDirectory:
             # Gone: merged by another process. Unreadable, or with a row that claims other than its counts give: the
             # next start moves it aside, and it must take no good rows along.
             with suppress(FileNotFoundError, UnreadablePartError, FileTooLargeError):
-                tables[name] = self._checked_part(name, self._storage.read(name, LARGEST_FILE + 1), ROW_SCHEMA.names)
+                tables[name] = self._checked_part(
+                    name, self._storage.read(name, LARGEST_FILE + 1), self.form.schema.names
+                )
         for together in in_parts({name: len(table) for name, table in tables.items()}):
             self._put_part(merged([tables[name] for name in together]))
             for name in together:
                 self._storage.delete(name)
 
     def _put_part(self, table: pa.Table) -> None:
-        self._storage.put(f"{_POINTS}/part-{uuid.uuid4().hex}.parquet", encode_part(table, self._digest))
+        self._storage.put(f"{_POINTS}/part-{uuid.uuid4().hex}.parquet", encode_part(table, self._digest, self.form))
 
     def _all_rows(self, columns: list[str]) -> pa.Table:
         readable, unreadable = self._read_parts(columns)
@@ -266,7 +276,7 @@ class RunDirectory:
             if name not in self._reported:
                 self._reported.add(name)
                 log.warning("%s skipped: %s; its points count as not done", self._storage.where(name), reason)
-        schema = pa.schema([ROW_SCHEMA.field(name) for name in columns])
+        schema = pa.schema([self.form.schema.field(name) for name in columns])
         return printable_table(pa.concat_tables([schema.empty_table(), *(table.cast(schema) for table in readable)]))
 
     def _read_parts(self, columns: list[str]) -> tuple[list[pa.Table], dict[str, str]]:
@@ -302,7 +312,7 @@ class RunDirectory:
         """The columns of a part whose rows are what their counts say; UnreadablePartError where one is not."""
         known = self._claims is None or name in self._checked
         try:
-            table = decode_part(data, self._digest, columns if known else ROW_SCHEMA.names)
+            table = decode_part(data, self._digest, columns if known else self.form.schema.names, self.form)
         except MemoryError as error:  # which says nothing of the part
             raise RunDirectoryError(f"{self._storage.where(name)}: {error}; nothing was changed") from error
         if self._claims is None or known:
@@ -325,7 +335,7 @@ class RunDirectory:
 
     def _clean(self) -> None:
         """Sweep what dead writers left, and move parts that cannot be read out of the way."""
-        _, unreadable = self._read_parts(ROW_SCHEMA.names)
+        _, unreadable = self._read_parts(self.form.schema.names)
         with naming_errors(self._storage, "cannot be cleaned up"):
             for folder in ("", _POINTS):
                 self._storage.sweep_temporaries(folder, _STALE_SECONDS)
@@ -335,10 +345,10 @@ class RunDirectory:
                 except FileNotFoundError:
                     continue  # another process moved it first
                 where = self._storage.where
-                log.warning("%s moved to %s: %s; its points are to be done again", where(name), where(moved), reason)
+                log.warning("%s moved to %s: %s; its points are done again", where(name), where(moved), reason)
 
 
-def _read_record(storage: Storage) -> RunRecord | None:
+def _read_record(storage: Storage, forms: Sequence[RowFormat]) -> RunRecord | None:
     with naming_errors(storage, f"cannot read {_RUN_JSON}"):
         try:
             data = storage.read(_RUN_JSON, _LARGEST_RECORD)
@@ -346,7 +356,7 @@ def _read_record(storage: Storage) -> RunRecord | None:
             return None
         text = data.to_pybytes()
     try:
-        return RunRecord.from_json(text)
+        return RunRecord.from_json(text, forms)
     except UnreadableRecordError as error:
         raise RunDirectoryError(f"{storage.where(_RUN_JSON)}: {error}") from error
 

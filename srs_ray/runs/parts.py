@@ -9,7 +9,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from srs_ray.runs.printable import printable
-from srs_ray.runs.schema import READABLE_VERSIONS, ROW_SCHEMA, SCHEMA_VERSION, schema_of
+from srs_ray.runs.row_format import RowFormat
+from srs_ray.runs.schema import CERTIFICATES
 
 _VERSION_KEY = b"srs_ray.schema_version"
 _FINGERPRINT_KEY = b"srs_ray.fingerprint"
@@ -21,22 +22,23 @@ ROWS_OF_A_PART = 200_000  # that compaction makes
 LARGEST_EXPANDED = 512 * 2**20  # bytes of a part's columns as they lie in memory
 LONGEST_TEXT = 64 * 2**10  # bytes of a text, on average over a part
 LONGEST_LIST = 2**15  # values, on average over a part: a model may tell 21,841 classes apart
-_TEXTS = [field.name for field in ROW_SCHEMA if pa.types.is_string(field.type)]
 
 
 class UnreadablePartError(Exception):
     """The bytes are no part of this run; the message says why."""
 
 
-def encode_part(table: pa.Table, fingerprint_digest: str) -> pa.Buffer:
-    """Rows of ROW_SCHEMA as a Parquet file that names its schema version and its run's fingerprint, with checksums."""
-    metadata = {_VERSION_KEY: str(SCHEMA_VERSION), _FINGERPRINT_KEY: fingerprint_digest}
+def encode_part(table: pa.Table, fingerprint_digest: str, form: RowFormat = CERTIFICATES) -> pa.Buffer:
+    """Rows of that format as a Parquet file that names its schema version and its run's fingerprint, with checksums."""
+    metadata = {_VERSION_KEY: str(form.version), _FINGERPRINT_KEY: fingerprint_digest}
     sink = pa.BufferOutputStream()
     pq.write_table(table.replace_schema_metadata(metadata), sink, write_page_checksum=True)
     return sink.getvalue()
 
 
-def decode_part(data: pa.Buffer, fingerprint_digest: str, columns: Sequence[str]) -> pa.Table:
+def decode_part(
+    data: pa.Buffer, fingerprint_digest: str, columns: Sequence[str], form: RowFormat = CERTIFICATES
+) -> pa.Table:
     """The columns of a part, in that order. Raises UnreadablePartError where it is damaged or of another run.
 
     Columns that an older part does not have yet are null. Damage inside columns that are not asked for goes unseen.
@@ -47,17 +49,17 @@ def decode_part(data: pa.Buffer, fingerprint_digest: str, columns: Sequence[str]
         raise UnreadablePartError(f"it has {data.size:,} bytes, no part of a run has more than {LARGEST_FILE:,}")
     try:
         with pq.ParquetFile(pa.BufferReader(data)) as file:
-            stored = _check_origin(file.schema_arrow, fingerprint_digest)
-            _check_size(file.metadata)
+            stored = _check_origin(file.schema_arrow, fingerprint_digest, form)
+            _check_size(file.metadata, form)
         there = [name for name in columns if name in stored.names]
         # Texts stay in their dictionaries until it is known how long they are written out.
-        texts = [name for name in there if name in _TEXTS]
+        texts = [name for name in there if name in _texts_of(form)]
         with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True, read_dictionary=texts) as file:
             table = file.read(columns=there, use_threads=False)  # parts are small: threads cost more
             table = _texts_written_out(table)
             table.validate(full=True)  # text that is no UTF-8 would fail wherever it is first used
             for name in set(columns) - set(there):
-                table = table.append_column(ROW_SCHEMA.field(name), pa.nulls(len(table), ROW_SCHEMA.field(name).type))
+                table = table.append_column(form.schema.field(name), pa.nulls(len(table), form.schema.field(name).type))
             return table.select(columns).replace_schema_metadata(None)
     except (MemoryError, pa.ArrowMemoryError) as error:
         raise MemoryError(f"too little memory for a part of {data.size:,} bytes") from error
@@ -65,21 +67,26 @@ def decode_part(data: pa.Buffer, fingerprint_digest: str, columns: Sequence[str]
         raise UnreadablePartError(f"not a whole Parquet file ({_first_line(error)})") from error
 
 
-def _check_origin(schema: pa.Schema, fingerprint_digest: str) -> pa.Schema:
+def _texts_of(form: RowFormat) -> list[str]:
+    return [field.name for field in form.schema if pa.types.is_string(field.type)]
+
+
+def _check_origin(schema: pa.Schema, fingerprint_digest: str, form: RowFormat) -> pa.Schema:
     """The schema of the part's version, which it has."""
     metadata = schema.metadata or {}
     version = metadata.get(_VERSION_KEY, b"none").decode(errors="replace")
-    if version not in map(str, READABLE_VERSIONS):
-        raise UnreadablePartError(f"its schema version is {printable(version)}, expected {SCHEMA_VERSION} or less")
+    versions = {str(readable): readable for readable in form.readable}
+    if version not in versions:
+        raise UnreadablePartError(f"its schema version is {printable(version)}, expected {form.version} or less")
     if metadata.get(_FINGERPRINT_KEY) != fingerprint_digest.encode():
         raise UnreadablePartError("its fingerprint is another run's")
-    expected = schema_of(int(version))
+    expected = form.schema_of(versions[version])
     if not schema.equals(expected):
         raise UnreadablePartError("its columns are not those of the row schema")
     return expected
 
 
-def _check_size(metadata: pq.FileMetaData) -> None:
+def _check_size(metadata: pq.FileMetaData, form: RowFormat) -> None:
     """UnreadablePartError for rows or bytes that no run writes, as the file itself declares them."""
     groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
     expanded = sum(group.total_byte_size for group in groups)
@@ -87,11 +94,12 @@ def _check_size(metadata: pq.FileMetaData) -> None:
         raise UnreadablePartError(
             f"it holds {metadata.num_rows:,} rows of {expanded:,} bytes, more than a part of a run"
         )
+    texts = _texts_of(form)
     for group in groups:
         for column in map(group.column, range(group.num_columns)):
             if column.num_values > LONGEST_LIST * (group.num_rows + 1):
                 raise UnreadablePartError(f"its column {column.path_in_schema} holds lists longer than a run writes")
-            if column.path_in_schema in _TEXTS and column.total_uncompressed_size > LONGEST_TEXT * (group.num_rows + 1):
+            if column.path_in_schema in texts and column.total_uncompressed_size > LONGEST_TEXT * (group.num_rows + 1):
                 raise UnreadablePartError(f"its column {column.path_in_schema} holds texts longer than a run writes")
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import pairwise
 from math import isfinite
@@ -12,12 +12,15 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from srs_ray.runs.attack_schema import ATTACKS
 from srs_ray.runs.fingerprint import ABSENT, differences, digest
 from srs_ray.runs.printable import printable, printable_json
-from srs_ray.runs.schema import READABLE_VERSIONS, SCHEMA_VERSION
+from srs_ray.runs.row_format import RowFormat
+from srs_ray.runs.schema import CERTIFICATES
 
 Json = dict[str, Any]
 
+FORMATS = (CERTIFICATES, ATTACKS)
 REHEARSED = "rehearsed"
 """In a session: digests of the model's logits on fixed noise, by the kind of worker that gave them."""
 
@@ -101,13 +104,17 @@ class UnreadableRecordError(Exception):
 
 @dataclass(frozen=True)
 class RunRecord:
-    """The content of run.json; `fingerprint` maps dotted settings to values, `sessions` has one entry per start."""
+    """The content of run.json; `fingerprint` maps dotted settings to values, `sessions` has one entry per start.
+
+    `form` is what rows the run has.
+    """
 
     job: Json
     fingerprint: Json
     created_at: str
     points: Json
     sessions: list[Json]
+    form: RowFormat = CERTIFICATES
 
     def continued(self, job: Json, points: Json, session: Json) -> RunRecord:
         """The record once a further session has started: job and points are the newest, sessions are all kept."""
@@ -115,13 +122,20 @@ class RunRecord:
 
     def to_json(self) -> str:
         """The text of run.json. Raises TypeError or ValueError for what JSON does not have."""
-        document = {"schema_version": SCHEMA_VERSION, **asdict(self)}
-        document["fingerprint"] = {"digest": digest(self.fingerprint), "settings": self.fingerprint}
+        document = {
+            "schema_version": self.form.version,
+            "job": self.job,
+            "fingerprint": {"digest": digest(self.fingerprint), "settings": self.fingerprint},
+            "created_at": self.created_at,
+            "points": self.points,
+            "sessions": self.sessions,
+        }
         return json.dumps(document, indent=2, allow_nan=False) + "\n"
 
     @staticmethod
-    def from_json(text: bytes) -> RunRecord:
-        """Raises UnreadableRecordError where the text is broken, edited in its fingerprint, or of another version."""
+    def from_json(text: bytes, forms: Sequence[RowFormat] = (CERTIFICATES,)) -> RunRecord:
+        """Raises UnreadableRecordError where the text is broken, edited in its fingerprint, of another version, or of a
+        run whose rows are of none of these formats."""
         try:
             document = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
         except (ValueError, RecursionError) as error:
@@ -132,10 +146,16 @@ class RunRecord:
         if not isinstance(document, dict) or "schema_version" not in document:
             raise UnreadableRecordError("it names no schema_version; restore it from a copy")
         version = document["schema_version"]
-        if version not in READABLE_VERSIONS:
+        form = next((each for each in FORMATS if version in each.readable), None)
+        if form is None:
             raise UnreadableRecordError(
-                f"its schema version is {version!r}, this srs-ray reads up to {SCHEMA_VERSION}; "
+                f"its schema version is {version!r}, this srs-ray reads up to {CERTIFICATES.version}; "
                 "use the srs-ray that wrote it"
+            )
+        if form not in forms:
+            raise UnreadableRecordError(
+                f"it holds rows of `{form.made_by}`, expected those of `{forms[0].made_by}`: give a directory of these"
+                + ("; `aggregate` and `plot` take this one by --attack" if form is ATTACKS else "")
             )
         try:
             _Document.model_validate(document)
@@ -150,7 +170,7 @@ class RunRecord:
             raise UnreadableRecordError("the fingerprint's digest is not that of its settings; restore it from a copy")
         # The fingerprint stays as it is, because it is compared; whoever shows some of it makes that printable.
         shown = {key: printable_json(document[key]) for key in ("job", "created_at", "points", "sessions")}
-        return RunRecord(**shown, fingerprint=settings)
+        return RunRecord(**shown, fingerprint=settings, form=form)
 
 
 def _depth_of(document: Any) -> int:

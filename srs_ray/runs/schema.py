@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
-from numbers import Integral
-from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from srs_ray.runs.row_format import Column, Row, RowFormat, check_finished_at, check_status
+
 SCHEMA_VERSION = 6
 READABLE_VERSIONS = (1, 2, 3, 4, 5, 6)
-# 1: no columns by looks; 2: none of misses, none of the image; 3: no misses at looks; 4: no steps; 5: no deterministic evidence
-
-Row = dict[str, Any]
-
-
-class Column(NamedTuple):
-    """A column of a row: its name, its type in Parquet, and its meaning, one or two sentences of Markdown."""
-
-    name: str
-    type: pa.DataType
-    meaning: str
-
+# 1: no columns by looks; 2: none of misses, none of the image; 3: no misses at looks; 4: no steps; 5: without the
+# evidence of deterministic certificates
 
 _POINT_COLUMNS = (
     Column("index", pa.int64(), "Position in the data set."),
@@ -147,8 +136,6 @@ MISSES_COLUMNS = tuple(column.name for column in (*_MISSES_COLUMNS, *_MISSES_BY_
 STEPS_COLUMNS = tuple(column.name for column in _STEPS_COLUMNS)
 IMAGE_COLUMNS = tuple(column.name for column in _IMAGE_COLUMNS)
 
-_WHOLE = [field.name for field in ROW_SCHEMA if pa.types.is_integer(field.type)]
-_LISTS_OF_WHOLE = [field.name for field in ROW_SCHEMA if pa.types.is_list(field.type)]
 _ALWAYS = ("index", "status", "attempt", "finished_at")
 _NEEDED = {"ok": (*_ALWAYS, "label", *CORE_COLUMNS), "error": (*_ALWAYS, "error")}
 _FORBIDDEN = {
@@ -157,57 +144,12 @@ _FORBIDDEN = {
 }
 
 
-def schema_of(version: int) -> pa.Schema:
-    """The row schema of that version, one of READABLE_VERSIONS."""
-    added = {
-        2: _BY_LOOKS_COLUMNS,
-        3: (*_MISSES_COLUMNS, *_IMAGE_COLUMNS),
-        4: _MISSES_BY_LOOKS_COLUMNS,
-        5: _STEPS_COLUMNS,
-        6: _LIPSCHITZ_COLUMNS,
-    }
-    later = {column.name for since, columns in added.items() if version < since for column in columns}
-    return pa.schema([field for field in ROW_SCHEMA if field.name not in later])
-
-
-def check_row(row: Row) -> None:
-    """Raise ValueError where `row` could not be stored as it is, or could not be told from another when read.
-
-    A missing column counts as null. Rows that are `ok` have a label, a result and one kind of evidence; rows that
-    are `error` have the error's line and no result. `finished_at` knows its time zone: the newest row is found by it.
-    """
-    rows_to_table([row])
-
-
-def rows_to_table(rows: Sequence[Row]) -> pa.Table:
-    """Rows as a table of ROW_SCHEMA; missing columns become null. Raises ValueError as `check_row` does."""
-    for row in rows:
-        check_columns(row)
-    try:
-        table = pa.Table.from_pylist(rows, schema=ROW_SCHEMA)
-    except (pa.ArrowException, TypeError, OverflowError) as error:
-        raise ValueError(f"a row does not fit the schema: {error}") from error
-    for row in rows:
-        _check_whole_numbers(row)
-    return table
-
-
 def check_columns(row: Row) -> None:
     """Raise ValueError for columns that are null and must not be, or the other way round, by the row's status."""
-    status = row.get("status")
-    if status not in _NEEDED:
-        raise ValueError(f"row of index {row.get('index')}: status is {status!r}, expected 'ok' or 'error'")
-    unknown = [name for name in row if name not in ROW_SCHEMA.names]
-    missing = [name for name in _NEEDED[status] if row.get(name) is None]
-    excess = [name for name in _FORBIDDEN[status] if row.get(name) is not None]
-    for names, fault in ((unknown, "unknown column"), (missing, "no value for"), (excess, "expected null in")):
-        if names:
-            raise ValueError(f"{status} row of index {row.get('index')}: {fault} {', '.join(names)}")
-    if status == "ok":
+    check_status(row, ROW_SCHEMA, _NEEDED, _FORBIDDEN)
+    if row["status"] == "ok":
         _check_evidence(row)
-    finished_at = row["finished_at"]
-    if not isinstance(finished_at, datetime) or finished_at.tzinfo is None:
-        raise ValueError(f"row of index {row['index']}: finished_at {finished_at!r} is no time with a time zone")
+    check_finished_at(row)
 
 
 def _check_evidence(row: Row) -> None:
@@ -225,10 +167,35 @@ def _check_evidence(row: Row) -> None:
             raise ValueError(f"ok row of index {row.get('index')}: no value for {', '.join(missing)}")
 
 
-def _check_whole_numbers(row: Row) -> None:
-    """Refuse what pyarrow would cut to a whole number without a word."""
-    for name in (*_WHOLE, *_LISTS_OF_WHOLE):
-        value = row.get(name)
-        numbers = () if value is None else value if name in _LISTS_OF_WHOLE else (value,)
-        if not all(isinstance(number, Integral) for number in numbers):
-            raise ValueError(f"a row does not fit the schema: {name} is {value!r}, expected whole numbers")
+CERTIFICATES = RowFormat(
+    made_by="srs-ray certify",
+    columns=COLUMNS,
+    readable=READABLE_VERSIONS,
+    added={
+        2: _BY_LOOKS_COLUMNS,
+        3: (*_MISSES_COLUMNS, *_IMAGE_COLUMNS),
+        4: _MISSES_BY_LOOKS_COLUMNS,
+        5: _STEPS_COLUMNS,
+        6: _LIPSCHITZ_COLUMNS,
+    },
+    check_columns=check_columns,
+)
+
+
+def schema_of(version: int) -> pa.Schema:
+    """The row schema of that version, one of READABLE_VERSIONS."""
+    return CERTIFICATES.schema_of(version)
+
+
+def check_row(row: Row) -> None:
+    """Raise ValueError where `row` could not be stored as it is, or could not be told from another when read.
+
+    A missing column counts as null. Rows that are `ok` have a label, a result and one kind of evidence; rows that
+    are `error` have the error's line and no result. `finished_at` knows its time zone: the newest row is found by it.
+    """
+    CERTIFICATES.check_row(row)
+
+
+def rows_to_table(rows: Sequence[Row]) -> pa.Table:
+    """Rows as a table of ROW_SCHEMA; missing columns become null. Raises ValueError as `check_row` does."""
+    return CERTIFICATES.table(rows)

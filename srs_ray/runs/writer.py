@@ -10,7 +10,7 @@ from types import TracebackType
 
 from srs_ray.errors import RunDirectoryError
 from srs_ray.runs.directory import RunDirectory
-from srs_ray.runs.schema import Row, check_row
+from srs_ray.runs.row_format import Row
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class RowWriter:
 
     def add(self, row: Row) -> None:
         """Take a row, and flush if it is time. Raises ValueError, the row not taken, where it breaks the schema."""
-        check_row(row)  # now, because one bad row would make every later flush of its neighbours fail
+        self._run.form.check_row(row)  # now, because one bad row would make every later flush of its neighbours fail
         self._rows.append(dict(row))
         self.tick()
 

@@ -68,7 +68,7 @@ class AuditRule(Protocol):
         ...
 
     def at_most(self, hits: int) -> int:
-        """How many of so many hits will hardly be exceeded."""
+        """A likely upper limit of how many of so many hits are audited."""
         ...
 
     def halved(self) -> AuditRule | None:

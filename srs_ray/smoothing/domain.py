@@ -17,3 +17,5 @@ class Domain(IntEnum):
     MISS_CHOICE = 6
     ANCHOR = 7
     CALIBRATION = 8
+    ATTACK = 9
+    ATTACK_CHECK = 10

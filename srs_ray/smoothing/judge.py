@@ -34,7 +34,7 @@ class SmoothingJudge:
 
     `batch` is how many samples go through the network at once. Rows of the same settings on the same kind of device
     are equal bit for bit, whatever process made them. Raises ValueError for settings that are out of range, and where
-    the model lacks what the way of sampling needs.
+    the model lacks a part that the sampling method needs.
     """
 
     model: Opened

@@ -100,7 +100,7 @@ class Plan:
 
     @property
     def p_cap(self) -> float:
-        """What p_lower will hardly exceed: all samples hits, as many of them audited as is likely, all agreeing."""
+        """A likely upper limit of p_lower: all samples are hits, a likely number of them is audited, and all agree."""
         return max(self._bound(Evidence(n, n, self.audit.at_most(n))) for n in self.sizes)
 
     def expected(self, p: float, disagreement: float, n: int | None = None, missed: float = 0.0) -> Evidence:
@@ -154,9 +154,9 @@ class Plan:
     ) -> Verdict | None:
         """Why to stop after the last of these looks; None: go on to the next.
 
-        `resolved`: p_lower is above every target, if there are any. `spent`: all n are drawn. `futile`: for each target
-        that is not passed, sampling on is futile. A target of 1/2 stands for radius 0: a point that will hardly get
-        there abstains early. Raises ValueError as p_lower and futile do, and where there is no look.
+        `resolved`: p_lower is above every target, if there are any. `spent`: all n are drawn. `futile`: each remaining
+        target is very unlikely to be passed. A target of 1/2 stands for radius 0: a point that is very unlikely to
+        pass it abstains early. Raises ValueError as p_lower and futile do, and where there is no look.
         """
         if not read:
             raise ValueError("a verdict needs at least one look")

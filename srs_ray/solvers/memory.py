@@ -25,7 +25,7 @@ class SolverMemory(Protocol):
         ...
 
     def forget(self, slots: Tensor, finite: Tensor) -> None:
-        """Has these samples start another solve; `finite` says of which of them all values were finite until now."""
+        """Has these samples start another solve; `finite` marks those whose values were all finite until now."""
         ...
 
 

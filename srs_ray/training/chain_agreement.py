@@ -68,7 +68,7 @@ def chain_agreement(
 
 
 def false_share(said_N: np.ndarray, reference_N: np.ndarray) -> float:
-    """Of the hits of the most frequent class of `said_N`, the share that `reference_N` denies; 1 where none has one."""
+    """The share of hits of the most frequent class of `said_N` that `reference_N` does not confirm; 1 without hits."""
     top = selected_class(said_N)
     if top == NO_CLASS:
         return 1.0

@@ -20,10 +20,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from srs_ray.models.mdeq.dropout import variational_dropout
 from srs_ray.models.mdeq.model import MDEQ
 from srs_ray.models.mdeq.weight_normalization import add_weight_normalization
+from srs_ray.solvers.gradients import implicit, unroll
 from srs_ray.solvers.iteration import FixedPointIteration, FixedPointMap, SolverSetting
 from srs_ray.training.adversary import attack
 from srs_ray.training.augmentation import augment
-from srs_ray.training.gradients import implicit, unroll
 from srs_ray.training.jacobian import jacobian_energy
 from srs_ray.training.settings import ImplicitGradient, TrainingSettings
 from srs_ray.training.share import Share
@@ -34,8 +34,8 @@ _ORDER, _BATCH = 0, 1  # domains of the seeds
 
 @dataclass(frozen=True)
 class _Extras:
-    """What a batch bears beside its loss at the equilibrium: losses on so many random `intermediate` states, the
-    Jacobian's energy, and the serial loss among so many copies of each image (0: none).
+    """The losses of a batch beside that at the equilibrium: on so many random `intermediate` states, the Jacobian's
+    energy, and the serial loss among so many copies of each image (0: none).
     """
 
     intermediate: int = 0
@@ -242,7 +242,7 @@ class Trainer:
         return ((solved_MBD.sum(dim=0) - solved_MBD) / (copies - 1)).flatten(0, 1)
 
     def _unrolled(self, f: FixedPointMap, begun_ND: Tensor, early_ND: Tensor | None, marked: int) -> _States:
-        """All evaluations with their gradient; random ones of their states bear an intermediate loss."""
+        """All evaluations with their gradient; random ones of their states get an intermediate loss."""
         steps = self.settings.unrolled_steps - (0 if early_ND is None else self.settings.start.steps)
         chosen = self._chosen(steps - 1, marked)
         z_ND, intermediate = begun_ND, []
@@ -266,7 +266,7 @@ class Trainer:
         return iteration.z_BD, passed
 
     def _chosen(self, states: int, marked: int) -> set[int]:
-        """Which `marked` of the states 0, 1, ... before the last bear a loss."""
+        """Which `marked` of the states 0, 1, ... before the last get a loss."""
         order = torch.randperm(states, generator=self.generator, device=self.generator.device)
         return set(order[:marked].tolist())
 

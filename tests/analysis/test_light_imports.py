@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-MODULES = ["points", "recertification", "accuracy", "table", "plot", "export", "status"]
+MODULES = ["points", "attacks", "recertification", "accuracy", "table", "plot", "export", "status"]
 
 
 def test_results_are_read_without_torch_or_ray_and_matplotlib_waits_for_a_plot():

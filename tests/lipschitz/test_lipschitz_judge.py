@@ -80,7 +80,7 @@ def test_no_attack_within_the_radius_changes_the_class_and_some_not_far_beyond_d
 
 
 def test_a_radius_by_a_constant_from_power_iteration_is_broken_by_the_attack(model, judge) -> None:
-    """The slope at one random point, which is a lower bound as a few rounds of power iteration are, taken for a bound."""
+    """The slope at one random point taken for a bound: a lower one, as a few rounds of power iteration give."""
     data = digits(model)
     x = torch.rand(1, *model.input_shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     x.requires_grad_()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from srs_ray.models.device_failure import is_device_failure
 from srs_ray.models.devices import keep_to_share, use_exact_float32
+from srs_ray.models.out_of_memory import is_out_of_memory
 
 
 @pytest.mark.parametrize(
@@ -27,3 +29,27 @@ def test_float32_is_float32_on_cuda():
         assert not torch.backends.cuda.matmul.allow_tf32
     finally:
         torch.backends.cudnn.allow_tf32 = before
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "CUDA out of memory. Tried to allocate 2.00 GiB",
+        "GET was unable to find an engine to execute this computation",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+        "cuDNN error: CUDNN_STATUS_NOT_INITIALIZED",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "CUDA error: CUBLAS_STATUS_INTERNAL_ERROR when calling `cublasCreate(handle)`",
+    ],
+)
+def test_every_message_for_a_lack_of_memory_is_known_and_is_no_failure_of_the_device(said):
+    assert is_out_of_memory(RuntimeError(said))
+    assert not is_device_failure(RuntimeError(said))
+
+
+@pytest.mark.parametrize(
+    "said", ["CUDA error: an illegal memory access was encountered", "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"]
+)
+def test_a_failure_of_the_device_is_no_lack_of_memory(said):
+    assert is_device_failure(RuntimeError(said))
+    assert not is_out_of_memory(RuntimeError(said))

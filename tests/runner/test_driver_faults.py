@@ -63,7 +63,7 @@ def test_a_driver_killed_at_random_moments_finishes_with_the_rows_of_an_undistur
     kept: set[int] = set()
     for _ in range(kills):
         driver = start(certify_points)
-        time.sleep(chance.uniform(3, 25))
+        time.sleep(chance.uniform(3, 25 if kills > 1 else 9))
         driver.send_signal(signal.SIGKILL)
         driver.communicate()
         assert kept <= finished(run)

@@ -82,11 +82,11 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_rows(finished: Path, tmp_pat
 
 
 def test_other_settings_and_other_weights_do_not_go_on_with_a_run(finished: Path, tmp_path: Path) -> None:
-    with pytest.raises(RunDirectoryError, match="certificate.steps: 500 there, 20 now"):
+    with pytest.raises(RunDirectoryError, match=r"certificate.steps: 500 there, 20 now"):
         run(job_of(finished, certificate={"kind": "lipschitz", "steps": 20}))
     write_weights(random_monotone("lben-tiny-digits"), tmp_path / "other.safetensors")
     model = {"arch": "lben-tiny-digits", "weights": str(tmp_path / "other.safetensors")}
-    with pytest.raises(RunDirectoryError, match="model.weights.digest"):
+    with pytest.raises(RunDirectoryError, match=r"model.weights.digest"):
         run(job_of(finished, model=model))
 
 
@@ -195,8 +195,8 @@ def written(tmp_path: Path, **changes: Any) -> Path:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"noise": {"sigma": 0.5}}, "noise: certificate.kind lipschitz is deterministic"),
-        ({"sampling": {"method": "standard", "n": 100}}, "sampling: certificate.kind lipschitz is deterministic"),
+        ({"noise": {"sigma": 0.5}}, "noise: certificate.kind lipschitz draws no samples"),
+        ({"sampling": {"method": "standard", "n": 100}}, "sampling: certificate.kind lipschitz draws no samples"),
         ({"execution": {"device": "cuda"}}, "execution.device: certificate.kind lipschitz is computed in float64"),
         ({"certificate": {"kind": "lipschitz", "alpha": 0.001}}, "certificate.alpha: unknown setting"),
         ({"model": {"import": "a.py:b"}}, "unknown setting"),

@@ -122,12 +122,12 @@ def test_workers_fill_the_cluster_and_no_more_than_there_are_points(digits_job, 
         backend.close()
     backend = RayBackend(digits_job(execution={"workers": 5, "device": "cpu"}).execution, cluster)
     try:
-        assert "5 workers with 1 CPU each, of which 3 wait for nodes to join" in backend.describe(5)
+        assert "5 workers with 1 CPU each, 3 of them waiting for nodes to join" in backend.describe(5)
     finally:
         backend.close()
     backend = RayBackend(digits_job(execution={"workers": 2, "device": "cuda"}).execution, cluster)
     try:
-        assert "2 workers with 1 GPU each, of which 2 wait for nodes to join" in backend.describe(2)
+        assert "2 workers with 1 GPU each, 2 of them waiting for nodes to join" in backend.describe(2)
     finally:
         backend.close()
     backend = RayBackend(digits_job(execution={"cpus_per_worker": 3, "device": "cpu"}).execution, cluster)

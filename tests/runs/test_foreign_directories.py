@@ -195,7 +195,7 @@ def test_a_model_or_data_that_the_fingerprint_does_not_name_are_refused(run: Pat
     settings = {name: value for name, value in record["fingerprint"]["settings"].items() if name not in dropped}
     record["fingerprint"] = {"digest": digest(settings), "settings": settings}
     (run / "run.json").write_text(json.dumps(record))
-    with pytest.raises(RunDirectoryError, match="two minds"):
+    with pytest.raises(RunDirectoryError, match="contradicts itself"):
         load_points(run)
 
 

@@ -121,7 +121,7 @@ def without_samples(row: dict, **changes) -> dict:
 
 def test_an_ok_row_has_evidence_of_one_kind_and_the_whole_of_it(ok_row) -> None:
     check_row(without_samples(ok_row(7)))
-    with pytest.raises(ValueError, match="no value for allowance$"):
+    with pytest.raises(ValueError, match=r"no value for allowance$"):
         check_row(without_samples(ok_row(7), allowance=None))
     with pytest.raises(ValueError, match="evidence of sampling and lipschitz, expected one of them"):
         check_row(ok_row(7) | EVIDENCE_WITHOUT_SAMPLES)

@@ -88,12 +88,8 @@ def pretrained(train_digits: tuple[Tensor, Tensor]) -> Weights:
     return trained(random_weights(ARCH), PRETRAINING, *train_digits)
 
 
-FAST = "three-step phantom gradient"
-
-
-@pytest.mark.parametrize(
-    "name", [name if name == FAST else pytest.param(name, marks=pytest.mark.slow) for name in RECIPES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RECIPES)
 def test_the_recipe_trains_to_more_than_two_thirds_at_the_equilibrium(
     name: str, pretrained: Weights, train_digits: tuple[Tensor, Tensor], test_digits: tuple[Tensor, Tensor]
 ) -> None:

@@ -74,9 +74,9 @@ SHIPPED = [
         0.02,
         0.04,
         0.03,
-        every=20,
+        every=50,
         draws=1,
-        agreement_points=4,
+        agreement_points=2,
     ),
 ]
 each_shipped = pytest.mark.parametrize("shipped", SHIPPED, ids=lambda shipped: shipped.name)

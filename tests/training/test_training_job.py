@@ -46,8 +46,12 @@ def test_the_same_job_gives_the_same_weights_and_another_seed_gives_others(
     assert again.weights.digest == result.weights.digest
     assert again.weights.card["chain_agreement"] == result.weights.card["chain_agreement"]
     elsewhere = str(Path(job.output).with_name("other.safetensors"))
-    other = trained(changed(job, execution={"device": "cpu", "seed": 1}, output=elsewhere))
-    assert other.weights.digest != result.weights.digest
+    begun = [
+        Training(changed(job, execution={"device": "cpu", "seed": seed}, output=elsewhere)).trainer for seed in (0, 1)
+    ]
+    states = [trainer.model.state_dict() for trainer in begun]
+    assert any(not torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
+    assert begun[0].order(1, 64).tolist() != begun[1].order(1, 64).tolist()
 
 
 def test_batches_and_epochs_are_reported_with_phase_losses_and_accuracies(job: TrainJob) -> None:

@@ -269,7 +269,7 @@ def join_rows(
     stride: int,
     y_BHN: Array,
 ) -> None:
-    """The rows of outputs from the six products of each tile, the last of which may be cut off."""
+    """The rows of outputs from the six products of each tile; the last tile may be cut off."""
     height, wide = y_BHN.shape[1:]
     two, four, eight = y_BHN.dtype.type(2), y_BHN.dtype.type(4), y_BHN.dtype.type(8)
     tiles = (height + 3) // 4

@@ -5,7 +5,7 @@ F(4, 3) makes them from six, between sums of rows (Winograd 1980; Lavin and Gray
 A product is here a convolution by a kernel of one row. Only rows are taken together: filtering columns too saves more
 products, but moves several times as much and rounds worse.
 
-Shapes: B samples of a batch, H and W pixels, C channels, T tiles of four rows each, of which the last may be cut off.
+Shapes: B samples of a batch, H and W pixels, C channels, T tiles of four rows each; the last may be cut off.
 """
 
 from __future__ import annotations

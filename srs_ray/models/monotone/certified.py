@@ -1,4 +1,4 @@
-"""A monotone model in float64 with all that is proved of its weights: logits of the exact equilibrium, and constants."""
+"""A monotone model in float64 with what is proved of its weights: errors of logits, and Lipschitz constants."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class CertifiedNetwork:
 
     @torch.no_grad()
     def proved_logits(self, state_BD: Tensor, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (B, K), and (B, K, K): bounds on how far the difference of two of them is from the exact equilibrium's.
+        """Logits (B, K), and bounds (B, K, K) on how far the difference of two is from the exact equilibrium's.
 
-        For any state, whatever made it, and pixels as they are: (4) of `verification`, with the rounding of p and of the
-        logits. Each is a sum of at most `longest_sum` products along any path, so it is off by at most gamma of that
-        times the same sum of absolute values, which is computed too (and is itself off by as little).
+        For any state, whatever made it, and pixels as they are: (4) of `verification`, with the rounding of p and of
+        the logits. No path through either has more than `longest_sum` roundings, so each is off by at most gamma of
+        that times the same sum of absolute values, which is computed too (and is itself off by as little: hence 3).
         """
         network, constants = self.network, self.constants
         z_BD = network.point(state_BD)

@@ -1,8 +1,8 @@
 """Weights of monotone models: published files by their names, constants that these lack, and random weights.
 
 A published monDEQ or LBEN file has `mon.linear_module.` before the names of its layer. It holds neither m nor gamma,
-without which it is no certain model: `srs-ray weights convert --m M --gamma GAMMA` adds them as tensors, so that they are
-in the digest of the weights, and a model without them is refused.
+without which it is no certain model: `srs-ray weights convert --m M --gamma GAMMA` adds them as tensors, so that they
+are in the digest of the weights, and a model without them is refused.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from torch import Tensor
 
 from srs_ray.errors import WeightsError
 from srs_ray.models.monotone.architectures import MONOTONE
+from srs_ray.models.monotone.certified import CertifiedNetwork
 from srs_ray.models.monotone.config import MonotoneConfig
 from srs_ray.models.monotone.networks import network_of
-from srs_ray.models.monotone.certified import CertifiedNetwork
 from srs_ray.models.monotone.verification import refuse_broken
 from srs_ray.models.weights import Weights, misfits_of, named_briefly, read_tensors, shown_briefly
 
@@ -82,7 +82,7 @@ def checked(arch: str, weights: Weights) -> MonotoneConfig:
     if lacking:
         options = " ".join(f"--{name} VALUE" for name in lacking)
         raise WeightsError(
-            f"the weights hold no {' and no '.join(lacking)}, which published files leave out and {arch} is made of: add "
+            f"the weights hold no {' and no '.join(lacking)}, which published files leave out and {arch} needs: add "
             f"what the training had by `srs-ray weights convert FILE TARGET --arch {arch} {options}`"
         )
     problems = monotone_misfits(weights, config)
@@ -100,7 +100,7 @@ def checked(arch: str, weights: Weights) -> MonotoneConfig:
 
 
 def random_monotone(arch: str, seed: int = 0, m: float = 1.0, gamma: float = 1.0) -> Weights:
-    """Untrained weights, drawn as published programs draw them (uniform within 1 / sqrt of a unit's inputs; scales 1)."""
+    """Untrained weights, drawn as published programs do (uniform within 1 / sqrt of a unit's inputs; scales 1)."""
     config = monotone(arch)
     generator = torch.Generator().manual_seed(seed)
     tensors = {}

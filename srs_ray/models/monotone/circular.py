@@ -42,10 +42,11 @@ def symbols(kernel: np.ndarray, size: int) -> np.ndarray:
 def norm_of(kernel: np.ndarray, size: int) -> float:
     """A proved upper bound on the norm of `correlate` on a grid of that size: that of its symbols.
 
-    Each symbol is a sum of 9 taps times two turns, each within 16 u of a complex number of modulus 1, so that it is off
-    by at most 64 u times the sum of the taps' absolute values.
+    Each symbol is a sum of 9 taps times two turns. The angle of a turn is below 2 pi and has 4 roundings, so that a
+    turn is within 30 u of its complex number of modulus 1, and a symbol off by at most 256 u times the sum of the taps'
+    absolute values.
     """
-    off = 64 * UNIT * frobenius(np.abs(kernel).sum(axis=(2, 3)))
+    off = 256 * UNIT * frobenius(np.abs(kernel).sum(axis=(2, 3)))
     return largest_singular_value(symbols(kernel, size)) + off
 
 

@@ -74,7 +74,7 @@ class MonotoneConfig:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Every tensor of the weights with its shape, by its published name less `mon.linear_module.`."""
         width, classes, features = self.widths[0], self.classes, self.features
-        constants: dict[str, tuple[int, ...]] = {name: () for name in self.constants}
+        constants: dict[str, tuple[int, ...]] = dict.fromkeys(self.constants, ())
         head: dict[str, tuple[int, ...]] = {"Wout.weight": (classes, features), "Wout.bias": (classes,)}
         square, inward = (width, width), (width, self.pixels)
         if self.kind == "dense":

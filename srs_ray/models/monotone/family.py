@@ -32,7 +32,7 @@ class MonotoneFamily:
         return MONOTONE[arch].solver
 
     def read(self, arch: str, source: str) -> Weights:
-        """The weights in a file, or shipped ones by their name; WeightsError names what does not fit or does not hold."""
+        """The weights in a file, or shipped ones by name; WeightsError names what does not fit or does not hold."""
         from srs_ray.models.monotone.checkpoints import certified_network, read_monotone
 
         weights = read_monotone(source)

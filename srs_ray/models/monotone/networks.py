@@ -1,6 +1,6 @@
-"""Monotone equilibrium models: z = P(z - (H z - v)) with H = I - W = Psi M, v = U x + b, and P the projection onto z >= 0.
+"""Monotone equilibrium models: z = P(z - (H z - v)), H = I - W = Psi M, v = U x + b, P the projection onto z >= 0.
 
-M = Lam (I - W), Lam = Psi^-1 > 0 diagonal, has a positive definite symmetric part, so that z is there and is but one. The
+M = Lam (I - W), Lam = Psi^-1 > 0 diagonal, has a positive definite symmetric part, so that there is exactly one z. The
 models differ in M (Winston and Kolter 2020; Revay, Wang and Manchester 2020):
 
   dense, conv      M = m I + A'A - B + B', Psi = I
@@ -96,7 +96,9 @@ class MonotoneNetwork:
         if config.is_dense:
             return 4 * (config.widths[0] + config.pixels) + 64
         widest = max(config.widths)
-        return 2 * 9 * (2 * widest + 3) + 9 * widest * max(config.widths) + 2 * config.features + config.pixels + 256
+        # Two convolutions in a row; the norm of a kernel, and that of a head, twice; the head; the image.
+        scaling = 9 * widest * widest + config.classes * config.features
+        return 2 * 9 * (2 * widest + 3) + scaling + 2 * config.features + config.pixels + 256
 
     # By kind
 

@@ -34,6 +34,7 @@ from srs_ray.models.monotone.circular import norm_of
 from srs_ray.models.monotone.config import RING, MonotoneConfig
 from srs_ray.models.monotone.networks import MonotoneNetwork
 from srs_ray.models.monotone.proven import (
+    UNIT,
     PositiveDefinite,
     down,
     frobenius,
@@ -92,17 +93,19 @@ class Constants:
 
 def refuse_broken(config: MonotoneConfig, tensors: Mapping[str, Tensor]) -> None:
     """Raises WeightsError for a constant or a scale that the model's form does not allow, by its name."""
-    problems = []
-    for name in config.constants:
-        if not float(tensors[name]) > 0:
-            problems.append(f"{name} is {float(tensors[name]):g}, expected above 0")
+    value = {name: float(tensor) for name, tensor in tensors.items() if tensor.numel() == 1}
+    problems = [f"{name} is {value[name]:g}, expected above 0" for name in config.constants if not value[name] > 0]
     taken = [name for name in tensors if name.startswith(("g.", "gn."))] if config.kind == "tiers" else []
-    for name in (*_SCALES.get(config.kind, ()), *taken):
-        if not float(tensors[name]) >= 0:
-            problems.append(f"{name} is {float(tensors[name]):g}, expected at least 0, for the model takes its root")
-    for name, tensor in tensors.items():
-        if tensor.dim() == 4 and name != "psi" and not bool(tensor.any()):
-            problems.append(f"{name} is 0 everywhere, and the model divides by its norm")
+    problems += [
+        f"{name} is {value[name]:g}, expected at least 0, for the model takes its root"
+        for name in (*_SCALES.get(config.kind, ()), *taken)
+        if not value[name] >= 0
+    ]
+    problems += [
+        f"{name} is 0 everywhere, and the model divides by its norm"
+        for name, tensor in tensors.items()
+        if tensor.dim() == 4 and name != "psi" and not bool(tensor.any())
+    ]
     if problems:
         raise WeightsError(f"the weights are no {config.name}: {'; '.join(problems)}")
 
@@ -189,7 +192,8 @@ def _convolutional(network: MonotoneNetwork) -> Constants:
     first, second = np.triu_indices(config.classes, 1)
     # Mean pooling over windows that do not overlap: P P' = I / pool^2. Factors are off by gamma(longest sum) at most.
     lengths = np.array([frobenius(row) for row in G[first] - G[second]]) / config.pool
-    lengths = lengths * (1 + 4 * gamma(network.longest_sum + 64))
+    sizes = np.array([frobenius(row) for row in G])  # rows of a scaled head are rounded before they are subtracted
+    lengths = (lengths + 8 * UNIT * (sizes[first] + sizes[second])) * (1 + 4 * gamma(network.longest_sum + 64))
     plain = lengths / m * (1 + 1e-12)
     if config.kind == "lben-conv":
         pixels = np.full(len(first), up(sqrt(2.0) * g / min(config.std)))

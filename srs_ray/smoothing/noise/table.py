@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 LEVELS = 255  # steps of the grid in [0, 1]
-LARGEST_SIGMA = 12.0  # 2^16 thresholds, of which some 4,670 sigma are above 0, would do for 14
+LARGEST_SIGMA = 12.0  # 2^16 thresholds would do for 14: about 4,670 sigma of them are above 0
 SMALLEST_SIGMA = 1e-6
 GUIDE_BITS = 16
 _DIGITS = 50

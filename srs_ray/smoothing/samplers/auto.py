@@ -1,4 +1,4 @@
-"""`auto`: for each point standard sampling, or few steps from its anchor, as its selection samples speak for."""
+"""`auto`: chooses standard sampling or few steps from the anchor, for each point by its selection samples."""
 
 from __future__ import annotations
 

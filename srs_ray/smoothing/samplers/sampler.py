@@ -1,4 +1,4 @@
-"""What every way of sampling gives: a sampler of a point, the plan of its estimation, and the settings of both."""
+"""The interface of a sampling method: the sampler of a point, the plan of its estimation, and the settings of both."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ class SamplingSettings(Settings):
 
     @property
     def method_name(self) -> str:
-        """As job files name this way of sampling."""
+        """The method's name in job files."""
         return str(type(self).model_fields["method"].default)
 
     @property

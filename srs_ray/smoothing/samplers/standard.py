@@ -12,7 +12,7 @@ if TYPE_CHECKING:  # results are read without torch
     from srs_ray.smoothing.base_classifier import BaseClassifier
     from srs_ray.smoothing.noise import NoisyPoint
 
-STANDARD: Literal["standard"] = "standard"  # as rows name this way of sampling
+STANDARD: Literal["standard"] = "standard"  # its name in rows
 
 
 class StandardSampling(SamplingSettings):

@@ -224,7 +224,7 @@ def test_a_constant_that_published_files_leave_out_is_asked_for() -> None:
     tensors = {
         name: tensor for name, tensor in random_of("lben-tiny-digits").tensors.items() if name not in ("m", "gamma")
     }
-    with pytest.raises(WeightsError, match="no m and no gamma.*--m VALUE --gamma VALUE"):
+    with pytest.raises(WeightsError, match=r"no m and no gamma.*--m VALUE --gamma VALUE"):
         certified_network("lben-tiny-digits", Weights(tensors, {}))
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from srs_ray.solvers.gradients import implicit, unroll
 from srs_ray.solvers.iteration import SolverSetting, solve
-from srs_ray.training.gradients import implicit, unroll
 
 SIZE = 12
 GENERATOR = torch.Generator().manual_seed(0)
