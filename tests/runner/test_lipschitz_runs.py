@@ -81,6 +81,14 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_rows(finished: Path, tmp_pat
     assert run(job_of(tmp_path / "run")).finished == 0
 
 
+def test_runs_beside_it_that_draw_noise_are_no_reason_for_a_warning(finished: Path, tmp_path: Path) -> None:
+    run(job_of(tmp_path / "one"))
+    said = io.StringIO()
+    job = job_of(tmp_path / "two", certificate={"kind": "lipschitz", "steps": 400})
+    certify(job, lambda: InProcess(job.execution), Console(file=said))
+    assert "warning" not in said.getvalue()
+
+
 def test_other_settings_and_other_weights_do_not_go_on_with_a_run(finished: Path, tmp_path: Path) -> None:
     with pytest.raises(RunDirectoryError, match=r"certificate.steps: 500 there, 20 now"):
         run(job_of(finished, certificate={"kind": "lipschitz", "steps": 20}))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -51,6 +50,5 @@ def norm_of(kernel: np.ndarray, size: int) -> float:
 
 
 def largest_estimate(kernel: Tensor) -> float:
-    """About the norm of `correlate`, for a choice of step sizes: no bound."""
-    taken = symbols(kernel.detach().double().cpu().numpy(), 4)
-    return float(torch.linalg.matrix_norm(torch.from_numpy(taken), ord=2).max())
+    """About the norm of `correlate`, by few frequencies, for a choice of step sizes: no bound."""
+    return largest_singular_value(symbols(kernel.detach().double().cpu().numpy(), 4), rounds=4)

@@ -268,7 +268,7 @@ class ConvolutionalNetwork(MonotoneNetwork):
         low, high = self.m, self.m + max(squares)
         return min(_STEPS_TRIED, key=lambda a: max(abs(1 - a * low), abs(1 - a * high)) ** 2 + (a * turning) ** 2)
 
-    def _largest_estimate(self, rounds: int = 25) -> float:
+    def _largest_estimate(self, rounds: int = 12) -> float:
         """About the norm of the layer in its metric, by power iteration: no bound."""
         root = self.factors["Psi"].sqrt()
         start = torch.Generator().manual_seed(0)
