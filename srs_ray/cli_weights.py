@@ -88,15 +88,23 @@ def verify_weights(
     """
     import yaml
 
+    from srs_ray.models.layers.config import LAYERED
+    from srs_ray.models.layers.network import fitting_layers, layers_card
     from srs_ray.models.monotone.checkpoints import certified_network
+    from srs_ray.models.weights import read_tensors
 
     found = _monotone_of(source, arch, {})
-    if found is None:
-        raise SrsRayError(
-            f"{source} fits no monotone architecture; --arch NAME says what keeps it from fitting that one"
-        )
-    weights, arch = found
-    card = certified_network(arch, weights).constants.card()
+    if found is not None:
+        weights, arch = found
+        card = certified_network(arch, weights).constants.card()
+    else:
+        weights = read_tensors(source)
+        arch = arch or next(iter(fitting_layers(weights)), None)
+        if arch not in LAYERED:
+            raise SrsRayError(
+                f"{source} fits no monotone architecture; --arch NAME says what keeps it from fitting that one"
+            )
+        card = layers_card(arch, weights)
     form: dict[str, Any] = {"sort_keys": False, "allow_unicode": True, "default_flow_style": None, "width": 110}
     typer.echo(yaml.safe_dump({"architecture": arch, "digest": weights.digest, **card}, **form), nl=False)
 
@@ -107,12 +115,14 @@ def inspect(source: Annotated[str, typer.Argument(help="A checkpoint file, or th
     import yaml
 
     from srs_ray.models.mdeq.checkpoints import describe, read_weights
+    from srs_ray.models.layers.network import fitting_layers
     from srs_ray.models.monotone.checkpoints import fitting_monotone, read_monotone
 
     form: dict[str, Any] = {"sort_keys": False, "allow_unicode": True, "default_flow_style": None, "width": 160}
     described = describe(read_weights(source))
     if not described["fits"]:
-        described["fits"] = fitting_monotone(read_monotone(source))
+        weights = read_monotone(source)
+        described["fits"] = fitting_monotone(weights) or fitting_layers(weights)
     typer.echo(yaml.safe_dump(described, **form), nl=False)
 
 
@@ -220,6 +230,8 @@ def init(
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the random weights.")] = 0,
 ) -> None:
     """Random weights: they try out a path through the program, and classify nothing."""
+    from srs_ray.models.layers.config import LAYERED
+    from srs_ray.models.layers.network import random_layers
     from srs_ray.models.mdeq.checkpoints import random_weights
     from srs_ray.models.monotone.architectures import MONOTONE
     from srs_ray.models.monotone.checkpoints import random_monotone
@@ -227,5 +239,6 @@ def init(
     from srs_ray.settings import home_expanded
 
     target = home_expanded(target, SrsRayError)
-    write_weights(random_monotone(arch, seed) if arch in MONOTONE else random_weights(arch, seed), target)
+    draw = random_monotone if arch in MONOTONE else random_layers if arch in LAYERED else random_weights
+    write_weights(draw(arch, seed), target)
     typer.echo(f"wrote {target} (random weights of {arch})")
