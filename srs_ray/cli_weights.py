@@ -114,8 +114,8 @@ def inspect(source: Annotated[str, typer.Argument(help="A checkpoint file, or th
     """What a checkpoint holds: size, digest, the architectures it fits, how it was made."""
     import yaml
 
-    from srs_ray.models.mdeq.checkpoints import describe, read_weights
     from srs_ray.models.layers.network import fitting_layers
+    from srs_ray.models.mdeq.checkpoints import describe, read_weights
     from srs_ray.models.monotone.checkpoints import fitting_monotone, read_monotone
 
     form: dict[str, Any] = {"sort_keys": False, "allow_unicode": True, "default_flow_style": None, "width": 160}

@@ -15,7 +15,7 @@ RULES: tuple[Rule, ...] = ("sll", "aol", "cpl")
 class LayersConfig:
     """A stack of layers h - 2 W'T^-1 relu(W h + b) on the flat image, of `widths` hidden units, and a linear head.
 
-    T is by rule `sll` the diagonal of sum_j |WW'|_ij q_j / q_i, by `aol` the same with q = 1, by `cpl` t I of a stored t.
+    T is by rule `sll` the diagonal of sum_j |WW'|_ij q_j / q_i, by `aol` the same with q = 1, by `cpl` t I.
     """
 
     name: str
