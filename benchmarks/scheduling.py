@@ -29,6 +29,7 @@ from srs_ray.job_file import load_job
 from srs_ray.runner.backend import Rows
 from srs_ray.runner.certification import finish
 from srs_ray.runner.pool import WorkerPool
+from srs_ray.runner.progress import Tally
 from srs_ray.runs import Lease, RunDirectory
 
 NODES, CPUS = 4, 2
@@ -147,7 +148,9 @@ def run_points(
 
     with Lease.acquire(path) as lease:
         run = continue_run(path, points)
-        summary = finish(run, lease, range(points), rows_of, lambda: pools[-1].ready if pools else 0, 0.5, Console())
+        summary = finish(
+            run, lease, range(points), rows_of, lambda: pools[-1].ready if pools else 0, Tally(0.5), Console()
+        )
     if summary.missing:
         sys.exit(f"{summary.missing} points are missing")
     return {

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shlex
 import signal
 import sys
-import time
-from contextlib import nullcontext
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.live import Live
 from rich.logging import RichHandler
 from rich.markup import escape
-from rich.text import Text
 
 import srs_ray
 from srs_ray.cli_attack import ATTACK_EXAMPLE, attack
+from srs_ray.cli_jobs import INIT_EXAMPLE, SETTINGS_EXAMPLE, init, settings
 from srs_ray.cli_options import (
     AddressOption,
     App,
@@ -36,6 +31,7 @@ from srs_ray.cli_options import (
 from srs_ray.cli_output import keep_printing
 from srs_ray.cli_plan import PLAN_EXAMPLE, plan
 from srs_ray.cli_predict import PREDICT_EXAMPLE, predict
+from srs_ray.cli_report import REPORT_EXAMPLE, report
 from srs_ray.cli_results import (
     AGGREGATE_EXAMPLE,
     EXPORT_EXAMPLE,
@@ -46,6 +42,7 @@ from srs_ray.cli_results import (
     plot,
     print_table,
 )
+from srs_ray.cli_status import STATUS_EXAMPLE, status
 from srs_ray.cli_verify import VERIFY_EXAMPLE, verify
 from srs_ray.cli_weights import weights_app
 from srs_ray.errors import SrsRayError
@@ -147,6 +144,8 @@ def certify(
     raise typer.Exit(summary.exit_code)
 
 
+app.command(epilog=SETTINGS_EXAMPLE)(settings)
+app.command(epilog=INIT_EXAMPLE)(init)
 app.command(epilog=PLAN_EXAMPLE)(with_job_options(plan))
 app.command(epilog=PREDICT_EXAMPLE)(predict)
 
@@ -198,35 +197,10 @@ app.command(epilog=PLOT_EXAMPLE)(plot)
 app.command(epilog=EXPORT_EXAMPLE)(export)
 app.command(epilog=VERIFY_EXAMPLE)(verify)
 app.command(epilog=ATTACK_EXAMPLE)(attack)
+app.command(epilog=REPORT_EXAMPLE)(report)
 
 
-@app.command(epilog="Example: srs-ray status runs/a --json")
-def status(
-    run: Run,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for other programs.")] = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Show it again every few seconds, until all is done.")] = False,
-    interval: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks of --watch.")] = 10.0,
-) -> None:
-    """How far a run is, from its run directory alone: also somebody else's, while it runs."""
-    from srs_ray.analysis import run_status, status_text
-
-    if as_json and watch:
-        raise typer.BadParameter("--json and --watch exclude each other")
-    state = run_status(run)
-    if not watch:
-        typer.echo(json.dumps(state, indent=2) if as_json else status_text(state), nl=as_json)
-        return
-    console = Console()
-    with Live(console=console, auto_refresh=False) if console.is_terminal else nullcontext() as live:
-        while True:
-            if live is not None:
-                live.update(Text(status_text(state)), refresh=True)
-            else:
-                typer.echo(status_text(state))
-            if not state["pending"]:
-                return
-            time.sleep(interval)
-            state = run_status(run)
+app.command(epilog=STATUS_EXAMPLE)(status)
 
 
 @app.command(epilog="Example: srs-ray compact runs/a")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +16,49 @@ if TYPE_CHECKING:
     from srs_ray.execution import ExecutionSettings
     from srs_ray.runner.backend import Backend
 
+
+def completing(values: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
+    """What a shell's completion of an option asks for its values; they are made only then."""
+
+    def complete(incomplete: str) -> list[str]:
+        return [value for value in values() if value.startswith(incomplete)]
+
+    return complete
+
+
+def one_of(*values: str) -> Callable[[str], list[str]]:
+    """`completing` of these values."""
+    return completing(lambda: values)
+
+
+def weights_names() -> list[str]:
+    """The names of shipped weights."""
+    from srs_ray.models.shipped import shipped_weights
+
+    return shipped_weights()
+
+
+def architecture_names() -> list[str]:
+    """The names of architectures."""
+    from srs_ray.models.families import architectures
+
+    return architectures()
+
+
+def certificate_names() -> list[str]:
+    """The names of certificates."""
+    from srs_ray.smoothing.bounds import BOUNDS
+
+    return list(BOUNDS)
+
+
+def data_kinds() -> list[str]:
+    """The kinds of data."""
+    from srs_ray.data.registry import KINDS
+
+    return list(KINDS)
+
+
 JobFile = Annotated[
     Path,
     typer.Argument(metavar="JOB", help="The job file (YAML), or the name of one that comes along, such as digits-srs."),
@@ -25,9 +68,15 @@ Set = Annotated[
     typer.Option("--set", metavar="SETTING=VALUE", help="Override any setting of the job file; may be repeated."),
 ]
 OutputOption = Annotated[str | None, typer.Option(help="The run directory.")]
-WeightsOption = Annotated[str | None, typer.Option(help="Checkpoint file, or the name of shipped weights.")]
-DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu or cuda.")]
+WeightsOption = Annotated[
+    str | None,
+    typer.Option(help="Checkpoint file, or the name of shipped weights.", autocompletion=completing(weights_names)),
+]
+DeviceOption = Annotated[
+    str | None, typer.Option(help="auto, cpu or cuda.", autocompletion=one_of("auto", "cpu", "cuda"))
+]
 WorkersOption = Annotated[str | None, typer.Option(help="How many workers, or auto.")]
+TableOrJson = Annotated[str, typer.Option("--format", help="table or json.", autocompletion=one_of("table", "json"))]
 AddressOption = Annotated[
     str | None,
     typer.Option(help="The Ray cluster; `local` insists on a local Ray. Default: a running cluster, else local."),

@@ -15,6 +15,7 @@ from srs_ray.cli_options import (
     DownloadOption,
     JobFile,
     NoRayOption,
+    TableOrJson,
     backend_opener,
     open_console,
 )
@@ -34,7 +35,7 @@ def plan(
     address: AddressOption = None,
     no_ray: NoRayOption = False,
     download: DownloadOption = False,
-    form: Annotated[str, typer.Option("--format", help="table or json.")] = "table",
+    form: TableOrJson = "table",
 ) -> None:
     """What a job will cost and can earn, from a pilot of evenly spread points, and what to change to reach a radius.
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
-from srs_ray.cli_options import open_console
+from srs_ray.cli_options import certificate_names, completing, one_of, open_console
 from srs_ray.cli_output import refuse_lost_output
 from srs_ray.errors import SrsRayError
+
+if TYPE_CHECKING:
+    from srs_ray.analysis.table import LatexStyle
 
 AGGREGATE_EXAMPLE = "Example: srs-ray aggregate runs/a runs/b --radii 0,0.25,36/255 --format markdown"
 PLOT_EXAMPLE = "Example: srs-ray plot runs/a runs/b --output curves.png"
@@ -24,7 +27,8 @@ CertificateOption = Annotated[
     typer.Option(
         help="Compute the radii again from the stored counts by this certificate: exact, weighted, union, paper or, "
         "without target radii, released (unsound) for srs and auto; cohen or mixture for standard with target radii. "
-        "two-sided is for runs that audited misses."
+        "two-sided is for runs that audited misses.",
+        autocompletion=completing(certificate_names),
     ),
 ]
 AlphaOption = Annotated[float | None, typer.Option(help="Compute the radii again at this error probability.")]
@@ -67,13 +71,19 @@ def print_table(
     of: str = "ended",
     project_n: int | None = None,
     attacks: Sequence[str] = (),
+    latex: LatexStyle | None = None,
+    output: Path | None = None,
 ) -> None:
-    """Print the table of runs, recomputed if asked, in a form of `aggregate`."""
-    from srs_ray.analysis import comparison_table, load_attacks, point_warnings
+    """Print the table of runs, recomputed if asked, in a form of `aggregate`; or write it to a file."""
+    from srs_ray.analysis import comparison_table, load_attacks, point_warnings, write_text
 
     frames = _frames(runs, certificate, alpha)
     shown = radii if radii is not None else _default_radii(runs[0])
-    typer.echo(comparison_table(frames, shown, form, of, project_n, list(map(load_attacks, attacks))), nl=False)
+    text = comparison_table(frames, shown, form, of, project_n, list(map(load_attacks, attacks)), latex)
+    if output is None:
+        typer.echo(text, nl=False)
+    else:
+        write_text(text, output)
     for warning in point_warnings(frames) if form in ("csv", "json") else ():  # other forms have it below the table
         open_console(stderr=True).print(f"[yellow]warning:[/] {escape(warning)}", highlight=False)
 
@@ -81,14 +91,22 @@ def print_table(
 def aggregate(
     runs: Runs,
     radii: RadiiOption = None,
-    form: Annotated[str, typer.Option("--format", help="table, markdown, latex, csv or json.")] = "table",
+    form: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="table, markdown, latex, csv or json.",
+            autocompletion=one_of("table", "markdown", "latex", "csv", "json"),
+        ),
+    ] = "table",
     certificate: CertificateOption = None,
     alpha: AlphaOption = None,
     of: Annotated[
         str,
         typer.Option(
             help="What shares are of: the points that ended, or all asked for, where those without a row count as not "
-            "certified: a lower bound."
+            "certified: a lower bound.",
+            autocompletion=one_of("ended", "asked"),
         ),
     ] = "ended",
     project_n: Annotated[
@@ -98,9 +116,20 @@ def aggregate(
         ),
     ] = None,
     attack: AttackOption = None,
+    intervals: Annotated[bool, typer.Option("--intervals", help="latex: with 95 % intervals.")] = False,
+    caption: Annotated[str | None, typer.Option(help="latex: the caption, as text.")] = None,
+    tag: Annotated[str | None, typer.Option(help="latex: the label to refer to it by, such as tab:cifar10.")] = None,
+    output: Annotated[Path | None, typer.Option(help="A file; default: standard output.")] = None,
 ) -> None:
     """Certified accuracy, abstentions, cost and bounds of runs, side by side, and point by point beside the first."""
-    print_table(runs, radii, form, certificate, alpha, of, project_n, attack or ())
+    latex = None
+    if intervals or caption is not None or tag is not None:
+        if form != "latex":
+            raise SrsRayError(f"--intervals, --caption and --tag are for --format latex, found {form!r}")
+        from srs_ray.analysis.table import LatexStyle
+
+        latex = LatexStyle(intervals, caption, tag)
+    print_table(runs, radii, form, certificate, alpha, of, project_n, attack or (), latex, output)
     refuse_lost_output()
 
 
@@ -110,12 +139,30 @@ def plot(
     certificate: CertificateOption = None,
     alpha: AlphaOption = None,
     attack: AttackOption = None,
+    title: Annotated[str | None, typer.Option(help="Default: the models' names.")] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(help="What the legend says of a run; once for each run, in their order.")
+    ] = None,
+    no_bands: Annotated[bool, typer.Option("--no-bands", help="Leave the 95 % bands out.")] = False,
+    start: Annotated[str | None, typer.Option("--from", help="First radius of the axis. Default: 0.")] = None,
+    end: Annotated[str | None, typer.Option("--to", help="Last radius. Default: a little beyond the largest.")] = None,
 ) -> None:
     """Certified accuracy against radius, one curve for each run, with 95 % bands."""
     from srs_ray.analysis import load_attacks, plot_curves
 
+    look: dict[str, Any] = {"title": title, "labels": label or None, "bands": not no_bands}
+    look |= {name: _radius(text) for name, text in (("min_radius", start), ("max_radius", end)) if text is not None}
     attacks = list(map(load_attacks, attack or ()))
-    typer.echo(f"wrote {plot_curves(_frames(runs, certificate, alpha), output, attacks=attacks)}")
+    typer.echo(f"wrote {plot_curves(_frames(runs, certificate, alpha), output, attacks=attacks, **look)}")
+
+
+def _radius(text: str) -> float:
+    from srs_ray.analysis import parse_radii
+
+    radii = parse_radii(text)
+    if len(radii) != 1:
+        raise SrsRayError(f"{text!r}: expected one radius, such as 0.5 or 36/255")
+    return float(radii[0])
 
 
 def export(
@@ -125,6 +172,7 @@ def export(
         typer.Option(
             "--format",
             help="cohen: idx label predict radius correct time; points: all rows, with source, class name and error.",
+            autocompletion=one_of("cohen", "points"),
         ),
     ] = "cohen",
     output: Annotated[Path | None, typer.Option(help="A file; default: standard output.")] = None,

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from srs_ray.cli_options import open_console
+from srs_ray.cli_options import TableOrJson, open_console
 from srs_ray.cli_output import refuse_lost_output
 from srs_ray.cli_results import Run
 
@@ -35,7 +35,7 @@ def verify(
             "directory. It runs before it can be compared with the run's: read it first.",
         ),
     ] = False,
-    form: Annotated[str, typer.Option("--format", help="table or json.")] = "table",
+    form: TableOrJson = "table",
 ) -> None:
     """Check a run that somebody hands over: every row against its counts, and some points by certifying them again.
 

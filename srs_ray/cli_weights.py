@@ -9,11 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from srs_ray.cli_options import App, open_console
+from srs_ray.cli_options import App, architecture_names, completing, data_kinds, open_console, weights_names
 from srs_ray.errors import SrsRayError
 
 if TYPE_CHECKING:
     from srs_ray.models.weights import Weights
+
+Source = Annotated[
+    str,
+    typer.Argument(help="A checkpoint file, or the name of shipped weights.", autocompletion=completing(weights_names)),
+]
+FittingArch = Annotated[
+    str | None,
+    typer.Option(help="The architecture; default: the one that fits.", autocompletion=completing(architecture_names)),
+]
 
 weights_app = App(no_args_is_help=True, help="Convert, inspect, draw and make weights.")
 
@@ -22,7 +31,7 @@ weights_app = App(no_args_is_help=True, help="Convert, inspect, draw and make we
 def convert(
     source: Annotated[str, typer.Argument(help="A checkpoint in the published format.")],
     target: Annotated[Path, typer.Argument(help="The safetensors file to write.")],
-    arch: Annotated[str | None, typer.Option(help="The architecture; default: the one that fits.")] = None,
+    arch: FittingArch = None,
     m: Annotated[float | None, typer.Option(help="Monotonicity that a monDEQ or LBEN was trained with.")] = None,
     gamma: Annotated[float | None, typer.Option(help="Lipschitz bound that an LBEN was trained with.")] = None,
 ) -> None:
@@ -79,7 +88,7 @@ def _with_proofs(weights: Weights, arch: str) -> Weights:
 @weights_app.command("verify", epilog="Example: srs-ray weights verify lben-tiny-digits-gamma2")
 def verify_weights(
     source: Annotated[str, typer.Argument(help="Weights of a monotone model, or the name of shipped ones.")],
-    arch: Annotated[str | None, typer.Option(help="The architecture; default: the one that fits.")] = None,
+    arch: FittingArch = None,
 ) -> None:
     """Prove the conditions of a monotone model on its stored weights, and print its constants.
 
@@ -110,7 +119,9 @@ def verify_weights(
 
 
 @weights_app.command(epilog="Example: srs-ray weights inspect mdeq-tiny-digits-sigma25")
-def inspect(source: Annotated[str, typer.Argument(help="A checkpoint file, or the name of shipped weights.")]) -> None:
+def inspect(
+    source: Source,
+) -> None:
     """What a checkpoint holds: size, digest, the architectures it fits, how it was made."""
     import yaml
 
@@ -131,9 +142,14 @@ def inspect(source: Annotated[str, typer.Argument(help="A checkpoint file, or th
     "--output small-start.safetensors"
 )
 def calibrate(
-    source: Annotated[str, typer.Argument(help="A checkpoint file, or the name of shipped weights.")],
+    source: Source,
     sigma: Annotated[float, typer.Option(help="Standard deviation of the noise, in pixel units of [0, 1].")],
-    data: Annotated[str, typer.Option(help="The kind of the training images: cifar10, digits, parquet, folder, ...")],
+    data: Annotated[
+        str,
+        typer.Option(
+            help="The kind of the training images: cifar10, digits, parquet, ...", autocompletion=completing(data_kinds)
+        ),
+    ],
     output: Annotated[Path, typer.Option(help="The safetensors file to write, with the start.")],
     path: Annotated[str | None, typer.Option(help="Where the training images lie.")] = None,
     pixels: Annotated[
@@ -145,7 +161,7 @@ def calibrate(
         float, typer.Option(min=0, help="Points of accuracy that few steps may lose, to propose them.")
     ] = 1,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of images and noise.")] = 0,
-    arch: Annotated[str | None, typer.Option(help="The architecture; default: the one that fits.")] = None,
+    arch: FittingArch = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
     """Give weights a start, so that a base classifier can be a few steps from it, and say how many are enough.
@@ -213,7 +229,13 @@ def _shown(indices: Sequence[int]) -> Iterator[int]:
 
 @weights_app.command("plot", epilog="Example: srs-ray weights plot mdeq-small-cifar10-sigma50 --output training.png")
 def plot_weights(
-    source: Annotated[str, typer.Argument(help="Weights that `srs-ray train` wrote, or the name of shipped ones.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="Weights that `srs-ray train` wrote, or the name of shipped ones.",
+            autocompletion=completing(weights_names),
+        ),
+    ],
     output: Annotated[Path, typer.Option(help="The picture: .png, .svg or .pdf.")],
 ) -> None:
     """Noisy accuracy and the agreement of chains by epoch of the training, from the card of the weights."""
@@ -225,7 +247,7 @@ def plot_weights(
 
 @weights_app.command(epilog="Example: srs-ray weights init mdeq-small-imagenet weights/random.safetensors")
 def init(
-    arch: Annotated[str, typer.Argument(help="The architecture.")],
+    arch: Annotated[str, typer.Argument(help="The architecture.", autocompletion=completing(architecture_names))],
     target: Annotated[Path, typer.Argument(help="The safetensors file to write.")],
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the random weights.")] = 0,
 ) -> None:

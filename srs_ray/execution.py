@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import shlex
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer
 
 from srs_ray.settings import Settings
 
@@ -19,6 +20,17 @@ def _share_that_ray_grants(gpus: float) -> float:
     if abs(gpus - round(gpus, 4)) > 1e-9:
         raise ValueError("Ray shares a GPU by ten-thousandths; expected a multiple of 0.0001")
     return gpus
+
+
+def _words(command: Any) -> Any:
+    """A command in one text as its words, as a shell splits them; nothing else of a shell is meant by it."""
+    return shlex.split(command) if isinstance(command, str) else command
+
+
+def _startable(command: tuple[str, ...]) -> tuple[str, ...]:
+    if not command or not command[0] or any("\0" in word for word in command):
+        raise ValueError("expected a program and its arguments, without a NUL among them")
+    return command
 
 
 class ExecutionSettings(Settings):
@@ -48,6 +60,19 @@ class ExecutionSettings(Settings):
         "float32", description="Number format of the network. bfloat16 makes another base classifier."
     )
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of all noise and audits.")
+    on_end: Annotated[tuple[str, ...], BeforeValidator(_words), AfterValidator(_startable)] | None = Field(
+        None,
+        description="Command that the driver runs when the run ends: a list of words, or a text that is split into "
+        "words; no shell. SRS_RAY_STATUS and other variables say how it ended.",
+    )
+    on_end_seconds: float = Field(60.0, gt=0, description="Longest time of that command; then it is killed.")
+
+    @model_serializer(mode="wrap")
+    def _without_unset(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Stored jobs of older runs, which know no such command, stay equal."""
+        settings: dict[str, Any] = serialize(self)
+        of_command = ("on_end", "on_end_seconds") if self.on_end is None else ()
+        return {name: value for name, value in settings.items() if name not in of_command}
 
     def seconds_of_a_point(self, device: str, samples: int) -> float | None:
         """The longest that a point of at most so many samples may take on that kind of device; None: any time."""

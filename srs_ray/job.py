@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from srs_ray.attacks.settings import AttackSettings
 from srs_ray.data.settings import DataSettings
@@ -26,6 +26,9 @@ if TYPE_CHECKING:  # job files are read without torch
     from srs_ray.models.opening import ModelSource
 
 
+Targets = dict[Radius, Annotated[float, Field(gt=0, le=1)]]
+
+
 class ReportSettings(Settings):
     """The radii that tables of this run show; the run warns before it starts if it cannot earn one of them."""
 
@@ -33,6 +36,15 @@ class ReportSettings(Settings):
         (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5),
         description="Radii of the run's tables, in pixel units of [0, 1]; default with `sampling.target_radii`: these.",
     )
+    targets: Targets | None = Field(
+        None,
+        description="Wanted certified accuracy by radius, such as {0.5: 0.35}; a run warns once it cannot be met.",
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_unset(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Stored jobs of older runs, which know no targets, stay equal."""
+        return {name: value for name, value in serialize(self).items() if value is not None}
 
 
 class Job(Settings):
@@ -63,8 +75,9 @@ class Job(Settings):
             if isinstance(certificate, Mapping):
                 raw["certificate"] = certificate_defaults(sampling, certificate)
             raw["sampling"] = sampling_defaults(sampling, _reference_of(raw.get("model")))
-            if sampling.get("target_radii") is not None and "report" not in raw:
-                raw["report"] = {"radii": sampling["target_radii"]}
+            report = raw.get("report", {})
+            if sampling.get("target_radii") is not None and ("report" not in raw or _names_targets_alone(report)):
+                raw["report"] = {"radii": sampling["target_radii"], **report}
         return raw
 
     @model_validator(mode="after")
@@ -140,6 +153,10 @@ def kind_of_job(raw: Any) -> type[Job] | type[LipschitzJob]:
     certificate = raw.get("certificate") if isinstance(raw, Mapping) else None
     lipschitz = isinstance(certificate, Mapping) and certificate.get("kind") == LIPSCHITZ
     return LipschitzJob if lipschitz else Job
+
+
+def _names_targets_alone(report: Any) -> bool:
+    return isinstance(report, Mapping) and set(report) == {"targets"}
 
 
 def _reference_of(model: Any) -> dict[str, Any] | None:

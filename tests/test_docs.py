@@ -18,6 +18,7 @@ from srs_ray.job import Job
 from srs_ray.lipschitz.row import LipschitzRow
 from srs_ray.runs.attack_schema import ATTACK_COLUMNS
 from srs_ray.runs.schema import COLUMNS
+from srs_ray.settings_reference import setting_names
 from srs_ray.smoothing.row import PointRow
 from srs_ray.training.settings import TrainJob
 
@@ -29,7 +30,7 @@ FROM_ELSEWHERE = ("LICENSE", "CITATION.cff")
 PLAIN = [
     ROOT / "README.md",
     *sorted((DOCS / "guides").glob("*.md")),
-    *(DOCS / f"{name}.md" for name in ("audit", "starts")),
+    *(DOCS / f"{name}.md" for name in ("audit", "glossary", "starts")),
 ]
 RIDDLES = r"\b(hardly|speaks? for|goes by|of which|is to|are to)\b"
 
@@ -87,7 +88,7 @@ def test_the_prose_has_no_riddles(page):
 def test_every_setting_has_its_meaning_on_the_page(job, place, code_reference):
     text = code_reference.pages()[place]
     assert "|  |" not in text, "a setting without a meaning"
-    names = code_reference.setting_names(job)
+    names = setting_names(job)
     assert len(names) > 40
     if job is TrainJob:
         assert "[those of a job](job.md#data)" in text
@@ -135,6 +136,26 @@ def test_every_command_is_on_the_page_with_its_options(code_reference):
 def test_every_public_name_is_on_the_page(code_reference):
     named = [name for names in code_reference.FUNCTIONS.values() for name in names]
     assert sorted(named) == sorted(srs_ray.__all__)
+
+
+# The glossary
+
+
+def test_the_glossary_is_in_order_and_every_word_of_it_leads_on():
+    rows = [line for line in (DOCS / "glossary.md").read_text(encoding="utf-8").splitlines() if line.startswith("| **")]
+    words = [re.match(r"\| \*\*(.*?)\*\*", row).group(1).lower().replace("_", "") for row in rows]
+    assert words == sorted(words)
+    assert len(words) > 30
+    assert [row for row in rows if "](" not in row] == []
+
+
+def test_the_anchors_of_the_glossary_are_headings(code_reference):
+    made = code_reference.pages()
+    for place, anchor in re.findall(r"\]\(([^)#]+)#([^)]+)\)", (DOCS / "glossary.md").read_text(encoding="utf-8")):
+        text = made[place] if place in made else (DOCS / place).read_text(encoding="utf-8")
+        titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+        headings = [re.sub(r"[^\w\s-]", "", title).strip().lower() for title in titles]
+        assert anchor in [heading.replace(" ", "-") for heading in headings], (place, anchor)
 
 
 # The site

@@ -15,6 +15,7 @@ import srs_ray
 PACKAGE = Path(srs_ray.__file__).parent
 # cli -> planning, analysis -> runner -> training -> runs, attacks -> smoothing, lipschitz, data -> models -> solvers:
 # a room imports from those above its own row here, and not from its neighbours in it. Some lie beside the runner.
+CLI = ("attack", "jobs", "options", "output", "plan", "predict", "report", "results", "status", "verify", "weights")
 ROWS = [
     {"settings", "errors", "regular_files", "job_yaml"},
     {"solvers"},
@@ -23,18 +24,8 @@ ROWS = [
     {"runs", "attacks"},  # rows of runs are held against the bounds of their counts
     {"training"},
     {"runner", "job", "job_file", "interface"},
-    {"planning", "analysis", "image_files"},
-    {
-        "cli",
-        "cli_attack",
-        "cli_options",
-        "cli_output",
-        "cli_plan",
-        "cli_predict",
-        "cli_results",
-        "cli_verify",
-        "cli_weights",
-    },
+    {"planning", "analysis", "image_files", "settings_reference", "job_template"},
+    {"cli", *(f"cli_{name}" for name in CLI)},
     {"__main__"},
 ]
 ROW_OF = {room: row for row, rooms in enumerate(ROWS) for room in rooms}
@@ -43,15 +34,16 @@ BESIDE = {
     "srs_ray.job_file": {"srs_ray.job"},
     "srs_ray.interface": {"srs_ray.job", "srs_ray.job_file"},
     "srs_ray.runner": {"srs_ray.job"},
-    "srs_ray.cli": {
-        f"srs_ray.cli_{name}"
-        for name in ("attack", "options", "output", "plan", "predict", "results", "verify", "weights")
-    },
+    "srs_ray.job_template": {"srs_ray.settings_reference"},
+    "srs_ray.cli": {f"srs_ray.cli_{name}" for name in CLI},
     "srs_ray.cli_attack": {"srs_ray.cli_options", "srs_ray.cli_output"},
+    "srs_ray.cli_jobs": {"srs_ray.cli_options", "srs_ray.cli_output"},
     "srs_ray.cli_plan": {"srs_ray.cli_options"},
     "srs_ray.cli_predict": {"srs_ray.cli_options"},
     "srs_ray.cli_weights": {"srs_ray.cli_options"},
     "srs_ray.cli_results": {"srs_ray.cli_options", "srs_ray.cli_output"},
+    "srs_ray.cli_status": {"srs_ray.cli_options", "srs_ray.cli_output", "srs_ray.cli_results"},
+    "srs_ray.cli_report": {"srs_ray.cli_options", "srs_ray.cli_output", "srs_ray.cli_results"},
     "srs_ray.cli_verify": {"srs_ray.cli_options", "srs_ray.cli_output", "srs_ray.cli_results"},
 }
 Imports = dict[str, set[str]]

@@ -55,8 +55,9 @@ class AttackInfo:
     def describe(self) -> str:
         """The settings in words."""
         of = self.settings
+        starts = "1 start" if of.get("restarts") == 1 else f"{of.get('restarts')} starts"
         return (
-            f"{' and '.join(self.kinds)}, l2, {of.get('steps')} steps, {of.get('restarts')} restarts, "
+            f"{' and '.join(self.kinds)}, l2, {of.get('steps')} steps, {starts}, "
             f"{of.get('draws')} noise draws a step, {of.get('states')} states; found images checked by "
             f"{of.get('n_check')} fresh samples, at most {of.get('alpha')} false for each point"
         )

@@ -6,6 +6,7 @@ import io
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import pandas as pd
 from rich.box import SIMPLE_HEAD
@@ -29,16 +30,20 @@ def comparison_table(
     of: str = "ended",
     project_n: int | None = None,
     attacks: Sequence[pd.DataFrame] = (),
+    latex: LatexStyle | None = None,
 ) -> str:
     """The runs of `frames` at `radii` as text of the form table | markdown | latex | csv | json.
 
     Certified accuracy is in percent, to be read with the notes underneath (in CSV and JSON: a share, with the notes'
-    facts as columns); `of`, `project_n` and `attacks` as in `compare`. `latex` needs the package booktabs. Raises
-    SrsRayError for an unknown form and as `compare` does.
+    facts as columns); `of`, `project_n` and `attacks` as in `compare`. `latex` needs the package booktabs, and takes a
+    style. Raises SrsRayError for an unknown form, for a style beside another form, and as `compare` does.
     """
     if form not in FORMS:
         raise SrsRayError(f"no table form {form!r}; choose {' | '.join(FORMS)}")
-    return FORMS[form](compare(frames, radii, of, project_n, attacks))
+    if latex is not None and form != "latex":
+        raise SrsRayError(f"intervals, caption and label are those of the form latex, found {form!r}")
+    results = compare(frames, radii, of, project_n, attacks)
+    return FORMS[form](results) if latex is None else latex_table(results, latex)
 
 
 def terminal_table(results: Sequence[RunResults]) -> str:
@@ -94,25 +99,45 @@ def markdown_escape(text: str) -> str:
     return re.sub(r"<(?=[a-zA-Z/!?])", "&lt;", text)
 
 
-def latex_table(results: Sequence[RunResults]) -> str:
-    """A table float in the style of booktabs, percent without intervals, the notes in small print underneath."""
+@dataclass(frozen=True)
+class LatexStyle:
+    """What a LaTeX table has beside its numbers: 95 % intervals, a caption (as text), a label to refer to it by."""
+
+    intervals: bool = False
+    caption: str | None = None
+    label: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.label is not None and not re.fullmatch(r"[\w.:+/-]+", self.label, re.ASCII):
+            raise SrsRayError(
+                f"{self.label!r} is no label of LaTeX: expected letters, digits and . : + / - _, such as tab:cifar10"
+            )
+
+
+def latex_table(results: Sequence[RunResults], style: LatexStyle | None = None) -> str:
+    """A table float in the style of booktabs, in percent, with the notes in small print underneath."""
+    style = style or LatexStyle()
+    interval = " [{:.1f}, {:.1f}]" if style.intervals else ""
+    head = [] if style.caption is None else [rf"\caption{{{latex_escape(style.caption)}}}"]
+    head += [] if style.label is None else [rf"\label{{{style.label}}}"]
     labels = _radius_labels(results)
     first, last = 5, 4 + len(labels)
     headings = ["run", "setting", "certificate", r"$\sigma$", *map(latex_escape, [*labels, *_FURTHER_HEADINGS])]
     lines = [
         r"\begin{table}",
         r"\centering",
+        *head,
         r"\begin{tabular}{lll" + "r" * (len(headings) - 3) + "}",
         r"\toprule",
         rf"& & & & \multicolumn{{{len(labels)}}}{{c}}{{certified accuracy (\%) at radius}} \\",
         rf"\cmidrule(lr){{{first}-{last}}}",
         " & ".join(headings) + r" \\",
         r"\midrule",
-        *(" & ".join(map(latex_escape, _row(result, ""))) + r" \\" for result in results),
+        *(" & ".join(map(latex_escape, _row(result, interval))) + r" \\" for result in results),
         r"\bottomrule",
         r"\end{tabular}",
         r"\par\smallskip\footnotesize\raggedright",
-        *(latex_escape(note) + r".\par" for note in notes(results, intervals=False)),
+        *(latex_escape(note) + r".\par" for note in notes(results, intervals=style.intervals)),
         r"\end{table}",
     ]
     return "\n".join(lines) + "\n"

@@ -116,7 +116,7 @@ class Verification:
 
 
 def verify_run(
-    run: str | os.PathLike[str],
+    run: str | os.PathLike[str] | RunDirectory,
     points: int = 0,
     weights: str | None = None,
     data: str | None = None,
@@ -132,7 +132,7 @@ def verify_run(
     Raises RunDirectoryError where there is no readable run, its job is none, or model, data or program are others;
     SrsRayError where the run's model or data are code, unless `run_code` says that this code may be run.
     """
-    directory = RunDirectory.open(run)
+    directory = run if isinstance(run, RunDirectory) else RunDirectory.open(run)
     job = stored_job(directory)
     faults = [*directory.faults(), *_contradictions(directory)]
     df = points_of(directory)

@@ -23,9 +23,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from srs_ray.errors import WeightsError
+from srs_ray.models.shipped import SHIPPED_FOLDER, shipped_weights
 from srs_ray.settings import home_expanded
 
-SHIPPED_FOLDER = "pretrained"
 STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model", "net")  # under which trainings keep it
 PREFIXES = ("module.", "model.", "_orig_mod.")  # of every name, by what a training wrapped its model in
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -65,14 +65,6 @@ def named_classes(card: Mapping[str, Any], count: int) -> tuple[str, ...] | None
     if isinstance(names, list) and len(names) == count and all(isinstance(name, str) for name in names):
         return tuple(names)
     return None
-
-
-def shipped_weights() -> list[str]:
-    """The names of the weights that come with the package."""
-    folder = files("srs_ray.models") / SHIPPED_FOLDER
-    return sorted(
-        item.name.removesuffix(".safetensors") for item in folder.iterdir() if item.name.endswith(".safetensors")
-    )
 
 
 def read_tensors(source: str | Path) -> Weights:

@@ -124,7 +124,7 @@ def attack(
         if before is not None:
             before.refuse_other(fingerprint)
             if before.finished().issuperset(indices):
-                summary = finish(before, lease, indices, _no_rows, lambda: 0, tally.radius, console, tally)
+                summary = finish(before, lease, indices, _no_rows, lambda: 0, tally, console)
                 return _summary(before, summary, indices, rows)
         backend = open_backend()
         try:
@@ -149,9 +149,8 @@ def attack(
                 indices,
                 lambda todo: with_sources(recorded_rows(directory, backend, spec, inputs.cargo, todo), inputs.dataset),
                 lambda: backend.ready,
-                tally.radius,
-                console,
                 tally,
+                console,
                 "attacking",
             )
         finally:

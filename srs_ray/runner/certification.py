@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import median_low
 from typing import Any
 
@@ -16,6 +16,7 @@ from srs_ray.data import PointDataset
 from srs_ray.errors import RunDirectoryError
 from srs_ray.job import AnyJob, Job
 from srs_ray.runner.backend import Backend, Rows
+from srs_ray.runner.ending import broken_off, ended, run_command, shown_command
 from srs_ray.runner.feasibility import check_feasible
 from srs_ray.runner.preparation import JobInputs, begun_with, fingerprint_of, session_record
 from srs_ray.runner.progress import RunProgress, Tally
@@ -47,6 +48,7 @@ class RunSummary:
     finished: int
     errors: int
     signal: int | None
+    certified_accuracy: Mapping[float, float] = field(default_factory=dict)  # of the points that ended, by radius
 
     @property
     def missing(self) -> int:
@@ -61,11 +63,19 @@ class RunSummary:
         return 3 if self.missing else 0
 
 
-def certify(job: AnyJob, open_backend: Callable[[], Backend], console: Console, download: bool = False) -> RunSummary:
+def certify(
+    job: AnyJob,
+    open_backend: Callable[[], Backend],
+    console: Console,
+    download: bool = False,
+    tell_end: bool = True,
+) -> RunSummary:
     """Runs a job, or continues it: certifies the points that its run directory does not hold yet.
 
     Everything is read and checked before the backend is opened, and where nothing is to do it is not. Rows are kept as
     they come, through Ctrl-C, SIGTERM, SIGHUP and the loss of workers. Raises SrsRayError for what the user can mend.
+    With `tell_end` the job's command `execution.on_end` runs when the run has ended, also by an exception; it changes
+    nothing of how it ended.
     """
     for warning in check_feasible(job):
         console.print(f"[yellow]warning:[/] {escape(printable(warning))}", highlight=False)
@@ -78,15 +88,32 @@ def certify(job: AnyJob, open_backend: Callable[[], Backend], console: Console, 
             f"{job.noise.sigma:g}: certificates are valid, but radii are usually best at the sigma of the training",
             highlight=False,
         )
-    with Lease.acquire(job.output) as lease:
-        done = _spec_of_a_finished_run(inputs)
-        if done is not None:
-            return _run_nothing(inputs, *done, lease, console)
-        backend = open_backend()
-        try:
-            return _run(inputs, backend, lease, console)
-        finally:
-            backend.close()
+    command = job.execution.on_end if tell_end else None
+    if command is not None:
+        console.print(f"execution.on_end: at its end the run starts: {escape(shown_command(command))}", highlight=False)
+    begun = False
+    try:
+        with Lease.acquire(job.output) as lease:
+            begun = True
+            summary = _certified(inputs, open_backend, lease, console)
+    except (Exception, KeyboardInterrupt) as error:
+        if command is not None and begun:
+            run_command(command, broken_off(job.output, error), job.execution.on_end_seconds)
+        raise
+    if command is not None:
+        run_command(command, ended(summary), job.execution.on_end_seconds)
+    return summary
+
+
+def _certified(inputs: JobInputs, open_backend: Callable[[], Backend], lease: Lease, console: Console) -> RunSummary:
+    done = _spec_of_a_finished_run(inputs)
+    if done is not None:
+        return _run_nothing(inputs, *done, lease, console)
+    backend = open_backend()
+    try:
+        return _run(inputs, backend, lease, console)
+    finally:
+        backend.close()
 
 
 def _run(inputs: JobInputs, backend: Backend, lease: Lease, console: Console) -> RunSummary:
@@ -101,7 +128,7 @@ def _run(inputs: JobInputs, backend: Backend, lease: Lease, console: Console) ->
         inputs.indices,
         lambda indices: with_sources(recorded_rows(run, backend, spec, inputs.cargo, indices), inputs.dataset),
         lambda: backend.ready,
-        _watched_radius(job),
+        _watched(job),
         console,
     )
 
@@ -127,15 +154,17 @@ def _spec_of_a_finished_run(inputs: JobInputs) -> tuple[WorkerSpec, int] | None:
 def _run_nothing(inputs: JobInputs, spec: WorkerSpec, workers: int, lease: Lease, console: Console) -> RunSummary:
     """A run with nothing to do, for which nothing is started."""
     run = _started(inputs, spec, workers, console)
-    return finish(run, lease, inputs.indices, _no_rows, lambda: 0, _watched_radius(inputs.job), console)
+    return finish(run, lease, inputs.indices, _no_rows, lambda: 0, _watched(inputs.job), console)
 
 
 def _no_rows(indices: Sequence[int]) -> Rows:
     raise AssertionError(f"points {list(indices)} were to be finished")
 
 
-def _watched_radius(job: AnyJob) -> float:
-    return median_low(job.report.radii) if job.report.radii else 0.0
+def _watched(job: AnyJob) -> Tally:
+    """What of the job's points is counted while it runs."""
+    radii = job.report.radii
+    return Tally(median_low(radii) if radii else 0.0, radii=radii, targets=job.report.targets or {})
 
 
 def _started(
@@ -222,20 +251,18 @@ def finish(
     indices: Sequence[int],
     rows_of: Callable[[Sequence[int]], Rows],
     workers: Callable[[], int],
-    radius: float,
+    tally: Tally,
     console: Console,
-    tally: Tally | None = None,
     verb: str = "certifying",
 ) -> RunSummary:
     """Does what a run directory lacks of the points `indices`, and keeps each row that `rows_of` yields.
 
-    `workers()` is how many are at work, and `radius` one that is watched, for who looks on; `tally` is what is counted
-    of rows where they are not certificates. Raises RunDirectoryError where rows cannot be kept, or another process has
-    taken the lease over.
+    `workers()` is how many are at work, and `tally`, empty, counts points for who looks on. Raises RunDirectoryError
+    where rows cannot be kept, or another process has taken the lease over.
     """
     finished_before = run.finished()
     todo = [index for index in indices if index not in finished_before]
-    tally = counted(run, set(indices), Tally(radius) if tally is None else tally)
+    counted(run, set(indices), tally)
     console.print(f"{len(todo)} of {len(indices)} points to do", highlight=False)
     finished = 0
     with StopRequest() as stop, RowWriter(run) as writer, RunProgress(console, len(indices), tally, verb) as progress:
@@ -260,6 +287,7 @@ def finish(
         finished=finished,
         errors=tally.errors,
         signal=stop.received,
+        certified_accuracy=tally.shares,
     )
 
 
@@ -271,8 +299,9 @@ def _report(row: Row) -> None:
 
 
 def counted(run: RunDirectory, asked: set[int], tally: Tally) -> Tally:
-    """The tally with the points asked for that earlier sessions finished."""
-    for row in run.rows(["index", "status", *tally.columns]).to_pylist():
+    """The tally with the points asked for that earlier sessions finished, in the order in which they ended."""
+    rows = run.rows(list(dict.fromkeys(["index", "status", "finished_at", *tally.columns])))
+    for row in rows.sort_by("finished_at").to_pylist():
         if row["index"] in asked and row["status"] == "ok":
             tally.add(row)
     return tally

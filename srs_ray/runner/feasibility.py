@@ -33,7 +33,8 @@ def check_feasible(job: AnyJob) -> list[str]:
             f"certificate {kind} with {smoothing.limits} can certify nothing: "
             f"even if every sample agrees, its bound stays at 1/2 or below; {_enough(job, 0.5)}"
         )
-    beyond = sorted({radius for radius in (*job.report.radii, *(job.sampling.target_radii or ())) if radius > cap})
+    asked = (*job.report.radii, *(job.report.targets or ()), *(job.sampling.target_radii or ()))
+    beyond = sorted({radius for radius in asked if radius > cap})
     warnings = []
     reference = job.sampling.reference
     tolerance = None if reference is None else reference.tolerance

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import prod
+from pathlib import Path
 from typing import Any
 
 from srs_ray.data import PointDataset, point_indices
@@ -177,7 +180,15 @@ def session_record(spec: WorkerSpec, workers: int, accelerators: Sequence[str] =
         "batch": spec.batch,
         "workers": workers,
         **({"accelerators": list(accelerators)} if accelerators else {}),
+        **({"command": command} if (command := command_line(sys.argv)) else {}),
     }
+
+
+def command_line(arguments: Sequence[str]) -> str | None:
+    """This process' command as one types it, from its `arguments`; None where the process is not our command line."""
+    name = Path(arguments[0]).name if arguments else ""
+    ours = name == "srs-ray" or (name in ("__main__.py", "cli.py") and Path(arguments[0]).parent.name == "srs_ray")
+    return shlex.join(["srs-ray", *arguments[1:]]) if ours else None
 
 
 def fingerprint_of(spec: WorkerSpec, source: ModelSource) -> dict[str, Any]:

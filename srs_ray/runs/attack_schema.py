@@ -62,6 +62,7 @@ _EXECUTION = (
 )
 ATTACK_COLUMNS = (*_STATUS, *_RESULTS, *_FOUND, *_EXECUTION)
 
+_KNOWN = frozenset(column.name for column in ATTACK_COLUMNS)
 _ALWAYS = ("index", "status", "attempt", "finished_at")
 _RESULT_NAMES = tuple(column.name for column in _RESULTS)
 _NEEDED = {"ok": (*_ALWAYS, "label", *_RESULT_NAMES), "error": (*_ALWAYS, "error")}
@@ -71,7 +72,7 @@ _CHECKS = tuple(name for name in _RESULT_NAMES if name.startswith("check_"))
 
 def check_attack_columns(row: Row) -> None:
     """Raise ValueError for columns that are null and must not be, or the other way round, and for checks in part."""
-    check_status(row, ATTACKS.schema, _NEEDED, _FORBIDDEN)
+    check_status(row, _KNOWN, _NEEDED, _FORBIDDEN)
     if row["status"] == "ok":
         lengths = {len(row[name]) for name in _CHECKS}
         if len(lengths) != 1:

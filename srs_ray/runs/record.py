@@ -25,6 +25,7 @@ REHEARSED = "rehearsed"
 """In a session: digests of the model's logits on fixed noise, by the kind of worker that gave them."""
 
 
+_OF_EACH_START = ("started_at", "command")  # in a session: what differs from start to start without meaning
 _DEEPEST = 50  # levels of nesting
 
 
@@ -203,7 +204,7 @@ def session_changes(sessions: list[Json]) -> list[str]:
     for number, (before, after) in enumerate(pairwise(sessions), start=2):
         for name, was, now in differences(_flat(before), _flat(after)):
             compared = not name.startswith(f"{REHEARSED}.") or ABSENT not in (was, now)
-            if name != "started_at" and compared:
+            if name not in _OF_EACH_START and compared:
                 notes.append(f"session {number} ({after.get('started_at')}): {name} changed from {was} to {now}")
     return notes
 

@@ -136,6 +136,7 @@ MISSES_COLUMNS = tuple(column.name for column in (*_MISSES_COLUMNS, *_MISSES_BY_
 STEPS_COLUMNS = tuple(column.name for column in _STEPS_COLUMNS)
 IMAGE_COLUMNS = tuple(column.name for column in _IMAGE_COLUMNS)
 
+_KNOWN = frozenset(ROW_SCHEMA.names)
 _ALWAYS = ("index", "status", "attempt", "finished_at")
 _NEEDED = {"ok": (*_ALWAYS, "label", *CORE_COLUMNS), "error": (*_ALWAYS, "error")}
 _FORBIDDEN = {
@@ -146,7 +147,7 @@ _FORBIDDEN = {
 
 def check_columns(row: Row) -> None:
     """Raise ValueError for columns that are null and must not be, or the other way round, by the row's status."""
-    check_status(row, ROW_SCHEMA, _NEEDED, _FORBIDDEN)
+    check_status(row, _KNOWN, _NEEDED, _FORBIDDEN)
     if row["status"] == "ok":
         _check_evidence(row)
     check_finished_at(row)

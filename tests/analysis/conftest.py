@@ -128,6 +128,7 @@ def write_run(tmp_path: Path) -> Callable[..., Path]:
                 "label": point["label"],
                 "status": "error" if "error" in point else "ok",
                 "error": point.get("error"),
+                **{name: point[name] for name in ("source", "class_name", "pixels") if name in point},
                 **({} if "error" in point else result(point, job)),
                 "sigma": sigma,
                 "seconds": 2.0,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 from srs_ray.analysis import attacked_accuracy, comparison_table, load_attacks, load_points, plot_curves
 from srs_ray.analysis.attacks import attack_radii, contradicted, floor_and_ceiling
+from srs_ray.analysis.report import Options, write_report
 from srs_ray.errors import RunDirectoryError, SrsRayError
 from srs_ray.runs import RunDirectory
 from srs_ray.runs.attack_schema import ATTACKS
@@ -143,3 +145,19 @@ def test_the_ceiling_is_a_dashed_line_of_the_runs_colour(attack, tmp_path):
     assert 'id="ceiling-0"' not in drawn
     assert "attacked, a ceiling" in drawn
     assert "ceiling" not in plot_curves(frames, tmp_path / "none.svg").read_text()
+
+
+def test_a_report_has_the_ceiling_beside_the_floor_and_says_what_an_attack_contradicts(attack, tmp_path):
+    options = Options(images=False, attacks=(attack,))
+    write_report([STORED / "srs-exact", RUN], tmp_path / "report.html", options)
+    text = " ".join(re.sub(r"<[^>]+>", " ", (tmp_path / "report.html").read_text()).split())
+    assert "CONTRADICTED: an attack broke 1 certified points inside their certified radius" in text
+    assert "clean accuracy of F, without noise 100.0 %" in text
+    assert text.count("attacked, a ceiling") == 2, "in the run's own figure and in that of both"
+    assert text.count("Accuracy under attack, an upper bound beside the certified one, was not measured") == 1
+    write_report([RUN], tmp_path / "plain.html", Options(images=False))
+    plain = (tmp_path / "plain.html").read_text()
+    assert "CONTRADICTED" not in plain
+    assert "attacked accuracy" not in plain
+    with pytest.raises(SrsRayError, match="an attack on none of the runs"):
+        write_report([STORED / "srs-exact"], tmp_path / "other.html", options)

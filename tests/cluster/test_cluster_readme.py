@@ -18,7 +18,7 @@ COMMANDS = [line for block in BLOCKS for line in block.replace("\\\n", " ").spli
 
 def test_every_file_that_is_named_exists():
     named = [name for name in re.findall(r"\]\(([^)]+)\)", TEXT) if "://" not in name]
-    assert {"slurm.sh", "rayjob.yaml", "Dockerfile", "aws.yaml", "gcp.yaml"} == set(named)
+    assert {"grafana-dashboard.json", "slurm.sh", "rayjob.yaml", "Dockerfile", "aws.yaml", "gcp.yaml"} == set(named)
     assert all((ROOT / "cluster" / name).is_file() for name in named)
     in_commands = re.findall(r"\b(?:cluster|jobs)/[\w./-]+", "".join(BLOCKS))
     assert in_commands

@@ -24,7 +24,7 @@ from srs_ray.models.mdeq.checkpoints import random_weights, read_weights
 from srs_ray.models.weights import Weights, write_weights
 from srs_ray.runner.backend import InProcess
 from srs_ray.runner.certification import MEASURED_SAMPLES, certify
-from srs_ray.runner.preparation import JobInputs, fingerprint_of
+from srs_ray.runner.preparation import JobInputs, command_line, fingerprint_of
 from srs_ray.runner.worker import PointWorker
 from srs_ray.runs import RunDirectory
 from srs_ray.smoothing.version import SAMPLING_VERSION
@@ -395,3 +395,31 @@ def test_a_batch_is_kept_for_the_same_gpus_and_chosen_anew_for_others(digits_job
     assert [session["accelerators"] for session in sessions] == [["L4"], ["L4"], ["H200"]]
     assert [session["batch"] for session in sessions[:2]] == [48, 48]
     assert sessions[2]["batch"] != 48
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        (["/usr/bin/srs-ray", "certify", "a job.yaml", "--set", "x=1"], "srs-ray certify 'a job.yaml' --set x=1"),
+        (["/lib/srs_ray/__main__.py", "plan", "a"], "srs-ray plan a"),
+        (["/lib/other/__main__.py", "plan"], None),
+        (["notebook.py"], None),
+        ([], None),
+    ],
+)
+def test_a_start_is_recorded_with_its_command_where_it_is_ours(arguments, command):
+    assert command_line(arguments) == command
+
+
+def test_a_run_keeps_the_command_of_each_start_and_does_not_note_that_they_differ(
+    digits_job, run_in_process, monkeypatch
+):
+    for stop in (10, 20):
+        monkeypatch.setattr("sys.argv", ["srs-ray", "certify", "job.yaml", "--stop", str(stop)])
+        assert run_in_process(digits_job(data={"stop": stop})).exit_code == 0
+    run = RunDirectory.open(digits_job().output)
+    assert [session["command"] for session in run.sessions] == [
+        "srs-ray certify job.yaml --stop 10",
+        "srs-ray certify job.yaml --stop 20",
+    ]
+    assert not any("command" in note for note in run.notes)

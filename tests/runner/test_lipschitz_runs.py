@@ -11,12 +11,14 @@ import pytest
 import yaml
 from PIL import Image
 from rich.console import Console
+from typer.testing import CliRunner
 
 from srs_ray.analysis import comparison_table, load_points, recertify
 from srs_ray.analysis.plot import plot_curves
 from srs_ray.analysis.points_export import points_export
 from srs_ray.analysis.status import run_status, status_text
 from srs_ray.analysis.verification import verify_run
+from srs_ray.cli import app
 from srs_ray.errors import JobError, RunDirectoryError, SrsRayError, WeightsError
 from srs_ray.job import LipschitzJob
 from srs_ray.job_file import load_any_job, load_job
@@ -125,6 +127,13 @@ def test_there_are_no_counts_to_certify_anew_or_to_project(finished: Path) -> No
         recertify(df, alpha=0.01)
     with pytest.raises(SrsRayError, match="certified without noise"):
         comparison_table([df], [0], project_n=1000)
+
+
+def test_a_report_which_tells_of_smoothing_is_refused(finished: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["report", str(finished), "--output", str(tmp_path / "report.html")])
+    assert isinstance(result.exception, SrsRayError)
+    assert "is certified without noise" in str(result.exception)
+    assert not (tmp_path / "report.html").exists()
 
 
 def test_a_run_is_verified_row_by_row_and_by_certifying_again(finished: Path) -> None:
