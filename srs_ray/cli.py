@@ -120,9 +120,9 @@ def certify(
     Exit codes: 0 all points done; 2 wrong usage; 3 points failed or are missing; 129, 130 or 143 stopped by a
     signal.
     """
-    from srs_ray.job_file import load_job
+    from srs_ray.job_file import load_any_job
 
-    job = load_job(job_file, overridden)
+    job = load_any_job(job_file, overridden)
     open_backend = backend_opener(job.execution, address, no_ray, worker_logs=_debug)
 
     from srs_ray.runner.certification import certify as run
@@ -172,11 +172,11 @@ def submit(
     MODULE:NAME must be installed on the cluster. Ctrl-C stops following, not the job. Exit codes: those of `certify`
     there; 130 no longer followed; 143 stopped.
     """
-    from srs_ray.job_file import load_job
+    from srs_ray.job_file import load_any_job
     from srs_ray.runner.submission import submit as send
     from srs_ray.runs.printable import printable
 
-    submission = send(load_job(job_file, overridden), address, download)
+    submission = send(load_any_job(job_file, overridden), address, download)
     typer.echo(f"submitted {submission.id}, with these files and no others:")
     for file, size in submission.sent:
         typer.echo(f"  {printable(file)} ({size:,} bytes)")

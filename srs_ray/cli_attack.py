@@ -112,6 +112,7 @@ def _run_and_job(target: str, overridden: Mapping[str, Any], run_code: bool) -> 
     """The run to attack, and its job with what is overridden; of a RUN the job that it holds, else that of the file."""
     from srs_ray.analysis.verification import refuse_code, stored_job
     from srs_ray.errors import JobError
+    from srs_ray.job import Job
     from srs_ray.job_file import changed_job, load_job
     from srs_ray.runs import RunDirectory
 
@@ -124,7 +125,10 @@ def _run_and_job(target: str, overridden: Mapping[str, Any], run_code: bool) -> 
                 raise JobError(f"{target} is no run directory, and there is {error}") from error
             raise
         return job.output, job
-    job = changed_job(stored_job(directory), overridden)
+    stored = stored_job(directory)
+    if not isinstance(stored, Job):
+        raise JobError(f"{target} is certified without noise, and attacks are on the smoothed classifier of a run")
+    job = changed_job(stored, overridden)
     refuse_code(job, run_code, "to attack points", "attack the job file")
     return target, job
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from srs_ray.cli_options import App, architecture_names, completing, data_kinds, open_console, weights_names
 from srs_ray.errors import SrsRayError
+
+if TYPE_CHECKING:
+    from srs_ray.models.weights import Weights
 
 Source = Annotated[
     str,
@@ -28,21 +32,90 @@ def convert(
     source: Annotated[str, typer.Argument(help="A checkpoint in the published format.")],
     target: Annotated[Path, typer.Argument(help="The safetensors file to write.")],
     arch: FittingArch = None,
+    m: Annotated[float | None, typer.Option(help="Monotonicity that a monDEQ or LBEN was trained with.")] = None,
+    gamma: Annotated[float | None, typer.Option(help="Lipschitz bound that an LBEN was trained with.")] = None,
 ) -> None:
-    """Convert a checkpoint to safetensors with weight normalisation folded; it certifies just as the original does."""
+    """Convert a checkpoint to safetensors with weight normalisation folded; it certifies just as the original does.
+
+    Published monotone models hold neither m nor gamma: give them here. What is proved of their weights goes into the
+    card of the new file.
+    """
     from srs_ray.models.mdeq.checkpoints import build_model, fitting_architectures, read_weights
     from srs_ray.models.weights import Weights, write_weights
+    from srs_ray.settings import home_expanded
 
+    target = home_expanded(target, SrsRayError)
+    constants = {name: value for name, value in {"m": m, "gamma": gamma}.items() if value is not None}
+    monotone = _monotone_of(source, arch, constants)
+    if monotone is not None:
+        content, arch = monotone
+        write_weights(_with_proofs(content, arch), target)
+        typer.echo(f"wrote {target} ({arch}, digest {content.digest[:16]})")
+        return
+    if constants:
+        raise SrsRayError(f"--{next(iter(constants))} is a constant of a monotone model, and {source} fits none")
     content = read_weights(source)
     arch = arch or next(iter(fitting_architectures(content)), None)
     if arch is None:
         raise SrsRayError(f"{source} fits no known architecture; --arch NAME says what keeps it from fitting that one")
     build_model(arch, content)
-    from srs_ray.settings import home_expanded
-
-    target = home_expanded(target, SrsRayError)
     write_weights(Weights(content.tensors, {**content.metadata, "architecture": arch}), target)
     typer.echo(f"wrote {target} ({arch}, digest {content.digest[:16]})")
+
+
+def _monotone_of(source: str, arch: str | None, constants: dict[str, float]) -> tuple[Weights, str] | None:
+    """The weights with these constants and their architecture, where that is a monotone one."""
+    from srs_ray.models.monotone.architectures import MONOTONE
+    from srs_ray.models.monotone.checkpoints import fitting_monotone, read_monotone
+
+    if arch is not None and arch not in MONOTONE:
+        return None
+    weights = read_monotone(source, constants)
+    arch = arch or next(iter(fitting_monotone(weights)), None)
+    return None if arch is None else (weights, arch)
+
+
+def _with_proofs(weights: Weights, arch: str) -> Weights:
+    """The weights with what is proved of them in their metadata; WeightsError where they are refused."""
+    from srs_ray.models.monotone.checkpoints import certified_network
+    from srs_ray.models.weights import Weights as Made
+
+    card = certified_network(arch, weights).constants.card()
+    del card["pair_constants"]
+    return Made(weights.tensors, {**weights.metadata, "architecture": arch, "proved": json.dumps(card)})
+
+
+@weights_app.command("verify", epilog="Example: srs-ray weights verify lben-tiny-digits-gamma2")
+def verify_weights(
+    source: Annotated[str, typer.Argument(help="Weights of a monotone model, or the name of shipped ones.")],
+    arch: FittingArch = None,
+) -> None:
+    """Prove the conditions of a monotone model on its stored weights, and print its constants.
+
+    Bounds hold in real arithmetic; the rounding of their computation is in them. Weights that fail are refused with the
+    condition that cannot be proved. Exit codes: 0 proved; 2 refused, or no monotone model.
+    """
+    import yaml
+
+    from srs_ray.models.layers.config import LAYERED
+    from srs_ray.models.layers.network import fitting_layers, layers_card
+    from srs_ray.models.monotone.checkpoints import certified_network
+    from srs_ray.models.weights import read_tensors
+
+    found = _monotone_of(source, arch, {})
+    if found is not None:
+        weights, arch = found
+        card = certified_network(arch, weights).constants.card()
+    else:
+        weights = read_tensors(source)
+        arch = arch or next(iter(fitting_layers(weights)), None)
+        if arch not in LAYERED:
+            raise SrsRayError(
+                f"{source} fits no monotone architecture; --arch NAME says what keeps it from fitting that one"
+            )
+        card = layers_card(arch, weights)
+    form: dict[str, Any] = {"sort_keys": False, "allow_unicode": True, "default_flow_style": None, "width": 110}
+    typer.echo(yaml.safe_dump({"architecture": arch, "digest": weights.digest, **card}, **form), nl=False)
 
 
 @weights_app.command(epilog="Example: srs-ray weights inspect mdeq-tiny-digits-sigma25")
@@ -52,10 +125,16 @@ def inspect(
     """What a checkpoint holds: size, digest, the architectures it fits, how it was made."""
     import yaml
 
+    from srs_ray.models.layers.network import fitting_layers
     from srs_ray.models.mdeq.checkpoints import describe, read_weights
+    from srs_ray.models.monotone.checkpoints import fitting_monotone, read_monotone
 
     form: dict[str, Any] = {"sort_keys": False, "allow_unicode": True, "default_flow_style": None, "width": 160}
-    typer.echo(yaml.safe_dump(describe(read_weights(source)), **form), nl=False)
+    described = describe(read_weights(source))
+    if not described["fits"]:
+        weights = read_monotone(source)
+        described["fits"] = fitting_monotone(weights) or fitting_layers(weights)
+    typer.echo(yaml.safe_dump(described, **form), nl=False)
 
 
 @weights_app.command(
@@ -173,10 +252,15 @@ def init(
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the random weights.")] = 0,
 ) -> None:
     """Random weights: they try out a path through the program, and classify nothing."""
+    from srs_ray.models.layers.config import LAYERED
+    from srs_ray.models.layers.network import random_layers
     from srs_ray.models.mdeq.checkpoints import random_weights
+    from srs_ray.models.monotone.architectures import MONOTONE
+    from srs_ray.models.monotone.checkpoints import random_monotone
     from srs_ray.models.weights import write_weights
     from srs_ray.settings import home_expanded
 
     target = home_expanded(target, SrsRayError)
-    write_weights(random_weights(arch, seed), target)
+    draw = random_monotone if arch in MONOTONE else random_layers if arch in LAYERED else random_weights
+    write_weights(draw(arch, seed), target)
     typer.echo(f"wrote {target} (random weights of {arch})")

@@ -11,8 +11,9 @@ from srs_ray.attacks.settings import AttackSettings
 from srs_ray.data.settings import DataSettings
 from srs_ray.errors import JobError
 from srs_ray.execution import ExecutionSettings
+from srs_ray.lipschitz.settings import LIPSCHITZ, LipschitzCertificate
 from srs_ray.models.families import family_of
-from srs_ray.models.settings import ModelSettings
+from srs_ray.models.settings import ArchitectureSettings, ModelSettings
 from srs_ray.settings import PathOrName, Radius, Settings
 from srs_ray.smoothing.certificate import Certificate
 from srs_ray.smoothing.law import NoiseSettings
@@ -85,9 +86,73 @@ class Job(Settings):
         return self
 
     @property
+    def sigma(self) -> float | None:
+        """The noise of a row."""
+        return self.noise.sigma
+
+    @property
+    def samples(self) -> int:
+        """The most samples of a point."""
+        return self.sampling.n0 + self.sampling.n
+
+    @property
     def smoothing(self) -> Smoothing:
         """Noise, sampling and certificate together. ValueError where no plan can be made of them."""
         return Smoothing(self.noise.sigma, self.sampling, self.certificate)
+
+
+class LipschitzJob(Settings):
+    """A certification without noise, of a model with proved Lipschitz constants, as `srs-ray certify` runs it."""
+
+    model: ArchitectureSettings = Field(description="The model: a monotone architecture.")
+    data: DataSettings = Field(description="The points.")
+    certificate: LipschitzCertificate = Field(description="How margins become a radius.")
+    execution: ExecutionSettings = Field(
+        ExecutionSettings(device="cpu"), description="Where and how the job runs: in float64, on CPUs."
+    )
+    report: ReportSettings = Field(ReportSettings(), description="What tables show.")
+    output: PathOrName = Field(description="The run directory: a path, or a URI such as s3://bucket/run.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _takes_no_noise(cls, raw: Any) -> Any:
+        if not isinstance(raw, Mapping):
+            return raw
+        for section in ("noise", "sampling"):
+            if section in raw:
+                raise ValueError(f"{section}: certificate.kind lipschitz draws no samples: leave the section out")
+        execution = raw.get("execution", {})
+        if isinstance(execution, Mapping) and execution.get("device", "auto") == "auto":
+            return {**raw, "execution": {**execution, "device": "cpu"}}
+        return raw
+
+    @model_validator(mode="after")
+    def _runs_on_a_cpu(self) -> LipschitzJob:
+        if self.execution.device != "cpu":
+            raise ValueError(
+                "execution.device: certificate.kind lipschitz is computed in float64 on CPUs: leave it out"
+            )
+        return self
+
+    @property
+    def sigma(self) -> None:
+        """There is no noise."""
+        return None
+
+    @property
+    def samples(self) -> int:
+        """None are drawn."""
+        return 0
+
+
+AnyJob = Job | LipschitzJob
+
+
+def kind_of_job(raw: Any) -> type[Job] | type[LipschitzJob]:
+    """Which of the two a raw job is, by its certificate."""
+    certificate = raw.get("certificate") if isinstance(raw, Mapping) else None
+    lipschitz = isinstance(certificate, Mapping) and certificate.get("kind") == LIPSCHITZ
+    return LipschitzJob if lipschitz else Job
 
 
 def _names_targets_alone(report: Any) -> bool:

@@ -15,14 +15,14 @@ from pydantic_core import ErrorDetails
 
 import srs_ray
 from srs_ray.errors import JobError
-from srs_ray.job import Job
+from srs_ray.job import AnyJob, Job, LipschitzJob, kind_of_job
 from srs_ray.job_yaml import LARGEST_FILE, read_yaml
 from srs_ray.models.settings import ArchitectureSettings, ImportedModelSettings, ModelSettings
 from srs_ray.regular_files import read_regular
 from srs_ray.settings import Settings, home_expanded
 from srs_ray.training.settings import TrainJob
 
-JobType = TypeVar("JobType", Job, TrainJob)
+JobType = TypeVar("JobType", Job, LipschitzJob, TrainJob)
 # Parts of an error's place that pydantic puts there.
 _NO_SETTINGS = ("int", "constrained-int", "constrained-float", "literal['auto']", "literal['unlimited']")
 
@@ -36,12 +36,26 @@ def load_job(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Jo
 
     `path` may also be the name of a job that comes with the package, such as digits-srs.
     """
-    return _load(Job, _found(path), overrides or {})
+    file = _found(path)
+    raw = _overridden(_raw(file), overrides or {}, str(file))
+    if kind_of_job(raw) is LipschitzJob:
+        raise JobError(f"{path}: certificate.kind lipschitz draws no samples, and this is for jobs that do")
+    return _validated(Job, raw, str(file))
+
+
+def load_any_job(path: str | Path, overrides: Mapping[str, Any] | None = None) -> AnyJob:
+    """As `load_job`, also a certification without noise."""
+    file = _found(path)
+    raw = _overridden(_raw(file), overrides or {}, str(file))
+    if kind_of_job(raw) is LipschitzJob:
+        return _validated(LipschitzJob, raw, str(file))
+    return _validated(Job, raw, str(file))
 
 
 def load_train_job(path: str | Path, overrides: Mapping[str, Any] | None = None) -> TrainJob:
     """The training in a YAML file or of that name, as `load_job` has it."""
-    return _load(TrainJob, _found(path), overrides or {})
+    file = _found(path)
+    return _validated(TrainJob, _overridden(_raw(file), overrides or {}, str(file)), str(file))
 
 
 def shipped_jobs() -> dict[str, Path]:
@@ -84,7 +98,8 @@ def parse_override(text: str) -> tuple[str, Any]:
         raise JobError(f"--set {text!r}: {value!r} is not a YAML value") from error
 
 
-def _load(kind: type[JobType], path: Path, overrides: Mapping[str, Any]) -> JobType:
+def _raw(path: Path) -> dict[str, Any]:
+    """The settings of a file as they are."""
     try:
         raw = read_yaml(read_regular(path, LARGEST_FILE).decode())
     except FileNotFoundError as error:
@@ -104,18 +119,18 @@ def _load(kind: type[JobType], path: Path, overrides: Mapping[str, Any]) -> JobT
         raise JobError(f"{path} is not readable as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):
         raise JobError(f"{path}: expected a mapping of settings, found {type(raw).__name__}")
-    return _validated(kind, raw, overrides, str(path))
+    return raw
 
 
 def changed_job(job: Job, overrides: Mapping[str, Any]) -> Job:
     """A job with dotted settings overridden; JobError names each setting that is wrong."""
     raw = job.model_dump(mode="json", by_alias=True)
-    return _validated(
-        Job, {name: value for name, value in raw.items() if value is not None}, overrides, "the run's job"
-    )
+    given = {name: value for name, value in raw.items() if value is not None}
+    return _validated(Job, _overridden(given, overrides, "the run's job"), "the run's job")
 
 
-def _validated(kind: type[JobType], raw: dict[str, Any], overrides: Mapping[str, Any], name_of_job: str) -> JobType:
+def _overridden(raw: dict[str, Any], overrides: Mapping[str, Any], name_of_job: str) -> dict[str, Any]:
+    """The raw settings with dotted ones overridden."""
     for key, value in overrides.items():
         *sections, last = key.split(".")
         section = raw
@@ -126,6 +141,10 @@ def _validated(kind: type[JobType], raw: dict[str, Any], overrides: Mapping[str,
             section[name] = {**nested}  # a copy: an alias would carry the change into another section
             section = section[name]
         section[last] = value
+    return raw
+
+
+def _validated(kind: type[JobType], raw: Mapping[str, Any], name_of_job: str) -> JobType:
     try:
         return kind.model_validate(raw)
     except ValidationError as error:

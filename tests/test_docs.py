@@ -15,6 +15,7 @@ import yaml
 import srs_ray
 from srs_ray.attacks.row import AttackRow
 from srs_ray.job import Job
+from srs_ray.lipschitz.row import LipschitzRow
 from srs_ray.runs.attack_schema import ATTACK_COLUMNS
 from srs_ray.runs.schema import COLUMNS
 from srs_ray.settings_reference import setting_names
@@ -107,7 +108,8 @@ def test_settings_show_type_limits_and_default(code_reference):
 
 
 def test_every_column_is_a_field_of_a_row_and_has_its_meaning(code_reference):
-    assert {column.name for column in COLUMNS} == set(PointRow.__dataclass_fields__)
+    fields = {*PointRow.__dataclass_fields__, *LipschitzRow.__dataclass_fields__}
+    assert {column.name for column in COLUMNS} == fields
     text = code_reference.pages()["reference/columns.md"]
     for column in COLUMNS:
         assert f"| `{column.name}` | " in text

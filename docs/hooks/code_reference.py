@@ -10,7 +10,7 @@ import typer
 
 import srs_ray
 from srs_ray.cli import app
-from srs_ray.job import Job
+from srs_ray.job import Job, LipschitzJob
 from srs_ray.runs.attack_schema import ATTACK_COLUMNS
 from srs_ray.runs.row_format import Column
 from srs_ray.runs.schema import COLUMNS, SCHEMA_VERSION
@@ -48,6 +48,9 @@ def pages() -> dict[str, str]:
     """Every reference page by its place in the site."""
     return {
         "reference/job.md": settings_page(Job, "Settings of a job", "a job file for `srs-ray certify`"),
+        "reference/lipschitz.md": settings_page(
+            LipschitzJob, "Settings of a job without noise", "a job file whose `certificate.kind` is `lipschitz`"
+        ),
         "reference/training.md": settings_page(TrainJob, "Settings of a training", "a job file for `srs-ray train`"),
         "reference/columns.md": columns_page(),
         "reference/commands.md": commands_page(),

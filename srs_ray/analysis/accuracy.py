@@ -143,9 +143,9 @@ def summary(df: pd.DataFrame, of: str = "ended") -> Summary:
         abstained=int((ok["predicted"] == -1).sum()),
         certificates=int((ok["predicted"] >= 0).sum()),
         average_certified_radius=average_certified_radius(df, of) if _denominator(df, of) else None,
-        smoothed_accuracy=_ratio(
-            int(((ok["selected"] >= 0) & (ok["selected"] == ok["label"])).sum()), _denominator(df, of)
-        ),
+        smoothed_accuracy=None
+        if RunInfo.of(df).margins
+        else _ratio(int(((ok["selected"] >= 0) & (ok["selected"] == ok["label"])).sum()), _denominator(df, of)),
         evaluations_per_sample=_ratio(int(ok["function_evaluations"].sum()), samples),
         audit_evaluations_per_sample=_ratio(reference_evaluations, samples),
         evaluations_per_audited_sample=_ratio(reference_evaluations, audited + of_misses),

@@ -160,7 +160,7 @@ def compare(
             accuracies=accuracies(df, parsed, of),
             devices=tuple(sorted(df["device"].dropna().unique())),
             of=of,
-            p_lower=tuple(p_lower_quantiles(df)) if len(df) else (None,) * len(QUANTILES),
+            p_lower=tuple(p_lower_quantiles(df)) if len(df) and not info.margins else (None,) * len(QUANTILES),
             paired=None if df is frames[0] else _paired(labels[0], frames[0], df, parsed),
             projection=None if project_n is None else Projection(project_n, _projected(df, project_n, parsed)),
             warning=warning,

@@ -257,7 +257,8 @@ def _legend(info: RunInfo, label: str) -> str:
     unsound = "" if info.sound else " (UNSOUND)"
     recomputed = "" if info.recomputed_from is None else ", recomputed"
     # The run's name comes last: matplotlib leaves out what starts with an underscore.
-    return f"{info.setting}, {info.certificate}{unsound}{recomputed}, sigma = {info.sigma:g}: {label}"
+    noise = "no noise" if info.margins else f"sigma = {info.sigma:g}"
+    return f"{info.setting}, {info.certificate}{unsound}{recomputed}, {noise}: {label}"
 
 
 def _own_legend(info: RunInfo, label: str) -> str:
@@ -289,7 +290,11 @@ def _subtitle(frames: Sequence[pd.DataFrame], infos: Sequence[RunInfo], labels: 
     runs = list(zip(infos, map(len, frames), strict=True))
     lines = [
         *per_run("Points", labels, [subset_line(info, points) for info, points in runs]),
-        *per_run("Error probability", labels, [f"alpha = {info.alpha:g} per point" for info in infos]),
+        *per_run(
+            "Error probability",
+            labels,
+            [("none" if info.margins else f"alpha = {info.alpha:g} per point") for info in infos],
+        ),
         *per_run("False certificates", labels, [_false_line(df, info) for df, info in zip(frames, infos, strict=True)]),
     ]
     return _wrapped(lines, 98)

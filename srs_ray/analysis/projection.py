@@ -57,7 +57,7 @@ def projected_radii(df: pd.DataFrame, n: int | None = None, alpha: float | None 
     info = RunInfo.of(df)
     if n is not None and (isinstance(n, bool) or n != int(n) or n < 1):
         raise SrsRayError(f"cannot project to n = {n}: expected a whole number of samples, at least 1")
-    alpha = info.alpha if alpha is None else alpha
+    alpha = info.smoothing.certificate.alpha if alpha is None else alpha
     if not 0 < alpha < 1:
         raise SrsRayError(f"alpha is {alpha}; expected a probability of error between 0 and 1, such as 0.001")
     smoothing = replace(info, n=info.n if n is None else int(n), alpha=alpha).smoothing

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from math import inf
 from typing import Any
 
 import pandas as pd
 
 from srs_ray.errors import RunDirectoryError, SrsRayError
+from srs_ray.lipschitz.settings import LIPSCHITZ, LipschitzCertificate
 from srs_ray.runs.claims import law_of
 from srs_ray.runs.fingerprint import differences, digest
 from srs_ray.runs.printable import printable, printable_json
@@ -53,16 +55,17 @@ class RunInfo:
     certificate_settings: dict[str, dict[str, float]] = field(default_factory=dict)  # of the run's kind alone, by kind
     fingerprint_digest: str | None = None  # by which an attack names the run that it attacked
     candidate: str | None = None  # `label`, where no samples selected a class
+    deterministic: dict[str, Any] | None = None  # the certificate's settings, where no samples are drawn
 
     @property
     def radius_cap(self) -> float:
         """The largest radius that counts give by this certificate, alpha, n and K; by an audit share a likely one."""
-        return certified_radius(self.smoothing.plan.p_cap, self.sigma)
+        return inf if self.deterministic else certified_radius(self.smoothing.plan.p_cap, self.sigma)
 
     @property
     def radius_cap_in_sigma(self) -> float:
         """`radius_cap` in units of sigma."""
-        return certified_radius(self.smoothing.plan.p_cap, 1.0)
+        return inf if self.deterministic else certified_radius(self.smoothing.plan.p_cap, 1.0)
 
     @property
     def by_looks(self) -> bool:
@@ -79,7 +82,12 @@ class RunInfo:
 
     @property
     def smoothing(self) -> Smoothing:
-        """The run's noise, sampling and certificate, which know what they can earn and how to say it."""
+        """The run's noise, sampling and certificate, which know what they can earn and how to say it.
+
+        SrsRayError for a run that draws no samples.
+        """
+        if self.deterministic is not None:
+            raise SrsRayError(f"{self.name} is certified without noise: it has no samples to count anew or to project")
         sampling = {
             "method": self.method,
             "n0": self.n0,
@@ -96,6 +104,11 @@ class RunInfo:
         return replace(smoothing_of(self.sigma, sampling, certificate), law=self.law)
 
     @property
+    def margins(self) -> LipschitzCertificate | None:
+        """The certificate of a run without samples; None of others."""
+        return None if self.deterministic is None else LipschitzCertificate.model_validate(self.deterministic)
+
+    @property
     def law(self) -> Law:
         """How the noise that was drawn stands to the Gaussian of the certificates."""
         return law_of(self.sigma, self.deviation)
@@ -103,7 +116,7 @@ class RunInfo:
     @property
     def sound(self) -> bool:
         """Whether the certificate promises anything, which has to be said wherever its numbers stand."""
-        return BOUNDS[self.certificate].sound
+        return self.deterministic is not None or BOUNDS[self.certificate].sound
 
     @classmethod
     def from_run(
@@ -114,6 +127,8 @@ class RunInfo:
 
         Raises RunDirectoryError that names a setting that is missing, or is another in the fingerprint than in the job.
         """
+        if setting_of(job, "certificate").get("kind") == LIPSCHITZ:
+            return _deterministic(path, job, points, outside, fingerprint or {})
         smoothing = _smoothing_of(job)
         arch, kind = _name_of(job, "model.arch"), _name_of(job, "data.kind")
         if fingerprint is not None:
@@ -124,7 +139,7 @@ class RunInfo:
         base = "" if reference is None else reference.title
         split = setting_of(job, "data").get("split")
         return cls(
-            name=printable((path.partition("?")[0] if "://" in path else path).rstrip("/").rsplit("/", 1)[-1]),
+            name=_last_part(path),
             path=path,
             arch=arch,
             data=" ".join(filter(None, [kind, split])),
@@ -166,6 +181,50 @@ class RunInfo:
     def attach(self, df: pd.DataFrame) -> None:
         """Put these settings into `df.attrs`, as plain JSON values so that pandas can write them to Parquet."""
         df.attrs[ATTRIBUTE] = asdict(self)
+
+
+def _deterministic(
+    path: str, job: Mapping[str, Any], points: Mapping[str, int], outside: int, fingerprint: Mapping[str, Any]
+) -> RunInfo:
+    """Of a run without samples: what belongs to these is 0."""
+    try:
+        certificate = LipschitzCertificate.model_validate(setting_of(job, "certificate"))
+    except ValueError as error:
+        raise RunDirectoryError(f"run.json holds no certificate: {error}") from error
+    arch, kind = _name_of(job, "model.arch"), _name_of(job, "data.kind")
+    here = {"model.arch": arch, **certificate.fingerprint()}
+    changed = [
+        f"{name} {fingerprint[name]!r}" for name in here if name in fingerprint and fingerprint[name] != here[name]
+    ]
+    if changed:
+        raise RunDirectoryError(f"run.json holds two minds ({printable('; '.join(changed))} in its fingerprint alone)")
+    return RunInfo(
+        name=_last_part(path),
+        path=path,
+        arch=arch,
+        data=" ".join(filter(None, [kind, setting_of(job, "data").get("split")])),
+        method="none",
+        setting="deterministic",
+        reference="the exact equilibrium",
+        sigma=0.0,
+        n0=0,
+        n=0,
+        chains=None,
+        certificate=certificate.kind,
+        alpha=0.0,
+        audit=0,
+        start=points["start"],
+        stop=points["stop"],
+        every=points["every"],
+        asked=len(range(points["start"], points["stop"], points["every"])),
+        outside=outside,
+        data_digest=_data_digest(fingerprint),
+        deterministic=certificate.model_dump(),
+    )
+
+
+def _last_part(path: str) -> str:
+    return printable((path.partition("?")[0] if "://" in path else path).rstrip("/").rsplit("/", 1)[-1])
 
 
 # What certificates rest on and tables say: where run.json lacks it, a default of today would pass for the run's own.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from srs_ray.analysis.run_info import RunInfo
+from srs_ray.lipschitz.settings import GUARANTEE
 
 FIXED_BEFORE = (
     "recomputed after the run, which was certified with {own}; choose the certificate before the run; "
@@ -16,6 +17,8 @@ ABOVE_CAP_NOTE = f"{ABOVE_CAP}: above the cap, where no counts could have certif
 
 def certificate_line(info: RunInfo) -> str:
     """Kind, alpha, n, K and what they cap the radius at, and whether it was chosen after the run."""
+    if info.margins is not None:
+        return info.margins.describe()
     line = info.smoothing.describe()
     if info.candidate is not None:
         line += (
@@ -27,7 +30,7 @@ def certificate_line(info: RunInfo) -> str:
 
 def guarantee_line(info: RunInfo) -> str:
     """What one certificate promises, or that it promises nothing."""
-    return info.smoothing.guarantee(info.reference)
+    return GUARANTEE if info.margins is not None else info.smoothing.guarantee(info.reference)
 
 
 def floor_line(info: RunInfo) -> str:
@@ -59,6 +62,8 @@ def false_certificates(info: RunInfo, judged: int) -> float | None:
 
 def false_certificates_line(info: RunInfo, judged: int, certificates: int) -> str:
     """`false_certificates` in words, beside how many certificates (radius above 0) there are."""
+    if info.margins is not None:
+        return f"none of the {certificates:,} certificates with a radius above 0: nothing is left to chance"
     expected = false_certificates(info, judged)
     if expected is None:
         return f"any of the {certificates:,} certificates may be false: the certificate is unsound"

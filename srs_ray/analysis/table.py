@@ -188,7 +188,7 @@ def _names(result: RunResults) -> list[str]:
     info = result.info
     certificate = info.certificate if info.sound else f"{info.certificate} (unsound)"
     recomputed = "" if info.recomputed_from is None else ", recomputed"
-    return [result.label, info.setting, certificate + recomputed, f"{info.sigma:g}"]
+    return [result.label, info.setting, certificate + recomputed, "none" if info.margins else f"{info.sigma:g}"]
 
 
 def _costs(result: RunResults) -> list[str]:

@@ -6,6 +6,7 @@ import os
 import random
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import isclose
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -20,7 +21,7 @@ from srs_ray.runs.printable import printable
 from srs_ray.runs.record import REHEARSED
 
 if TYPE_CHECKING:
-    from srs_ray.job import Job
+    from srs_ray.job import AnyJob
     from srs_ray.runner.worker import PointWorker
 
 # What certifying a point again must give. Bounds and radii follow from it, and are held against it for every row.
@@ -53,7 +54,12 @@ COUNTED = (
     "look_found",
     "steps",
     "sigma",
+    "leading",
+    "runner_up",
 )
+# Of a deterministic certificate: numbers that may round otherwise on another machine, and so relatively differ by this.
+MEASURED = ("radius", "logit_margin", "pair_constant")
+_RELATIVE = 1e-6
 LARGEST_BATCH = 4096  # of samples at once, whatever a row says
 # What two logits that tie within rounding can change, by how a sample falls and what follows from that.
 ROUNDED = frozenset(COUNTED) - {"label", "pixels", "n0", "sigma"}
@@ -166,15 +172,15 @@ def verify_run(
     )
 
 
-def stored_job(directory: RunDirectory) -> Job:
+def stored_job(directory: RunDirectory) -> AnyJob:
     """The run's job by the model of job files; RunDirectoryError for what is none. No file that it names is read."""
-    from srs_ray.job import Job
+    from srs_ray.job import kind_of_job
 
     classes = directory.job.get("data", {}).get("classes")
     try:
         if isinstance(classes, str):
             raise ValueError("data.classes names a file, where a run keeps the names themselves")
-        return Job.model_validate(directory.job)
+        return kind_of_job(directory.job).model_validate(directory.job)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
@@ -187,7 +193,7 @@ def stored_job(directory: RunDirectory) -> Job:
 
 
 def refuse_code(
-    job: Job, run_code: bool, doing: str = "to certify points again", else_: str = "leave --points out"
+    job: AnyJob, run_code: bool, doing: str = "to certify points again", else_: str = "leave --points out"
 ) -> None:
     """SrsRayError where the job names code as its model or data, unless `run_code` says that it may be run."""
     imports = {"model.import": getattr(job.model, "import_", None), "data.import": job.data.import_}
@@ -199,14 +205,14 @@ def refuse_code(
         )
 
 
-def _repeat(directory: RunDirectory, job: Job, indices: Sequence[int]) -> list[Repeated]:
+def _repeat(directory: RunDirectory, job: AnyJob, indices: Sequence[int]) -> list[Repeated]:
     """Certifies the points again, each by the batch of its row."""
     from srs_ray.runner.backend import device_here
     from srs_ray.runner.preparation import JobInputs, fingerprint_of
     from srs_ray.runner.worker import PointWorker
     from srs_ray.smoothing.noise import generator_named
 
-    execution = job.execution.model_copy(update={"device": "auto", "batch": "auto"})
+    execution = job.execution.model_copy(update={"device": "auto" if job.samples else "cpu", "batch": "auto"})
     inputs = JobInputs.read(job.model_copy(update={"execution": execution}))
     generator = generator_named(str(directory.fingerprint.get("noise.generator")))
     spec = inputs.resolve(device_here(execution), generator)
@@ -255,7 +261,11 @@ def _compared(worker: PointWorker, row: Mapping[str, Any], columns: Sequence[str
     again = worker.certify(index)
     if again["status"] != "ok":
         return Repeated(index, error=printable(str(again["error"])))
-    differing = tuple(name for name in columns if row[name] != again[name])
+    differing = tuple(name for name in columns if row[name] != again.get(name))
+    if row["pair_constant"] is not None:
+        differing += tuple(
+            name for name in MEASURED if not isclose(row[name], again[name], rel_tol=_RELATIVE, abs_tol=1e-5)
+        )
     here = processor(worker.judge.model.device)
     explained = ""
     if not differing or not {*differing} <= ROUNDED:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from srs_ray.models.layers.family import LayeredFamily
 from srs_ray.models.mdeq.family import MDEQFamily
+from srs_ray.models.monotone.family import MonotoneFamily
 
 if TYPE_CHECKING:  # job files are read without torch
     import torch
@@ -34,7 +36,7 @@ class Family(Protocol):
     def open(self, arch: str, weights: Weights, device: torch.device, dtype: torch.dtype) -> Opened: ...
 
 
-FAMILIES: tuple[Family, ...] = (MDEQFamily(),)
+FAMILIES: tuple[Family, ...] = (MDEQFamily(), MonotoneFamily(), LayeredFamily())
 
 
 def architectures() -> list[str]:

@@ -39,3 +39,19 @@ class Equilibrium(Protocol):
     def f(self, z: State, injection: State) -> State: ...
 
     def head(self, z: State) -> Tensor: ...
+
+
+@runtime_checkable
+class Lipschitz(Equilibrium, Protocol):
+    """An equilibrium of which it is proved how fast its logits change, and how far any state is from the fixed point.
+
+    It holds for the exact fixed point in real arithmetic; the rounding of what is computed here is in the bounds.
+    """
+
+    def lipschitz(self) -> Tensor:
+        """(K, K): at most how much the difference of two logits changes per l2 of pixels."""
+        ...
+
+    def proved_logits(self, state_BD: Tensor, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B, K) of states, and at most how far the difference of two of them is off, (B, K, K)."""
+        ...

@@ -68,7 +68,7 @@ def named_classes(card: Mapping[str, Any], count: int) -> tuple[str, ...] | None
 
 
 def read_tensors(source: str | Path) -> Weights:
-    """The tensors of a file (.safetensors, else torch's format) by their names, or shipped weights by their name.
+    """The tensors of a file (.safetensors, .npz, else torch's format) by their names, or shipped weights by their name.
 
     A state dict may lie bare or under one of STATE_DICT_KEYS, and have `module.` before every name. Numbers and text
     beside its tensors are left out. Raises WeightsError if there is no such file, or if it is not a state dict of
@@ -83,7 +83,8 @@ def read_tensors(source: str | Path) -> Weights:
             f"no weights at {path}: expected a checkpoint file, or the name of shipped weights "
             f"({', '.join(shipped_weights()) or 'none are shipped'})"
         )
-    found = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    readers = {".safetensors": _read_safetensors, ".npz": _read_arrays}
+    found = readers.get(path.suffix, _read_pickle)(path)
     tensors = {name.removeprefix("module."): tensor for name, tensor in found.tensors.items()}
     return Weights(tensors, found.metadata)
 
@@ -95,6 +96,19 @@ def _read_safetensors(path: Path) -> Weights:
         return Weights(load_file(path), metadata)
     except (safetensors.SafetensorError, OSError, UnicodeEncodeError) as error:
         raise WeightsError(f"{path} is not a readable safetensors file: {error}") from error
+
+
+def _read_arrays(path: Path) -> Weights:
+    """NumPy's archive of arrays of numbers; nothing in it is unpickled."""
+    try:
+        _refuse_inflated(path)
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        return Weights({name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}, {})
+    except WeightsError:
+        raise
+    except Exception as error:  # a damaged archive can fail in any way
+        raise WeightsError(f"{path} is not a readable archive of arrays ({type(error).__name__}: {error})") from error
 
 
 def _read_pickle(path: Path) -> Weights:

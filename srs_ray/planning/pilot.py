@@ -95,6 +95,7 @@ def run_pilot(
     else:
         thinned = job.data.model_copy(update={"every": chosen.step})
         summary = certify(job.model_copy(update={"data": thinned}), open_and_ask, console, tell_end=False)
+    assert isinstance(inputs.job, Job)
     return Pilot(inputs.job, inputs.indices, chosen, _rows(job.output, inputs.indices), workers, summary)
 
 

@@ -15,6 +15,7 @@ from srs_ray.attacks.settings import AttackSettings
 from srs_ray.errors import PointError
 from srs_ray.runner.rehearsal import Rehearsal
 from srs_ray.runner.worker import Cargo, PointWorker, Row, WorkerSpec, failed_row
+from srs_ray.smoothing.judge import SmoothingJudge
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class AttackSpec(WorkerSpec):
 
     def failed_row(self, index: int, attempts: int, reason: object) -> Row:
         """The row of a point that was tried `attempts` times and given up."""
-        return failed_row(self.job.noise.sigma, index, attempts, reason, AttackRow)
+        return failed_row(self.job.sigma, index, attempts, reason, AttackRow)
 
 
 class AttackWorker(PointWorker):
@@ -61,6 +62,8 @@ class AttackWorker(PointWorker):
 
         def attack() -> AttackRow:
             judge = self.judge  # whose batch is halved where memory runs out
+            assert isinstance(judge, SmoothingJudge)  # only runs of samples are attacked
+            assert self.sigma is not None
             attacker = Attacker(judge.model, self.sigma, judge.generator, self.settings, judge.batch)
             return attacker.attack(x_CHW, index, label, self.certified[index])
 

@@ -14,7 +14,7 @@ from rich.markup import escape
 
 from srs_ray.data import PointDataset
 from srs_ray.errors import RunDirectoryError
-from srs_ray.job import Job
+from srs_ray.job import AnyJob, Job
 from srs_ray.runner.backend import Backend, Rows
 from srs_ray.runner.ending import broken_off, ended, run_command, shown_command
 from srs_ray.runner.feasibility import check_feasible
@@ -64,7 +64,7 @@ class RunSummary:
 
 
 def certify(
-    job: Job,
+    job: AnyJob,
     open_backend: Callable[[], Backend],
     console: Console,
     download: bool = False,
@@ -82,7 +82,7 @@ def certify(
     inputs = JobInputs.read(job, download)
     job = inputs.job
     trained_at = inputs.source.card.get("sigma")
-    if trained_at is not None and trained_at != job.noise.sigma:
+    if isinstance(job, Job) and trained_at is not None and trained_at != job.noise.sigma:
         console.print(
             f"[yellow]warning:[/] the weights were trained at sigma {trained_at}, the job's noise.sigma is "
             f"{job.noise.sigma:g}: certificates are valid, but radii are usually best at the sigma of the training",
@@ -161,7 +161,7 @@ def _no_rows(indices: Sequence[int]) -> Rows:
     raise AssertionError(f"points {list(indices)} were to be finished")
 
 
-def _watched(job: Job) -> Tally:
+def _watched(job: AnyJob) -> Tally:
     """What of the job's points is counted while it runs."""
     radii = job.report.radii
     return Tally(median_low(radii) if radii else 0.0, radii=radii, targets=job.report.targets or {})
@@ -231,7 +231,7 @@ def _with_batch(inputs: JobInputs, spec: WorkerSpec, backend: Backend, console: 
     that is measured to be fastest, if the run is long enough to be worth that, else the rule's.
     """
     job = inputs.job
-    if job.execution.batch == "auto":
+    if isinstance(job, Job) and job.execution.batch == "auto":
         run = RunDirectory.find(job.output)
         for session in reversed(run.sessions if run is not None else []):
             same = session.get("accelerators", list(backend.accelerators)) == list(backend.accelerators)

@@ -5,18 +5,20 @@ from __future__ import annotations
 from scipy.special import ndtr
 
 from srs_ray.errors import JobError
-from srs_ray.job import Job
+from srs_ray.job import AnyJob, Job, LipschitzJob
 from srs_ray.smoothing.limits import smallest_audit, smallest_n
 
 MANY = 10**9  # hits: more than any run has
 BFLOAT16_RESIDUAL = 4e-3  # half a unit of its last place: solves stay above it
 
 
-def check_feasible(job: Job) -> list[str]:
+def check_feasible(job: AnyJob) -> list[str]:
     """Warnings about radii, tabulated or targets, that n, K and alpha cannot earn, and a tolerance no solve reaches.
 
     JobError where nothing can be earned, and for looks or target radii that no plan can be made of.
     """
+    if isinstance(job, LipschitzJob):
+        return []
     try:
         job.sampling.goal(job.noise.sigma)
     except ValueError as error:

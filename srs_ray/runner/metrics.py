@@ -29,6 +29,7 @@ class RunMetrics:
         if row["status"] == "ok":
             columns = (
                 ("sampler", "function_evaluations"),
+                ("solver", "layer_evaluations"),
                 ("audit", "reference_evaluations"),
                 ("attack", "evaluations"),
             )

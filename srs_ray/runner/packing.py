@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 
 from srs_ray.errors import JobError
-from srs_ray.job import Job
+from srs_ray.job import AnyJob
 from srs_ray.models.user_code import Import, file_of_import
 from srs_ray.models.user_sources import importable_from
 
@@ -19,7 +19,7 @@ JOB_FILE = "job.yaml"
 MOST_BYTES = 50_000_000  # of all files together; Ray itself would take some more
 
 
-def pack(job: Job, folder: Path) -> list[tuple[str, int]]:
+def pack(job: AnyJob, folder: Path) -> list[tuple[str, int]]:
     """Writes the job into an empty folder, from which `srs-ray certify job.yaml` runs it anywhere; gives what it wrote,
     by where it was and how many bytes it has.
 

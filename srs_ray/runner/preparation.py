@@ -15,7 +15,8 @@ from typing import Any
 
 from srs_ray.data import PointDataset, point_indices
 from srs_ray.errors import DataError, JobError, PointError, ShapeError
-from srs_ray.job import Job, completed
+from srs_ray.job import AnyJob, Job, LipschitzJob, completed
+from srs_ray.lipschitz.settings import LIPSCHITZ_VERSION
 from srs_ray.models import user_files
 from srs_ray.models.opening import ModelSource, read_model
 from srs_ray.runner.worker import Cargo, WorkerSpec, open_job_data
@@ -33,21 +34,25 @@ _RECORDED_PACKAGES = ("srs-ray", "torch", "torchvision", "numpy", "scipy", "pill
 class JobInputs:
     """All that a job names, read and checked, before anything is started."""
 
-    job: Job
+    job: AnyJob
     source: ModelSource
     data_path: str | None
     dataset: PointDataset
     indices: range
 
     @staticmethod
-    def read(job: Job, download: bool = False) -> JobInputs:
+    def read(job: AnyJob, download: bool = False) -> JobInputs:
         """Raises WeightsError or DataError for what is missing or does not fit."""
         user_files.forget()  # the files of another job in this process
         source = read_model(job.model, job.execution.dtype)
-        job = completed(job, source)
+        if isinstance(job, Job):
+            job = completed(job, source)
+        else:
+            _refuse_without_constants(source)
         path = None if job.data.path is None else str(home_expanded(job.data.path, DataError).absolute())
         dataset = open_job_data(job, source, path, download)
-        _refuse_data_of_the_start(job, source, dataset)
+        if isinstance(job, Job):
+            _refuse_data_of_the_start(job, source, dataset)
         indices = point_indices(len(dataset), job.data.start, job.data.stop, job.data.every)
         _refuse_other_size(dataset, indices, source)
         return JobInputs(job, source, path, dataset, indices)
@@ -69,6 +74,17 @@ class JobInputs:
         Raises JobError for a sigma that cannot be drawn, DataError where no noise can be drawn for any of the first
         points asked for.
         """
+        if isinstance(self.job, LipschitzJob):
+            return WorkerSpec(
+                job=self.job,
+                data_path=self.data_path,
+                device=device,
+                batch=1,
+                data_identity=self.dataset.identity,
+                generator="",
+                noise_check="",
+                sampling_version=LIPSCHITZ_VERSION,
+            )
         asked = self.job.noise.generator
         generator = (begun_with or USUAL) if asked == "auto" else asked
         drawn = noise_generator(generator, "cpu")
@@ -125,6 +141,14 @@ def _refuse_data_of_the_start(job: Job, source: ModelSource, dataset: PointDatas
         )
 
 
+def _refuse_without_constants(source: ModelSource) -> None:
+    """Raises JobError for a model of which no Lipschitz constants are proved."""
+    from srs_ray.lipschitz.judge import is_lipschitz, lacking_constants
+
+    if not is_lipschitz(source.open("cpu", "float64")):
+        raise JobError(lacking_constants(source.label))
+
+
 def _refuse_other_size(dataset: PointDataset, indices: range, source: ModelSource) -> None:
     """Raises DataError where all of the first points asked for have another size than the model takes."""
     misfits = []
@@ -170,20 +194,23 @@ def command_line(arguments: Sequence[str]) -> str | None:
 def fingerprint_of(spec: WorkerSpec, source: ModelSource) -> dict[str, Any]:
     """Everything that can change a count or a bound, by the dotted name of its setting."""
     job = spec.job
+    data = {f"data.{key}": value for key, value in spec.data_identity.items()}
+    if isinstance(job, LipschitzJob):
+        return {**source.identity, **job.certificate.fingerprint(), **data}
     fingerprint: dict[str, Any] = {
         **source.identity,
         **job.smoothing.fingerprint(),
         "noise.generator": noise_generator(spec.generator, "cpu").name,
         "noise.check": spec.noise_check,
-        **_deviation_of(spec, source),
+        **_deviation_of(spec, job, source),
         "execution.dtype": job.execution.dtype,
         "execution.seed": job.execution.seed,
         "sampling.version": spec.sampling_version,
     }
-    return fingerprint | {f"data.{key}": value for key, value in spec.data_identity.items()}
+    return fingerprint | data
 
 
-def _deviation_of(spec: WorkerSpec, source: ModelSource) -> dict[str, float]:
+def _deviation_of(spec: WorkerSpec, job: Job, source: ModelSource) -> dict[str, float]:
     """How far noise on the image grid is from its law, which bounds are lowered by; float noise has none of it."""
-    deviation = noise_generator(spec.generator, "cpu").law(spec.job.noise.sigma, prod(source.input_shape)).deviation
+    deviation = noise_generator(spec.generator, "cpu").law(job.noise.sigma, prod(source.input_shape)).deviation
     return {"noise.deviation": deviation} if deviation else {}

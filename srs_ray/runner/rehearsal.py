@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from srs_ray.errors import UserCodeError
+from srs_ray.lipschitz.judge import LipschitzJudge
 from srs_ray.models.device_failure import is_device_failure
 from srs_ray.models.opened import equilibrium_logits
 from srs_ray.smoothing.base_classifier import BaseClassifier
@@ -39,20 +40,30 @@ class Rehearsal:
 
 
 @torch.inference_mode()
-def rehearse(judge: SmoothingJudge) -> Rehearsal:
+def rehearse(judge: SmoothingJudge | LipschitzJudge) -> Rehearsal:
     """Runs stem, layer and head of the base classifier, and the sampler, once each at the judge's batch.
 
     What the device raises comes through, a lack of memory too. What a network of the user's own raises on an image
     that is none of the job's does not.
     """
     try:
-        logits = _logits_digest(judge)
+        logits = _layer_digest(judge) if isinstance(judge, LipschitzJudge) else _logits_digest(judge)
     except UserCodeError as error:
         if is_device_failure(error):
             raise
         logits = "none"
     dtype = str(judge.model.network_dtype).removeprefix("torch.")
     return Rehearsal(f"{processor(judge.model.device)}, batch {judge.batch}, {dtype}", logits)
+
+
+def _layer_digest(judge: LipschitzJudge) -> str:
+    """Of the logits of two steps on an image of one gray."""
+    model = judge.model
+    x_BCHW = torch.full((1, *model.input_shape), PIXEL, dtype=model.dtype)
+    injection, z_BD = model.inject(x_BCHW), model.zero_state(1)
+    for _ in range(STEPS):
+        z_BD = model.f(z_BD, injection)
+    return hashlib.sha256(model.head(z_BD).contiguous().numpy().tobytes()).hexdigest()[:16]
 
 
 def _logits_digest(judge: SmoothingJudge) -> str:

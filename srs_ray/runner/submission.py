@@ -18,7 +18,7 @@ from ray.exceptions import RayError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from srs_ray.errors import JobError, SrsRayError
-from srs_ray.job import Job
+from srs_ray.job import AnyJob
 from srs_ray.models.weights import shipped_weights
 from srs_ray.runner.packing import JOB_FILE, pack
 from srs_ray.runs.storage import check_no_credentials
@@ -69,7 +69,7 @@ class Submission:
             write(text)
 
 
-def submit(job: Job, address: str | None = None, download: bool = False) -> Submission:
+def submit(job: AnyJob, address: str | None = None, download: bool = False) -> Submission:
     """Hands a job to the cluster whose dashboard is at `address`, such as http://HEAD:8265.
 
     RAY_API_SERVER_ADDRESS and RAY_ADDRESS win over `address`, as they do for `ray job`; without any of them it is the
@@ -88,7 +88,7 @@ def submit(job: Job, address: str | None = None, download: bool = False) -> Subm
     return Submission(client, identity, tuple(sent))
 
 
-def _check_paths(job: Job) -> None:
+def _check_paths(job: AnyJob) -> None:
     """A submitted job starts in a folder of its own, which Ray throws away: only absolute paths mean a place there."""
     places = {"output": job.output, "data.path": job.data.path, "model.weights": job.model.weights}
     if job.model.weights in shipped_weights():

@@ -17,7 +17,10 @@ import srs_ray
 from srs_ray.data import PointDataset, open_data
 from srs_ray.data.class_names import check_class_names, class_names_of
 from srs_ray.errors import DataError, JobError, PointError
-from srs_ray.job import Job, open_job_model
+from srs_ray.job import AnyJob, Job, LipschitzJob, open_job_model
+from srs_ray.lipschitz.judge import LipschitzJudge
+from srs_ray.lipschitz.row import LipschitzRow
+from srs_ray.lipschitz.settings import LIPSCHITZ_VERSION
 from srs_ray.models.devices import device_name, keep_to_share, use_exact_float32
 from srs_ray.models.opening import ModelSource
 from srs_ray.models.out_of_memory import is_out_of_memory
@@ -27,7 +30,7 @@ from srs_ray.runs.printable import printable
 from srs_ray.smoothing.batch_size import MeasuredBatch, fastest_batch
 from srs_ray.smoothing.judge import SmoothingJudge
 from srs_ray.smoothing.noise import noise_generator, self_check
-from srs_ray.smoothing.row import PointRow
+from srs_ray.smoothing.row import PointRow, pixel_digest
 from srs_ray.smoothing.version import sampling_version
 
 log = logging.getLogger(__name__)
@@ -46,7 +49,7 @@ class WorkerSpec:
     are what the driver sees: a worker that sees something else refuses to start.
     """
 
-    job: Job
+    job: AnyJob
     data_path: str | None
     device: str
     batch: int
@@ -58,7 +61,7 @@ class WorkerSpec:
     @property
     def samples(self) -> int:
         """How many noisy samples one point takes at most."""
-        return self.job.sampling.n0 + self.job.sampling.n
+        return self.job.samples
 
     def open(self, cargo: Cargo, threads: int) -> PointWorker:
         """What does the points, in this process."""
@@ -66,7 +69,7 @@ class WorkerSpec:
 
     def failed_row(self, index: int, attempts: int, reason: object) -> Row:
         """The row of a point that was tried `attempts` times and given up."""
-        return failed_row(self.job.noise.sigma, index, attempts, reason)
+        return failed_row(self.job.sigma, index, attempts, reason)
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ class Cargo:
     dataset: PointDataset | None = None
 
 
-def open_job_data(job: Job, source: ModelSource, path: str | None, download: bool = False) -> PointDataset:
+def open_job_data(job: AnyJob, source: ModelSource, path: str | None, download: bool = False) -> PointDataset:
     """The job's data set, checked against its model: images' size, number of classes, and their names."""
     section = job.data.model_copy(update={"path": path})
     dataset = open_data(section, source.input_shape, source.classes, download)
@@ -91,6 +94,7 @@ def measure_batch(spec: WorkerSpec, cargo: Cargo, threads: int) -> MeasuredBatch
     keep_freed_memory()
     use_exact_float32()
     job = spec.job
+    assert isinstance(job, Job)  # one without samples has no batch
     keep_to_share(spec.device, job.execution.gpus_per_worker)
     model = open_job_model(job, cargo.source, spec.device)
     generator = noise_generator(spec.generator, spec.device)
@@ -112,18 +116,14 @@ class PointWorker:
         self.dataset = cargo.dataset or open_job_data(job, cargo.source, spec.data_path)
         self._check_same(spec)
         self._class_names = class_names_of(self.dataset)
-        self.sigma = job.noise.sigma
-        self.judge = SmoothingJudge(
-            model=open_job_model(job, cargo.source, spec.device),
-            smoothing=job.smoothing,
-            generator=noise_generator(spec.generator, spec.device),
-            seed=job.execution.seed,
-            batch=spec.batch,
-        )
+        self.sigma = job.sigma
+        self.judge = judge_of(spec, job, cargo.source)
 
     def _check_same(self, spec: WorkerSpec) -> None:
         """Nodes with other files under one path, or a program that draws otherwise, must not share a table."""
-        here = sampling_version(spec.generator, spec.job.sampling.version)
+        here = LIPSCHITZ_VERSION
+        if isinstance(spec.job, Job):
+            here = sampling_version(spec.generator, spec.job.sampling.version)
         if spec.sampling_version != here:
             raise JobError(
                 f"{socket.gethostname()}: srs-ray {srs_ray.__version__} here samples by version {here}, "
@@ -140,7 +140,7 @@ class PointWorker:
                 f"{socket.gethostname()}: the data at {place} is not what the driver sees "
                 f"({', '.join(differing)} differ): put the same files on every node"
             )
-        if self_check(noise_generator(spec.generator, "cpu")) != spec.noise_check:
+        if isinstance(spec.job, Job) and self_check(noise_generator(spec.generator, "cpu")) != spec.noise_check:
             raise JobError(
                 f"{socket.gethostname()}: the noise generator draws other numbers here than on the driver: "
                 "install the same numpy and torch on every node"
@@ -181,7 +181,8 @@ class PointWorker:
         return {"source": printable(self.dataset.name(index)), "class_name": class_name}
 
     def _done_in_memory(self, x_CHW: Tensor, index: int, label: int | None) -> Any:
-        return self._in_memory(f"point {index}", lambda: self.judge.certify(x_CHW, index, label))
+        row = self._in_memory(f"point {index}", lambda: self.judge.certify(x_CHW, index, label))
+        return replace(row, pixels=pixel_digest(x_CHW)) if isinstance(row, LipschitzRow) else row
 
     def _in_memory(self, name: str, do: Callable[[], Done]) -> Done:
         """What `do` gives; where memory runs out, the batch is halved for this and all later points."""
@@ -199,8 +200,21 @@ class PointWorker:
                 torch.cuda.empty_cache()
 
 
+def judge_of(spec: WorkerSpec, job: AnyJob, source: ModelSource) -> SmoothingJudge | LipschitzJudge:
+    """What judges the points of a job on this worker."""
+    if isinstance(job, LipschitzJob):
+        return LipschitzJudge(source.open("cpu", "float64"), job.certificate)
+    return SmoothingJudge(
+        model=open_job_model(job, source, spec.device),
+        smoothing=job.smoothing,
+        generator=noise_generator(spec.generator, spec.device),
+        seed=job.execution.seed,
+        batch=spec.batch,
+    )
+
+
 def failed_row(
-    sigma: float, index: int, attempts: int, reason: object, error_row: Callable[..., Any] = PointRow
+    sigma: float | None, index: int, attempts: int, reason: object, error_row: Callable[..., Any] = PointRow
 ) -> Row:
     """The row of a point that was tried `attempts` times and given up."""
     times = "once" if attempts == 1 else f"{attempts} times"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from srs_ray.errors import RunDirectoryError
+from srs_ray.lipschitz.settings import LIPSCHITZ
 from srs_ray.runs.directory import RunDirectory
 from srs_ray.runs.fingerprint import ABSENT, differences
 from srs_ray.runs.record import Json
@@ -15,6 +16,7 @@ from srs_ray.runs.storage import open_storage
 _SAME_NOISE = ("execution.seed", "noise.generator")
 _BASE_CLASSIFIER = ("model.", "data.", "sampling.reference.")
 _BASE_CLASSIFIER_MAY_LACK = ("sampling.reference.start",)  # which is absent where solves start from zero
+_CERTIFICATE = "certificate.kind"
 _ANOTHER_WAY = "sampling.method"  # a comparison, which is planned before either run
 
 
@@ -53,6 +55,8 @@ def runs_on_the_same_noise(path: str, fingerprint: Json) -> list[SameNoise]:
 
 def _chosen_otherwise(there: Json, here: Json) -> list[tuple[str, Any, Any]]:
     """The settings of sampling and certificate that differ; none where noise, base classifier or method do."""
+    if LIPSCHITZ in (there.get(_CERTIFICATE), here.get(_CERTIFICATE)):  # which draws no noise
+        return []
     changes = differences(there, here)
     if any(
         name in _BASE_CLASSIFIER_MAY_LACK

@@ -28,8 +28,8 @@ _SIGMAS = (1e-9, 1e9)  # in pixel units of [0, 1]: no run has any other
 _GRID_NOISE = "grid"  # before the names of its generators
 _MOST_SAMPLES = 10**12  # of one point
 _EVALUATIONS = 10**15  # the same
-_MOST_ATTEMPTS = 10  # at a point, on average over a run
-_LIMITS = (
+MOST_ATTEMPTS = 10  # at a point, on average over a run
+LIMITS = (
     ("attempt", 1, 10**6),
     ("seconds", 0.0, 1e9),
     ("batch", 1, 2**20),
@@ -52,7 +52,7 @@ class Claims:
     @property
     def most_rows(self) -> float:
         """How many rows a part can have: several attempts at each point, and always as many as compaction joins."""
-        return inf if self.images is None else max(ROWS_OF_A_PART, _MOST_ATTEMPTS * self.images)
+        return inf if self.images is None else max(ROWS_OF_A_PART, MOST_ATTEMPTS * self.images)
 
     @classmethod
     def by(cls, fingerprint: Mapping[str, Any]) -> Claims | None:
@@ -87,29 +87,29 @@ class Claims:
     def _check(self, row: Row) -> None:
         check_columns(row)
         index, status = row["index"], row["status"]
-        _expect(index is not None and index >= 0 and (self.images is None or index < self.images), "its index")
-        _expect(status in ("ok", "error"), f"status {status!r}")
-        for name, least, most in _LIMITS:
-            _expect(row[name] is None or least <= row[name] <= most, f"{name} {row[name]}")
+        expect(index is not None and index >= 0 and (self.images is None or index < self.images), "its index")
+        expect(status in ("ok", "error"), f"status {status!r}")
+        for name, least, most in LIMITS:
+            expect(row[name] is None or least <= row[name] <= most, f"{name} {row[name]}")
         if status == "ok":
             self._check_counts(row)
             self._check_claim(row)
 
     def _check_counts(self, row: Row) -> None:
         sampling = self.smoothing.sampling
-        _expect(row["sigma"] == self.smoothing.sigma, f"sigma {row['sigma']}, the run's is {self.smoothing.sigma}")
-        _expect(row["n0"] == sampling.n0, f"n0 {row['n0']}, the run's is {sampling.n0}")
+        expect(row["sigma"] == self.smoothing.sigma, f"sigma {row['sigma']}, the run's is {self.smoothing.sigma}")
+        expect(row["n0"] == sampling.n0, f"n0 {row['n0']}, the run's is {sampling.n0}")
         for classes, counts, total in (("selection_classes", "selection_counts", "n0"), ("classes", "counts", "n")):
             here, often = row[classes], row[counts]
-            _expect(len(here) == len(often) == len(set(here)) and min(here, default=0) >= NO_CLASS, classes)
-            _expect(min(often, default=1) >= 1 and sum(often) == row[total], f"{counts} do not sum to {total}")
+            expect(len(here) == len(often) == len(set(here)) and min(here, default=0) >= NO_CLASS, classes)
+            expect(min(often, default=1) >= 1 and sum(often) == row[total], f"{counts} do not sum to {total}")
         selected = row["label"]
         if sampling.candidate is None:
             selected = winner(row["selection_classes"], row["selection_counts"])
-        _expect(row["selected"] == selected, f"selected {row['selected']}, by its selection {selected}")
+        expect(row["selected"] == selected, f"selected {row['selected']}, by its selection {selected}")
         self._check_way(row)
         drawn = 0 if selected == NO_CLASS else sampling.n
-        _expect(row["n"] == drawn or (sampling.by_looks and 1 <= row["n"] <= drawn), f"n {row['n']}")
+        expect(row["n"] == drawn or (sampling.by_looks and 1 <= row["n"] <= drawn), f"n {row['n']}")
         self._check_audits(row)
 
     def _check_way(self, row: Row) -> None:
@@ -117,15 +117,13 @@ class Claims:
         sampling, audits = self.smoothing.sampling, self.smoothing.certificate.audits
         if self.current and row["selected"] != NO_CLASS:
             fault = sampling.fault_of(row["method"], row["steps"], row["audit_share"])
-            _expect(fault is None, str(fault))
+            expect(fault is None, str(fault))
         if not sampling.by_looks:
             return
         if row["selected"] != NO_CLASS and sampling.default_audit_share is not None:
-            _expect(
-                row["audit_share"] == audits.share, f"audit_share {row['audit_share']}, the run's is {audits.share}"
-            )
+            expect(row["audit_share"] == audits.share, f"audit_share {row['audit_share']}, the run's is {audits.share}")
         if not sampling.audited:
-            _expect(not row["audit_share"], f"audit_share {row['audit_share']}, of samples that need no audit")
+            expect(not row["audit_share"], f"audit_share {row['audit_share']}, of samples that need no audit")
 
     def _check_audits(self, row: Row) -> None:
         """That audits are as many as the run's rule has them, and no more deny or confirm than there are."""
@@ -133,26 +131,24 @@ class Claims:
         misses = row["n"] - hits
         of_misses = row["audited_misses"], row["found"]
         if certificate.bound.misses:
-            _expect(of_misses == (None, None) or None not in of_misses, "audited_misses and found")
+            expect(of_misses == (None, None) or None not in of_misses, "audited_misses and found")
         else:
-            _expect(of_misses == (None, None), f"audited_misses {of_misses[0]}, of a certificate that audits none")
+            expect(of_misses == (None, None), f"audited_misses {of_misses[0]}, of a certificate that audits none")
         audited_misses, found = (value or 0 for value in of_misses)
-        _expect(
+        expect(
             0 <= row["disagreed"] <= row["audited"] <= hits, f"disagreed {row['disagreed']} of {row['audited']} audited"
         )
-        _expect(0 <= found <= audited_misses <= misses, f"found {found} of {audited_misses}")
+        expect(0 <= found <= audited_misses <= misses, f"found {found} of {audited_misses}")
         if not self.smoothing.sampling.by_looks:
             due = certificate.audits.expected(hits, misses) if row["selected"] != NO_CLASS else (0, 0)
-            _expect((row["audited"], audited_misses) == due, f"audited {(row['audited'], audited_misses)}, due {due}")
+            expect((row["audited"], audited_misses) == due, f"audited {(row['audited'], audited_misses)}, due {due}")
         elif row["look_n"]:
             self._check_last_look(row, hits, audited_misses, found)
 
     def _check_last_look(self, row: Row, hits: int, audited_misses: int, found: int) -> None:
         """That the row goes on from its last look, and that audits at it are about the share that is its own."""
         n, hits_then, audited = row["look_n"][-1], row["look_hits"][-1], row["look_audited"][-1]
-        _expect(
-            0 <= hits - hits_then <= row["n"] - n, f"{hits} hits of {row['n']}, {hits_then} of {n} at its last look"
-        )
+        expect(0 <= hits - hits_then <= row["n"] - n, f"{hits} hits of {row['n']}, {hits_then} of {n} at its last look")
         totals = [("audited", audited, row["audited"]), ("disagreed", row["look_disagreed"][-1], row["disagreed"])]
         checked = [("audited", audited, hits_then)]
         if row["look_audited_misses"]:
@@ -160,31 +156,29 @@ class Claims:
             totals += [("audited_misses", then, audited_misses), ("found", row["look_found"][-1], found)]
             checked.append(("audited_misses", then, n - hits_then))
         for name, at_look, in_all in totals:
-            _expect(
+            expect(
                 at_look <= in_all and (n < row["n"] or at_look == in_all),
                 f"{name} {in_all}, {at_look} at its last look",
             )
         for name, drawn, of in checked:
-            _expect(
-                _likely(drawn, of, row["audit_share"]), f"{name} {drawn} of {of} by a share of {row['audit_share']}"
-            )
+            expect(_likely(drawn, of, row["audit_share"]), f"{name} {drawn} of {of} by a share of {row['audit_share']}")
 
     def _check_claim(self, row: Row) -> None:
         bound, radius = row["p_lower"], row["radius"]
-        _expect(0.0 <= bound < 1.0, f"p_lower {bound}")
+        expect(0.0 <= bound < 1.0, f"p_lower {bound}")
         found = self._bound_near(row, bound)
-        _expect(isclose(bound, found, rel_tol=_ROUNDING, abs_tol=_ROUNDING), f"p_lower {bound}, by its counts {found}")
+        expect(isclose(bound, found, rel_tol=_ROUNDING, abs_tol=_ROUNDING), f"p_lower {bound}, by its counts {found}")
         certified = self.smoothing.radius(bound)
         alike = (radius > 0) == (certified > 0) and isclose(radius, certified, rel_tol=_OLDER_SIGMA)
-        _expect(alike, f"radius {radius}, by its counts {certified}")
+        expect(alike, f"radius {radius}, by its counts {certified}")
         predicted = row["selected"] if radius > 0 else ABSTAIN
-        _expect(row["predicted"] == predicted, f"predicted {row['predicted']}, by its counts {predicted}")
+        expect(row["predicted"] == predicted, f"predicted {row['predicted']}, by its counts {predicted}")
         correct = predicted == row["label"]
         if row["label"] >= 0:
             correct = correct and predicted != ABSTAIN
-            _expect(row["correct"] is correct, f"correct {row['correct']}, by its label {correct}")
+            expect(row["correct"] is correct, f"correct {row['correct']}, by its label {correct}")
         else:  # older programs took other labels, and abstentions for them
-            _expect(correct or not row["correct"], f"correct {row['correct']}, of label {row['label']}")
+            expect(correct or not row["correct"], f"correct {row['correct']}, of label {row['label']}")
 
     def _bound_near(self, row: Row, claimed: float) -> float:
         """The bound that the counts give, of one look if that gives what is claimed: the last ones mostly do."""
@@ -205,7 +199,8 @@ def _likely(drawn: int, of: int, share: float) -> bool:
     return bool(bdtr(drawn, of, share) > _WONDER and (drawn == 0 or bdtrc(drawn - 1, of, share) > _WONDER))
 
 
-def _expect(holds: bool, what: str) -> None:
+def expect(holds: bool, what: str) -> None:
+    """Raises ValueError that names what does not hold."""
     if not holds:
         raise ValueError(what)
 

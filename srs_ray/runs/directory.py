@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from srs_ray.errors import RunDirectoryError
-from srs_ray.runs.claims import Claims
+from srs_ray.runs.claims_by_kind import claims_of
 from srs_ray.runs.compaction import in_parts, merged, parts_to_merge
 from srs_ray.runs.effective import ORDER_COLUMNS, effective_rows
 from srs_ray.runs.fingerprint import ABSENT, differences, digest, not_compared
@@ -52,7 +52,7 @@ class RunDirectory:
         self._reported: set[str] = set()
         self._checked: set[str] = set()
         try:
-            self._claims = Claims.by(record.fingerprint)
+            self._claims = claims_of(record.fingerprint)
         except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
             where = storage.where(_RUN_JSON)
             raise RunDirectoryError(

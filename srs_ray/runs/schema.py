@@ -8,9 +8,10 @@ import pyarrow as pa
 
 from srs_ray.runs.row_format import Column, Row, RowFormat, check_finished_at, check_status
 
-SCHEMA_VERSION = 5
-READABLE_VERSIONS = (1, 2, 3, 4, 5)
-# 1: no columns by looks; 2: none of misses, none of the image; 3: no misses at looks; 4: no steps
+SCHEMA_VERSION = 6
+READABLE_VERSIONS = (1, 2, 3, 4, 5, 6)
+# 1: no columns by looks; 2: none of misses, none of the image; 3: no misses at looks; 4: no steps; 5: without the
+# evidence of deterministic certificates
 
 _POINT_COLUMNS = (
     Column("index", pa.int64(), "Position in the data set."),
@@ -29,6 +30,16 @@ _CORE_COLUMNS = (
     Column("predicted", pa.int32(), "Certified class; -1: abstains."),
     Column("radius", pa.float64(), "l2 radius, in pixel units of [0, 1]."),
     Column("correct", pa.bool_(), "Whether `predicted` is `label`."),
+)
+
+# The evidence of deterministic certificates. An `ok` row has all columns of one kind of evidence.
+_LIPSCHITZ_COLUMNS = (
+    Column("leading", pa.int32(), "Class with the largest logit at the equilibrium."),
+    Column("runner_up", pa.int32(), "The other class that limits the radius."),
+    Column("logit_margin", pa.float64(), "Difference of the logits of these two classes."),
+    Column("allowance", pa.float64(), "Proved bound on its error, of the solver and of rounding; it is subtracted."),
+    Column("pair_constant", pa.float64(), "Proved Lipschitz constant of the difference, per l2 of pixels in [0, 1]."),
+    Column("layer_evaluations", pa.int64(), "Calls of the layer by the solve and its proofs."),
 )
 
 # The evidence of certificates by smoothing. An `ok` row has all columns of one kind of evidence.
@@ -108,13 +119,18 @@ COLUMNS: tuple[Column, ...] = (
     *_MISSES_COLUMNS,
     *_MISSES_BY_LOOKS_COLUMNS,
     *_STEPS_COLUMNS,
+    *_LIPSCHITZ_COLUMNS,
     *_EXECUTION_COLUMNS,
 )
 ROW_SCHEMA = pa.schema([(column.name, column.type) for column in COLUMNS])
 
 CORE_COLUMNS = tuple(column.name for column in _CORE_COLUMNS)
-EVIDENCE = {"sampling": tuple(column.name for column in _SAMPLING_COLUMNS)}  # columns by kind of evidence
-RESULT_COLUMNS = (*CORE_COLUMNS, *(name for columns in EVIDENCE.values() for name in columns))
+EVIDENCE = {  # columns by kind of evidence
+    "sampling": tuple(column.name for column in _SAMPLING_COLUMNS),
+    "lipschitz": tuple(column.name for column in _LIPSCHITZ_COLUMNS),
+}
+RESULT_COLUMNS = (*CORE_COLUMNS, *EVIDENCE["sampling"])
+LIPSCHITZ_COLUMNS = EVIDENCE["lipschitz"]
 BY_LOOKS_COLUMNS = tuple(column.name for column in _BY_LOOKS_COLUMNS)
 MISSES_COLUMNS = tuple(column.name for column in (*_MISSES_COLUMNS, *_MISSES_BY_LOOKS_COLUMNS))
 STEPS_COLUMNS = tuple(column.name for column in _STEPS_COLUMNS)
@@ -123,7 +139,10 @@ IMAGE_COLUMNS = tuple(column.name for column in _IMAGE_COLUMNS)
 _KNOWN = frozenset(ROW_SCHEMA.names)
 _ALWAYS = ("index", "status", "attempt", "finished_at")
 _NEEDED = {"ok": (*_ALWAYS, "label", *CORE_COLUMNS), "error": (*_ALWAYS, "error")}
-_FORBIDDEN = {"ok": ("error",), "error": (*RESULT_COLUMNS, *BY_LOOKS_COLUMNS, *MISSES_COLUMNS, *STEPS_COLUMNS)}
+_FORBIDDEN = {
+    "ok": ("error",),
+    "error": (*RESULT_COLUMNS, *BY_LOOKS_COLUMNS, *MISSES_COLUMNS, *STEPS_COLUMNS, *LIPSCHITZ_COLUMNS),
+}
 
 
 def check_columns(row: Row) -> None:
@@ -139,6 +158,10 @@ def _check_evidence(row: Row) -> None:
     given = {kind: [name for name in columns if row.get(name) is not None] for kind, columns in EVIDENCE.items()}
     if not any(given.values()):
         raise ValueError(f"ok row of index {row.get('index')}: no evidence, expected that of {' or '.join(EVIDENCE)}")
+    if all(given.values()):
+        raise ValueError(
+            f"ok row of index {row.get('index')}: evidence of {' and '.join(EVIDENCE)}, expected one of them"
+        )
     for kind, names in given.items():
         missing = [name for name in EVIDENCE[kind] if name not in names]
         if names and missing:
@@ -154,6 +177,7 @@ CERTIFICATES = RowFormat(
         3: (*_MISSES_COLUMNS, *_IMAGE_COLUMNS),
         4: _MISSES_BY_LOOKS_COLUMNS,
         5: _STEPS_COLUMNS,
+        6: _LIPSCHITZ_COLUMNS,
     },
     check_columns=check_columns,
 )

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from srs_ray.errors import PointError
 from srs_ray.models.devices import device_name, use_exact_float32
+from srs_ray.models.image_fault import image_fault
 from srs_ray.models.opened import Opened, refuse_training
 from srs_ray.smoothing.base_classifier import NO_CLASS, BaseClassifier, Predictions
 from srs_ray.smoothing.candidate import ABSTAIN, winner
@@ -161,18 +162,6 @@ def lacking_parts(label: str, method: str, needs: Sequence[str], missing: Sequen
     parts = " and ".join(filter(None, [", ".join(needs[:-1]), needs[-1]]))
     has = "has none of them" if set(missing) == set(needs) else f"lacks {', '.join(missing)}"
     return f"{method} needs {parts}; {label} {has}: use method: standard"
-
-
-def image_fault(x_CHW: Tensor, shape: tuple[int, int, int]) -> str | None:
-    """What keeps a tensor from being an image of that shape with pixels in [0, 1]; None if nothing does."""
-    if tuple(x_CHW.shape) != shape:
-        return f"the model takes images of shape {shape}, found {tuple(x_CHW.shape)}"
-    if not x_CHW.is_floating_point():
-        return f"pixels are floating-point numbers in [0, 1], found {x_CHW.dtype}: divide 8-bit pixels by 255"
-    low, high = x_CHW.min().item(), x_CHW.max().item()  # NaN where any pixel is
-    if not (low >= 0 and high <= 1):
-        return f"pixels lie in [0, 1] and are finite, found {low:g} to {high:g}"
-    return None
 
 
 def selected_class(classes_N: np.ndarray) -> int:

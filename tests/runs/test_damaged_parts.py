@@ -14,7 +14,14 @@ import pytest
 
 from srs_ray.runs import RunDirectory
 from srs_ray.runs.parts import encode_part
-from srs_ray.runs.schema import BY_LOOKS_COLUMNS, IMAGE_COLUMNS, MISSES_COLUMNS, STEPS_COLUMNS, rows_to_table
+from srs_ray.runs.schema import (
+    BY_LOOKS_COLUMNS,
+    IMAGE_COLUMNS,
+    LIPSCHITZ_COLUMNS,
+    MISSES_COLUMNS,
+    STEPS_COLUMNS,
+    rows_to_table,
+)
 
 
 @pytest.fixture
@@ -79,9 +86,10 @@ def test_part_of_another_run_is_quarantined(part, start, ok_row, tmp_path, caplo
 @pytest.mark.parametrize(
     ("version", "drop", "reason"),
     [
-        (b"6", [], "schema version is 6, expected 5 or less"),
-        (b"5", ["radius"], "columns are not those of the row schema"),
-        (b"5", ["look_found"], "columns are not those of the row schema"),
+        (b"7", [], "schema version is 7, expected 6 or less"),
+        (b"6", ["radius"], "columns are not those of the row schema"),
+        (b"6", ["look_found"], "columns are not those of the row schema"),
+        (b"5", [], "columns are not those of the row schema"),
         (b"4", [], "columns are not those of the row schema"),
         (b"3", ["pixels"], "columns are not those of the row schema"),
         (b"3", [], "columns are not those of the row schema"),
@@ -101,10 +109,11 @@ def test_part_of_another_schema_is_quarantined(part, start, ok_row, tmp_path, ca
 @pytest.mark.parametrize(
     ("version", "missing"),
     [
-        (b"1", BY_LOOKS_COLUMNS + MISSES_COLUMNS + IMAGE_COLUMNS + STEPS_COLUMNS),
-        (b"2", MISSES_COLUMNS + IMAGE_COLUMNS + STEPS_COLUMNS),
-        (b"3", MISSES_COLUMNS[2:] + STEPS_COLUMNS),
-        (b"4", STEPS_COLUMNS),
+        (b"1", BY_LOOKS_COLUMNS + MISSES_COLUMNS + IMAGE_COLUMNS + STEPS_COLUMNS + LIPSCHITZ_COLUMNS),
+        (b"2", MISSES_COLUMNS + IMAGE_COLUMNS + STEPS_COLUMNS + LIPSCHITZ_COLUMNS),
+        (b"3", MISSES_COLUMNS[2:] + STEPS_COLUMNS + LIPSCHITZ_COLUMNS),
+        (b"4", STEPS_COLUMNS + LIPSCHITZ_COLUMNS),
+        (b"5", LIPSCHITZ_COLUMNS),
     ],
 )
 def test_part_written_before_there_were_some_columns_is_read_with_nulls_for_them(

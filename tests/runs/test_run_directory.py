@@ -38,7 +38,7 @@ def test_run_json_names_its_version_and_the_digest_of_its_fingerprint(start, tmp
     run = start(tmp_path)
     document = run_json(tmp_path)
     assert list(document) == ["schema_version", "job", "fingerprint", "created_at", "points", "sessions"]
-    assert document["schema_version"] == 5
+    assert document["schema_version"] == 6
     assert document["fingerprint"] == {"digest": digest(run.fingerprint), "settings": run.fingerprint}
 
 
@@ -125,7 +125,7 @@ def test_run_json_cut_anywhere_is_refused_by_name_and_not_overwritten(start, tmp
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"schema_version": 6}, "its schema version is 6, this srs-ray reads up to 5"),
+        ({"schema_version": 7}, "its schema version is 7, this srs-ray reads up to 6"),
         ({"schema_version": "one"}, "its schema version is 'one'"),
         ({"sessions": {}}, "sessions: Input should be a valid list, found {}"),
         ({"job": None}, "job: .*found None"),
@@ -207,7 +207,7 @@ def test_every_part_names_its_schema_version_and_fingerprint(start, ok_row, tmp_
     run.append([ok_row(0)])
     (part,) = (tmp_path / "points").iterdir()
     metadata = pa.parquet.read_metadata(part).metadata
-    assert metadata[b"srs_ray.schema_version"] == b"5"
+    assert metadata[b"srs_ray.schema_version"] == b"6"
     assert metadata[b"srs_ray.fingerprint"] == digest(run.fingerprint).encode()
 
 

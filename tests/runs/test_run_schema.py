@@ -6,6 +6,8 @@ import pytest
 
 from srs_ray.runs.schema import (
     BY_LOOKS_COLUMNS,
+    EVIDENCE,
+    LIPSCHITZ_COLUMNS,
     MISSES_COLUMNS,
     RESULT_COLUMNS,
     ROW_SCHEMA,
@@ -22,7 +24,8 @@ classes list<item: int32>, counts list<item: int64>, audited int64, disagreed in
 reference_evaluations int64, fallbacks int64, unconverged int64, method string, stopped string, audit_share double,
 look_n list<item: int64>, look_hits list<item: int64>, look_audited list<item: int64>,
 look_disagreed list<item: int64>, audited_misses int64, found int64, look_audited_misses list<item: int64>,
-look_found list<item: int64>, steps int32, sigma double, seconds double, worker string, device string,
+look_found list<item: int64>, steps int32, leading int32, runner_up int32, logit_margin double, allowance double,
+pair_constant double, layer_evaluations int64, sigma double, seconds double, worker string, device string,
 dtype string, batch int32, attempt int32, finished_at timestamp[us; tz=UTC]
 """
 
@@ -35,7 +38,7 @@ def test_columns_are_the_documented_ones_in_order_and_type() -> None:
 
 def test_result_columns_run_from_the_prediction_to_the_audit_and_those_by_looks_of_misses_and_steps_follow() -> None:
     names = ROW_SCHEMA.names
-    every = [*RESULT_COLUMNS, *BY_LOOKS_COLUMNS, *MISSES_COLUMNS, *STEPS_COLUMNS]
+    every = [*RESULT_COLUMNS, *BY_LOOKS_COLUMNS, *MISSES_COLUMNS, *STEPS_COLUMNS, *LIPSCHITZ_COLUMNS]
     assert every == names[names.index("predicted") : names.index("sigma")]
     assert BY_LOOKS_COLUMNS[0] == "method"
 
@@ -54,7 +57,15 @@ def test_error_row_with_a_result_is_refused_by_name(error_row, ok_row, column) -
 
 @pytest.mark.parametrize(
     ("column", "value"),
-    [("method", "srs"), ("stopped", "spent"), ("look_n", [150]), ("audited_misses", 0), ("found", 0), ("steps", 1)],
+    [
+        ("method", "srs"),
+        ("stopped", "spent"),
+        ("look_n", [150]),
+        ("audited_misses", 0),
+        ("found", 0),
+        ("steps", 1),
+        ("allowance", 0.0),
+    ],
 )
 def test_error_row_with_anything_by_looks_or_of_misses_is_refused_by_name(error_row, column, value) -> None:
     with pytest.raises(ValueError, match=rf"index 7: expected null in {column}$"):
@@ -95,3 +106,24 @@ def test_time_without_a_zone_is_refused_because_the_newest_row_is_found_by_it(ok
 def test_value_of_another_type_is_refused(ok_row, column, value) -> None:
     with pytest.raises(ValueError, match="does not fit the schema"):
         check_row(ok_row(7, **{column: value}))
+
+
+EVIDENCE_WITHOUT_SAMPLES = {
+    "leading": 3, "runner_up": 5, "logit_margin": 1.0, "allowance": 0.1, "pair_constant": 3.0, "layer_evaluations": 40
+}  # fmt: skip
+
+
+def without_samples(row: dict, **changes) -> dict:
+    return (
+        {name: row.get(name) for name in row if name not in EVIDENCE["sampling"]} | EVIDENCE_WITHOUT_SAMPLES | changes
+    )
+
+
+def test_an_ok_row_has_evidence_of_one_kind_and_the_whole_of_it(ok_row) -> None:
+    check_row(without_samples(ok_row(7)))
+    with pytest.raises(ValueError, match=r"no value for allowance$"):
+        check_row(without_samples(ok_row(7), allowance=None))
+    with pytest.raises(ValueError, match="evidence of sampling and lipschitz, expected one of them"):
+        check_row(ok_row(7) | EVIDENCE_WITHOUT_SAMPLES)
+    with pytest.raises(ValueError, match="no evidence, expected that of sampling or lipschitz"):
+        check_row(without_samples(ok_row(7), **dict.fromkeys(EVIDENCE_WITHOUT_SAMPLES)))

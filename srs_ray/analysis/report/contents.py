@@ -116,6 +116,12 @@ def collect(runs: Sequence[str | os.PathLike[str]], options: Options, output: st
     directories = [RunDirectory.open(run) for run in runs]
     checked = [verify_run(directory) for directory in directories]
     frames = [points_of(directory) for directory in directories]
+    for info in map(RunInfo.of, frames):
+        if info.margins is not None:
+            raise SrsRayError(
+                f"{info.name} is certified without noise, and a report tells of smoothed classifiers: see `srs-ray "
+                "aggregate`, `plot` and `status`"
+            )
     asked = options.radii if options.radii is not None else [0, *report_radii(directories[0].job)]
     radii = list(dict.fromkeys(parse_radii(asked)))
     attacks = [load_attacks(attack) for attack in options.attacks]

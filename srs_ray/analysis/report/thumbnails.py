@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from srs_ray.data import PointDataset
-    from srs_ray.job import Job
+    from srs_ray.job import AnyJob
 
 KEPT_WHOLE = 64  # pixels of the longer side up to which an image is shown as it is, losslessly
 LONGER_SIDE = 96
@@ -106,7 +106,7 @@ class Images:
 
 
 def open_images(
-    job: Job,
+    job: AnyJob,
     fingerprint: Mapping[str, Any],
     data: str | None,
     run_code: bool,
