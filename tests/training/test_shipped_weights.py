@@ -94,10 +94,11 @@ def images(shipped: Shipped, request: pytest.FixtureRequest) -> Images:
 
 
 STARTED = "mdeq-small-cifar10-sigma50-start"
+MONOTONE = "lben-tiny-digits-gamma2"  # whose card is compared in tests/models/monotone/test_monotone_weights.py
 
 
 def test_every_shipped_file_is_looked_at_here() -> None:
-    assert sorted(shipped_weights()) == sorted([*(shipped.name for shipped in SHIPPED), STARTED])
+    assert sorted(shipped_weights()) == sorted([*(shipped.name for shipped in SHIPPED), STARTED, MONOTONE])
 
 
 def test_the_weights_with_a_start_are_the_shipped_ones_and_few_steps_from_it_are_as_good_as_their_card_says(
