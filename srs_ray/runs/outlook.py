@@ -161,9 +161,10 @@ def reason_of_error(error: str) -> str:
     return text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]}..."
 
 
-def node_of(worker: str | None) -> str:
-    """The host of a worker as rows name it (host/process)."""
-    return (worker or "unknown").rpartition("/")[0] or (worker or "unknown")
+def node_of(worker: object) -> str:
+    """The host of a worker as rows name it (host/process); `unknown` where a row names none."""
+    name = worker if isinstance(worker, str) and worker else "unknown"
+    return name.rpartition("/")[0] or name
 
 
 def counted(names: Iterable[str]) -> list[tuple[str, int]]:

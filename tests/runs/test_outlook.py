@@ -73,3 +73,18 @@ def test_disagreement_is_of_the_points_that_were_audited_in_two_halves():
 def test_errors_of_one_kind_count_together():
     assert reason_of_error("PointError: row 80 of a-10.parquet") == reason_of_error("PointError: row 7 of a-2.parquet")
     assert (node_of("host/12"), node_of("host"), node_of(None)) == ("host", "host", "unknown")
+
+
+@pytest.mark.parametrize(
+    ("worker", "node"),
+    [
+        ("a.b/17", "a.b"),
+        ("a/b/17", "a/b"),
+        ("alone", "alone"),
+        ("", "unknown"),
+        (None, "unknown"),
+        (float("nan"), "unknown"),
+    ],
+)
+def test_a_row_without_a_worker_has_an_unknown_node(worker, node):
+    assert node_of(worker) == node
