@@ -197,7 +197,7 @@ def _deterministic(
         f"{name} {fingerprint[name]!r}" for name in here if name in fingerprint and fingerprint[name] != here[name]
     ]
     if changed:
-        raise RunDirectoryError(f"run.json holds two minds ({printable('; '.join(changed))} in its fingerprint alone)")
+        raise RunDirectoryError(f"run.json contradicts itself ({printable('; '.join(changed))} in its fingerprint alone)")
     return RunInfo(
         name=_last_part(path),
         path=path,

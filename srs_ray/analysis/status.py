@@ -126,7 +126,7 @@ def to_go_text(state: dict[str, Any]) -> str:
     """The time to go with its 95 % interval, or that it is unknown."""
     found = state["seconds_to_go"]
     if not state["pending"] + state["in_error"]:
-        return "no point to go"
+        return "all done"
     return f"at that pace {TimeToGo(**found)}" if found else "time to go unknown"
 
 

@@ -164,7 +164,7 @@ def test_the_time_to_go_counts_points_in_error_and_is_unknown_at_first(write_run
     early = run_status(write_run("early", points[:4], stop=400), NOW)
     assert early["seconds_to_go"] is None
     assert "time to go unknown" in status_text(early)
-    assert "no point to go" in status_text(run_status(write_run("done", points[:4]), NOW))
+    assert "all done" in status_text(run_status(write_run("done", points[:4]), NOW))
 
 
 def test_disagreement_and_errors_are_told_over_time_and_by_node(write_run, points):
