@@ -197,7 +197,8 @@ def _deterministic(
         f"{name} {fingerprint[name]!r}" for name in here if name in fingerprint and fingerprint[name] != here[name]
     ]
     if changed:
-        raise RunDirectoryError(f"run.json contradicts itself ({printable('; '.join(changed))} in its fingerprint alone)")
+        said = printable("; ".join(changed))
+        raise RunDirectoryError(f"run.json contradicts itself ({said} in its fingerprint alone)")
     return RunInfo(
         name=_last_part(path),
         path=path,

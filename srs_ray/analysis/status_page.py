@@ -36,7 +36,8 @@ p { margin: .2rem 0; overflow-wrap: anywhere; }
 .dim { color: var(--dim); } .bad { color: var(--bad); font-weight: 600; }
 .bar { background: var(--line); height: .6rem; border-radius: .3rem; margin: .5rem 0; overflow: hidden; }
 .bar i { display: block; height: 100%; background: var(--bar); }
-table { border-collapse: collapse; margin: .6rem 0; } .wide { overflow-x: auto; } .wide td, .wide th { white-space: nowrap; }
+table { border-collapse: collapse; margin: .6rem 0; } .wide { overflow-x: auto; }
+.wide td, .wide th { white-space: nowrap; }
 th, td { text-align: left; padding: .2rem .9rem .2rem 0; border-bottom: 1px solid var(--line); vertical-align: top;
   font-variant-numeric: tabular-nums; }
 th { color: var(--dim); font-weight: 500; } pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .85rem; }
