@@ -56,11 +56,12 @@ def job_template(model: str, data: str, method: str | None, output: str) -> str:
     _refuse(model, data, method)
     method = method or ("srs" if model in architectures() else "standard")
     weights = _weights_of(model)
-    sigma = float(shipped_card(weights)["sigma"]) if weights else OTHER_SIGMA
+    trained_at = shipped_card(weights).get("sigma") if weights else None
+    sigma = OTHER_SIGMA if trained_at is None else float(trained_at)
     content: dict[str, list[Line]] = {
         "model": _model(model, data, weights),
         "data": list(_data(data)),
-        "noise": [("sigma", sigma, "" if weights else "the noise that the model was trained under")],
+        "noise": [("sigma", sigma, "the noise that the model was trained under" if trained_at is None else "")],
         "sampling": list(_sampling(method, data, sigma)),
         "certificate": [("alpha", 0.001, ""), *([("audit", 400, "")] if method in ("srs", "anchored") else [])],
         "report": [] if method == "auto" else [("radii", _radii(sigma), "")],

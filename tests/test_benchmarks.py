@@ -24,7 +24,8 @@ def run(script: str, *options: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("arch", ["mdeq-tiny-digits", pytest.param("mdeq-small-cifar10", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["mdeq-tiny-digits", "mdeq-small-cifar10"])
 def test_both_engines_agree_before_they_are_timed(arch: str) -> None:
     said = run("point.py", "--arch", arch, "--samples", "20", "--audit", "10", "--plain-batch", "20", "--rounds", "1")
     assert "0 of 80 predictions differ" in " ".join(said.split())

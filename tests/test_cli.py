@@ -297,7 +297,10 @@ def points_told(process: subprocess.Popen[str]) -> Iterator[int]:
         yield told
 
 
-@pytest.mark.parametrize(("number", "code", "ray"), [(signal.SIGINT, 130, True), (signal.SIGTERM, 143, False)])
+@pytest.mark.parametrize(
+    ("number", "code", "ray"),
+    [pytest.param(signal.SIGINT, 130, True, marks=pytest.mark.slow), (signal.SIGTERM, 143, False)],
+)
 def test_a_signal_keeps_what_is_done_and_the_same_command_goes_on(folder, tmp_path, cluster, number, code, ray):
     output = tmp_path / "run"
     where = ["--address", cluster] if ray else ["--no-ray"]

@@ -216,7 +216,7 @@ def test_reading_a_run_executes_nothing_of_the_users(job, srs_ray_command, folde
         assert code == 0, out + err
 
 
-@pytest.mark.parametrize("own", ["feed-forward", "two states"])
+@pytest.mark.parametrize("own", [pytest.param("feed-forward", marks=pytest.mark.slow), "two states"])
 def test_rows_are_equal_for_any_workers(job, srs_ray_command, cluster, result_rows, own):
     if own == "two states":
         path = job(model=TWO_STATES, sampling=SRS, certificate={"audit": 100}, data={"stop": 1540})
@@ -430,7 +430,7 @@ FAILING = """
 """
 
 
-@pytest.mark.parametrize("ray", [False, True])
+@pytest.mark.parametrize("ray", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_model_that_raises_in_mid_run_makes_error_rows_with_file_and_line(job, srs_ray_command, folder, cluster, ray):
     write(folder, "failing.py", FAILING)
     path = job(model={"import": "failing.py:make", "args": None}, execution={"attempts": 1, "batch": 4})

@@ -86,6 +86,7 @@ def test_an_attack_that_was_stopped_does_only_what_is_missing(certified, console
     assert rows_at(whole) == rows_at(resumed)
 
 
+@pytest.mark.slow
 def test_ray_and_this_process_give_the_same_rows_also_where_a_worker_is_killed(certified, console, tmp_path, cluster):
     settings = QUICK.model_copy(update={"steps": 60})
     here, there = tmp_path / "here", tmp_path / "there"
@@ -317,6 +318,7 @@ def test_counts_that_were_made_up_are_contradicted(own_job, command):
     assert (code, "CERTIFICATES CONTRADICTED: 1 of 4" in out) == (3, True)
 
 
+@pytest.mark.slow
 def test_a_driver_that_is_killed_goes_on(own_job, command, tmp_path):
     own_job("Halfspace")
     assert command("certify", "job.yaml", "--no-ray")[0] == 0

@@ -221,6 +221,7 @@ def test_sigterm_stops_a_training_over_ray_and_the_same_command_goes_on_to_the_w
     assert {path.name.partition(".")[0] for path in result.path.parent.glob("w*/*")} == {"epochs", "events"}
 
 
+@pytest.mark.slow
 def test_a_diverging_training_ends_with_the_message_that_one_process_gives(cluster: str, tmp_path: Path) -> None:
     job = job_at(tmp_path / "w.safetensors", training={"learning_rate": 1e30, "clip": 1e30})
     with pytest.raises(SrsRayError, match=r"^training diverged: \w+ is not finite in epoch 1 ") as caught:

@@ -259,6 +259,7 @@ def test_a_broken_point_is_an_error_row_and_the_run_goes_on(tmp_path: Path) -> N
     assert verify_run(tmp_path / "run").holds
 
 
+@pytest.mark.slow
 def test_ray_and_this_process_give_the_same_rows(finished: Path, tmp_path: Path, run_on_ray) -> None:
     assert run_on_ray(job_of(tmp_path / "run", execution={"workers": 1})).exit_code == 0
     assert rows_of(tmp_path / "run") == rows_of(finished)

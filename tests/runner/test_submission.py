@@ -219,6 +219,7 @@ def job_of_own(digits_job, own_files) -> Callable[..., Job]:
     return make
 
 
+@pytest.mark.slow
 def test_a_job_of_ones_own_code_is_submitted_with_its_files_and_is_the_same_run(
     head, job_of_own, own_files, tmp_path, result_rows
 ):
