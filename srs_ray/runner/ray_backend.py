@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import GetTimeoutError, RayError
 
 from srs_ray.errors import JobError
 from srs_ray.execution import ExecutionSettings
@@ -130,7 +130,8 @@ class RayBackend:
         except RayError as error:
             reason = str(error).strip() or type(error).__name__
             log.warning("the batch could not be measured: %s", reason.splitlines()[-1])
-            ray.cancel(call, force=True)
+            if isinstance(error, GetTimeoutError):  # to cancel a task that has ended can abort this process, by Ray
+                ray.cancel(call, force=True)
             return None
 
     def rows(self, spec: WorkerSpec, cargo: Cargo, indices: Sequence[int]) -> Rows:
