@@ -28,7 +28,7 @@ demo: $(READY)
 	$(BIN)/srs-ray plot runs/demo-standard runs/demo-srs --output runs/demo.png
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --durations 10
+	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0 --durations 10
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow --timeout 3600
